@@ -1,0 +1,192 @@
+"""The fake engine: cheap deterministic pictures without torch, for trials of everything around the engine.
+
+A picture is a few coloured tiles that follow from model, prompt, seed and size. It takes `fake_latency` seconds,
+spread evenly over its steps; all admitted generations run side by side. Time comes from the clock that it is given.
+
+Directives in a prompt make failures; STEP counts from 0, the default, and is reached and reported first:
+
+    [[crash]] [[crash:STEP]]    the process ends at once, as if killed
+    [[hang]] [[hang:STEP]]      `step` never returns
+    [[error]] [[error:STEP]]    the generation fails for good (DrawingFailed)
+    [[oom]] [[oom:STEP]]        the generation fails with OutOfMemory
+    [[black]]                   the picture comes out black, which the check of pictures refuses (BadPicture)
+
+What it does not know: networks, tasks, files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from fluxserve import __version__
+from fluxserve.catalogue import MODELS, Generation
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
+from fluxserve.errors import DrawingFailed, EngineError, JsonValue, OutOfMemory
+from fluxserve.settings import Settings
+
+DRAWN_BY = "fluxserve-fake"
+CAPACITY = 8
+#: Exit status of a process that a prompt told to crash.
+CRASH_STATUS = 70
+#: Longest wait inside one `step`, in seconds: a stop or a cancelled task is noticed this soon.
+LONGEST_WAIT = 0.02
+_TILES = 4
+_DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trajectory:
+    """One picture on its way: `done` steps of `steps`, begun at `begun` on the engine's clock."""
+
+    generation: Generation
+    steps: int
+    begun: float
+    done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.done >= self.steps
+
+
+class FakeEngine:
+    """Implements the engine seam; see the room's docstring for pictures and directives."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+        end_process: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._latency = settings.fake_latency
+        self._steps = settings.fake_steps
+        self._clock = clock
+        self._wait = wait
+        self._end_process = end_process
+        self._trajectories: dict[str, _Trajectory] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model of the catalogue."""
+        return tuple(MODELS)
+
+    @property
+    def fingerprint(self) -> str:
+        """The pictures depend on the code alone."""
+        return f"fake-{__version__}"
+
+    @property
+    def capacity(self) -> int:
+        """How many generations are worth holding at once."""
+        return CAPACITY
+
+    @property
+    def active(self) -> int:
+        """Generations admitted and not yet finished."""
+        return len(self._trajectories)
+
+    def warm(self) -> None:
+        """Nothing to load."""
+
+    def admit(self, ref: str, generation: Generation) -> None:
+        """Take a generation in."""
+        self._trajectories[ref] = _Trajectory(
+            generation=generation, steps=self._steps or generation.steps, begun=self._clock()
+        )
+
+    def discard(self, ref: str) -> None:
+        """Forget `ref`."""
+        self._trajectories.pop(ref, None)
+
+    def step(self) -> Sequence[Event]:
+        """Advance all that are due, waiting a moment for the first; each tells its newest step at most once."""
+        self._wait_for_the_first()
+        now = self._clock()
+        return [
+            event
+            for ref, trajectory in list(self._trajectories.items())
+            for event in self._advance(ref, trajectory, now)
+        ]
+
+    def _wait_for_the_first(self) -> None:
+        moments = [self._next_moment(trajectory) for trajectory in self._trajectories.values()]
+        delay = min(moments, default=0.0) - self._clock()
+        if moments and delay > 0:
+            self._wait(min(delay, LONGEST_WAIT))
+
+    def _next_moment(self, trajectory: _Trajectory) -> float:
+        return trajectory.begun + self._latency * (trajectory.done + 1) / trajectory.steps
+
+    def _advance(self, ref: str, trajectory: _Trajectory, now: float) -> Sequence[Event]:
+        kind, at = _directive(trajectory.generation.prompt)
+        if kind and trajectory.done >= at:
+            return self._misbehave(ref, kind)
+        due = self._due(trajectory, now)
+        moved = replace(trajectory, done=min(due, at) if kind else due)
+        if moved.done == trajectory.done:
+            return ()
+        self._trajectories[ref] = moved
+        progressed = Progressed(ref=ref, step=moved.done, steps=moved.steps)
+        return (progressed, self._finish(ref, moved.generation)) if moved.is_done else (progressed,)
+
+    def _due(self, trajectory: _Trajectory, now: float) -> int:
+        if self._latency == 0:
+            return trajectory.steps
+        # The hair on top makes a clock that was set to exactly a step's moment reach that step.
+        share = (now - trajectory.begun) / self._latency + 1e-9
+        return max(trajectory.done, min(math.floor(share * trajectory.steps), trajectory.steps))
+
+    def _misbehave(self, ref: str, kind: str) -> Sequence[Event]:
+        if kind == "crash":
+            self._end_process(CRASH_STATUS)
+        while kind == "hang":
+            self._wait(1.0)
+        error = (
+            OutOfMemory("The device ran out of memory.") if kind == "oom" else DrawingFailed("The prompt asked for it.")
+        )
+        return (self._fail(ref, error),)
+
+    def _fail(self, ref: str, error: EngineError) -> Failed:
+        self.discard(ref)
+        return Failed(ref=ref, error=error)
+
+    def _finish(self, ref: str, generation: Generation) -> Finished | Failed:
+        drawn = _draw(generation)
+        try:
+            pixels_of.refuse_one_colour(drawn)
+        except EngineError as error:
+            return self._fail(ref, error)
+        self.discard(ref)
+        facts: dict[str, JsonValue] = {
+            "pixels_sha256": pixels_of.sha256(drawn),
+            "drawn_at": str(generation.size),
+            "steps": generation.steps,
+            "fingerprint": self.fingerprint,
+        }
+        return Finished(ref=ref, pixels=drawn, drawn_by=DRAWN_BY, facts=facts)
+
+
+def _directive(prompt: str) -> tuple[str, int]:
+    """What the prompt tells the engine to do wrong and at which step; an empty word: nothing."""
+    found = _DIRECTIVE.search(prompt)
+    return (found[1], int(found[2] or 0)) if found else ("", 0)
+
+
+def _draw(generation: Generation) -> Pixels:
+    """Tiles whose colours follow from model, prompt, seed and size; black where the prompt says so."""
+    if "[[black]]" in generation.prompt:
+        return Pixels(size=generation.size, data=bytes(3 * generation.size.area))
+    recipe = f"{generation.model}\n{generation.seed}\n{generation.size}\n{generation.prompt}"
+    colours = hashlib.shake_256(recipe.encode("utf-8", "surrogatepass")).digest(3 * _TILES * _TILES)
+    tiles = Image.frombytes("RGB", (_TILES, _TILES), colours)
+    size = (generation.size.width, generation.size.height)
+    return pixels_of.from_image(tiles.resize(size, Image.Resampling.NEAREST))

@@ -1,0 +1,109 @@
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from fluxserve.catalogue import OutputFormat, Size
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Pixels
+from fluxserve.errors import BadPicture
+
+EXIF_SOFTWARE, EXIF_MODEL, EXIF_DESCRIPTION, EXIF_TIME = 0x0131, 0x0110, 0x010E, 0x0132
+FORMATS: tuple[OutputFormat, ...] = ("jpeg", "png", "webp")
+
+
+def gradient(size: Size) -> Pixels:
+    image = Image.linear_gradient("L").resize((size.width, size.height))
+    return pixels_of.from_image(Image.merge("RGB", (image, image.transpose(Image.Transpose.ROTATE_180), image)))
+
+
+def opened(file: bytes) -> Image.Image:
+    return Image.open(BytesIO(file))
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_file_has_the_format_and_the_size_asked_for(output_format: OutputFormat) -> None:
+    image = opened(pixels_of.encode(gradient(Size(96, 64)), output_format, "fluxserve-mini"))
+    assert (image.format, image.size) == (output_format.upper(), (96, 64))
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_file_says_that_it_was_generated_and_by_which_weights_and_nothing_else(output_format: OutputFormat) -> None:
+    image = opened(pixels_of.encode(gradient(Size(64, 64)), output_format, "fluxserve-mini"))
+    assert dict(image.getexif()) == {
+        EXIF_SOFTWARE: "AI generated;txt2img;fluxserve-mini",
+        EXIF_MODEL: "fluxserve-mini",
+    }
+
+
+def test_a_png_carries_the_same_words_as_plain_text() -> None:
+    image = opened(pixels_of.encode(gradient(Size(64, 64)), "png", "fluxserve-mini"))
+    assert image.info["Software"] == "AI generated;txt2img;fluxserve-mini"
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_the_same_pixels_make_the_same_bytes(output_format: OutputFormat) -> None:
+    files = {pixels_of.encode(gradient(Size(64, 64)), output_format, "fluxserve-mini") for _ in range(2)}
+    assert len(files) == 1
+
+
+def test_a_png_keeps_every_pixel() -> None:
+    drawn = gradient(Size(64, 96))
+    assert opened(pixels_of.encode(drawn, "png", "x")).tobytes() == drawn.data
+
+
+def test_a_jpeg_keeps_the_colour_of_every_pixel_apart() -> None:
+    red_and_blue = Image.new("RGB", (64, 64), (255, 0, 0))
+    red_and_blue.paste((0, 0, 255), (0, 0, 1, 64))
+    image = opened(pixels_of.encode(pixels_of.from_image(red_and_blue), "jpeg", "x"))
+    red, green, blue = image.getpixel((0, 32))  # type: ignore[misc]
+    assert blue > 230
+    assert red < 25
+    assert green < 25
+
+
+@pytest.mark.parametrize("name", ["weights-ü", "重み", "a" * 300])
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_any_name_of_weights_can_be_written(output_format: OutputFormat, name: str) -> None:
+    assert opened(pixels_of.encode(gradient(Size(64, 64)), output_format, name)).size == (64, 64)
+
+
+@pytest.mark.parametrize("size", [Size(1024, 768), Size(257, 1440), Size(3136, 1344), Size(64, 64), Size(1440, 256)])
+def test_fit_makes_exactly_the_size_asked_for(size: Size) -> None:
+    fitted = pixels_of.fit(gradient(Size(160, 96)), size)
+    assert fitted.size == size
+    assert len(fitted.data) == 3 * size.area
+
+
+def test_fit_leaves_a_picture_of_the_right_size_alone() -> None:
+    drawn = gradient(Size(64, 64))
+    assert pixels_of.fit(drawn, Size(64, 64)) is drawn
+
+
+def test_fit_cuts_evenly_and_does_not_distort() -> None:
+    striped = Image.new("RGB", (200, 100), (0, 0, 0))
+    striped.paste((255, 255, 255), (50, 0, 150, 100))
+    assert set(pixels_of.fit(pixels_of.from_image(striped), Size(100, 100)).data) == {255}
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (13, 200, 77)])
+def test_a_picture_of_one_colour_is_refused(colour: tuple[int, int, int]) -> None:
+    with pytest.raises(BadPicture):
+        pixels_of.refuse_one_colour(pixels_of.from_image(Image.new("RGB", (64, 64), colour)))
+
+
+def test_a_picture_of_nearly_one_colour_is_refused_and_a_faint_one_is_not() -> None:
+    image = Image.new("RGB", (64, 64), (100, 100, 100))
+    image.putpixel((3, 3), (102, 100, 98))
+    with pytest.raises(BadPicture):
+        pixels_of.refuse_one_colour(pixels_of.from_image(image.copy()))
+    image.putpixel((4, 4), (100, 103, 100))
+    image.putpixel((5, 5), (100, 100, 100))
+    pixels_of.refuse_one_colour(pixels_of.from_image(image))
+
+
+def test_the_digest_is_over_the_pixels_alone() -> None:
+    drawn = gradient(Size(64, 64))
+    other = Pixels(size=Size(64, 64), data=drawn.data[:-1] + b"\0")
+    assert pixels_of.sha256(drawn) == pixels_of.sha256(gradient(Size(64, 64)))
+    assert pixels_of.sha256(drawn) != pixels_of.sha256(other)
