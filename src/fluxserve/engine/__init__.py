@@ -1,0 +1,43 @@
+"""How a picture is drawn: networks, trajectories, the batcher, sampling, pixels.
+
+The only room with torch. It imports the catalogue, settings, errors and logs, and nothing else of ours.
+What it does not know: for whom it draws, tasks, databases, HTTP.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import cast
+
+from fluxserve.engine.base import Engine
+from fluxserve.errors import EngineNotInstalled
+from fluxserve.settings import EngineChoice, Settings
+
+#: name -> "module:Class", imported when used.
+ENGINES: dict[str, str] = {
+    "diffusion": "fluxserve.engine.diffusion:DiffusionEngine",
+    "fake": "fluxserve.engine.fake:FakeEngine",
+}
+INSTALL_HINT = "pip install 'fluxserve[local]'"
+
+
+def choose(settings: Settings) -> EngineChoice:
+    """The engine `auto` stands for on this machine: diffusion where its packages are, else none."""
+    if settings.engine != "auto":
+        return settings.engine
+    return "diffusion" if is_installed() else "none"
+
+
+def is_installed() -> bool:
+    """Whether the packages of the diffusion engine are installed; imports none of them."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers", "safetensors"))
+
+
+def create(settings: Settings) -> Engine:
+    """The engine the settings ask for, not yet warm. Raises EngineNotInstalled."""
+    name = choose(settings)
+    if name == "none" or (name == "diffusion" and not is_installed()):
+        raise EngineNotInstalled(f"This worker has nothing to draw with: {INSTALL_HINT}")
+    module, _, attribute = ENGINES[name].partition(":")
+    return cast("Engine", getattr(importlib.import_module(module), attribute)(settings))

@@ -1,0 +1,86 @@
+"""The engine seam: what every engine offers the worker, as one small protocol.
+
+An engine is stepped from one thread. It is given generations, advances them a step at a time and answers with
+events. It raises nothing for a single task: a task that cannot be drawn becomes a `Failed` event. An exception
+out of `step` means that the engine itself is broken and the process has to go.
+What it does not know: tasks, leases, accounts, files; a `ref` is the caller's own name for a generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.errors import EngineError, JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """A drawn picture: `data` holds height x width x 3 bytes, RGB, row by row from the top."""
+
+    size: Size
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """`ref` has made `step` of `steps` steps."""
+
+    ref: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """`ref` is drawn. `drawn_by` names the weights; `facts` go into the result's `details`."""
+
+    ref: str
+    pixels: Pixels
+    drawn_by: str
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """`ref` could not be drawn."""
+
+    ref: str
+    error: EngineError
+
+
+Event = Progressed | Finished | Failed
+
+
+class Engine(Protocol):
+    """Draws generations, many at a time, one step at a time."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Public names of the models this engine can draw."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints promise equal pixels."""
+
+    @property
+    def capacity(self) -> int:
+        """How many generations are worth holding at once."""
+
+    @property
+    def active(self) -> int:
+        """Generations admitted and not yet finished."""
+
+    def warm(self) -> None:
+        """Load the weights and draw once; raises ConfigurationError or EngineError."""
+
+    def admit(self, ref: str, generation: Generation) -> None:
+        """Take a generation in; its first event comes from a later `step`."""
+
+    def step(self) -> Sequence[Event]:
+        """Advance one batch by one step and tell what happened. Does nothing when idle."""
+
+    def discard(self, ref: str) -> None:
+        """Forget `ref`; unknown refs are ignored."""
