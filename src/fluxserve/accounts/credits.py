@@ -1,0 +1,44 @@
+"""Credits: whole thousandths, never floats. A ledger only grows: grant, reserve, settle, refund.
+
+`amount` is how the balance moves. A task reserves its price when it is accepted and later either settles (gives
+back what it did not use, usually 0) or refunds; so at every moment balance = sum of amounts.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from enum import StrEnum
+
+from fluxserve.errors import ConfigurationError
+
+UNITS = 1000
+
+
+class Move(StrEnum):
+    """The ledger's moves."""
+
+    GRANT = "grant"
+    RESERVE = "reserve"
+    SETTLE = "settle"
+    REFUND = "refund"
+
+
+def to_credits(amount: int) -> float:
+    """Thousandths as the number of credits the wire shows."""
+    return amount / UNITS
+
+
+def parse_credits(text: str) -> int:
+    """`"12.5"` -> 12500 thousandths; raises ConfigurationError for anything that is not a positive amount."""
+    try:
+        amount = int((Decimal(text) * UNITS).quantize(Decimal(1), ROUND_HALF_UP))
+    except (InvalidOperation, ValueError, OverflowError):
+        amount = 0
+    if not 0 < amount < 2**53:
+        raise ConfigurationError(f"{text!r} is not a positive number of credits.")
+    return amount
+
+
+def settled(reserved: int, used: int) -> int:
+    """The settle amount: what goes back to the balance. Never more was taken than reserved."""
+    return reserved - min(max(used, 0), reserved)

@@ -1,0 +1,181 @@
+"""What a request may carry: one `Param` per field, as data.
+
+The request schema, the OpenAPI document, the docs table and the form are made from these values.
+What it does not know: HTTP, pydantic, or what a value is used for after it was resolved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fluxserve.errors import JsonValue
+
+#: Widest and tallest aspect ratio the published API draws: 21:9 and its transpose.
+MAX_RATIO = 21 / 9
+RATIO_PATTERN = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
+URL_PATTERN = r"^https?://[^\s/?#]+[^\s]*$"
+MAX_SEED = 2**64 - 1
+
+
+class Kind(StrEnum):
+    """The JSON type of a field and how strictly it is read."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    FLAG = "flag"
+    CHOICE = "choice"
+    RATIO = "ratio"
+    URL = "url"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: JsonValue = None
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple_of: int | None = None
+    max_length: int | None = None
+    choices: tuple[str, ...] = ()
+    no_effect: str | None = None
+
+
+PROMPT = Param(
+    name="prompt",
+    kind=Kind.TEXT,
+    help="What to draw.",
+    required=True,
+    max_length=10_000,
+)
+WIDTH = Param(
+    name="width",
+    kind=Kind.INTEGER,
+    help="Width of the picture in pixels, a multiple of 32.",
+    default=1024,
+    minimum=256,
+    maximum=1440,
+    multiple_of=32,
+)
+HEIGHT = Param(
+    name="height",
+    kind=Kind.INTEGER,
+    help="Height of the picture in pixels, a multiple of 32.",
+    default=768,
+    minimum=256,
+    maximum=1440,
+    multiple_of=32,
+)
+ASPECT_RATIO = Param(
+    name="aspect_ratio",
+    kind=Kind.RATIO,
+    help="Width to height as W:H, anything between 21:9 and 9:21.",
+    default="16:9",
+)
+SEED = Param(
+    name="seed",
+    kind=Kind.INTEGER,
+    help="The same seed draws the same picture; drawn at random when unset.",
+    minimum=0,
+    maximum=MAX_SEED,
+)
+GUIDANCE = Param(
+    name="guidance",
+    kind=Kind.NUMBER,
+    help="Distilled guidance: higher follows the prompt more closely.",
+    default=3.5,
+    minimum=1.5,
+    maximum=5.0,
+)
+OUTPUT_FORMAT = Param(
+    name="output_format",
+    kind=Kind.CHOICE,
+    help="File format of the picture.",
+    default="jpeg",
+    choices=("jpeg", "png", "webp"),
+)
+RAW = Param(
+    name="raw",
+    kind=Kind.FLAG,
+    help="Less processed, more candid pictures.",
+    default=False,
+    no_effect="raw is accepted, but the checkpoints served here draw no raw look yet",
+)
+INTERVAL = Param(
+    name="interval",
+    kind=Kind.NUMBER,
+    help="Guidance interval: higher varies more and follows the prompt less.",
+    default=2.0,
+    minimum=1,
+    maximum=4,
+    no_effect="interval is accepted, but does not change the picture yet",
+)
+PROMPT_UPSAMPLING = Param(
+    name="prompt_upsampling",
+    kind=Kind.FLAG,
+    help="Let a language model enrich the prompt first.",
+    default=False,
+    no_effect="prompt_upsampling is not available here yet: the prompt was used unchanged",
+)
+SAFETY_TOLERANCE = Param(
+    name="safety_tolerance",
+    kind=Kind.INTEGER,
+    help="Moderation: 0 is strictest, 6 most permissive.",
+    default=2,
+    minimum=0,
+    maximum=6,
+    no_effect="safety_tolerance is accepted, but nothing is moderated here yet",
+)
+IMAGE_PROMPT = Param(
+    name="image_prompt",
+    kind=Kind.TEXT,
+    help="A reference picture: base64, a data URI or a URL.",
+    no_effect="image_prompt is stored, but input pictures are not used yet: only the prompt was drawn",
+)
+IMAGE_PROMPT_STRENGTH = Param(
+    name="image_prompt_strength",
+    kind=Kind.NUMBER,
+    help="How close to image_prompt, 0 to 1.",
+    default=0.1,
+    minimum=0,
+    maximum=1,
+    no_effect="image_prompt_strength is accepted, but input pictures are not used yet",
+)
+WEBHOOK_URL = Param(
+    name="webhook_url",
+    kind=Kind.URL,
+    help="Where to POST the result when the task ends.",
+    max_length=2083,
+    no_effect="webhook_url is stored, but webhooks are not sent yet: poll for the result",
+)
+WEBHOOK_SECRET = Param(
+    name="webhook_secret",
+    kind=Kind.TEXT,
+    help="Secret that signs the webhook.",
+    max_length=1024,
+    no_effect="webhook_secret is stored, but webhooks are not sent yet",
+)
+USER = Param(
+    name="user",
+    kind=Kind.TEXT,
+    help="Your own opaque name for the end user; not used for drawing.",
+    max_length=256,
+)
+
+
+def steps(default: int, maximum: int = 50) -> Param:
+    """The `steps` field of a model whose default is `default`."""
+    return Param(
+        name="steps",
+        kind=Kind.INTEGER,
+        help="Number of denoising steps.",
+        default=default,
+        minimum=1,
+        maximum=maximum,
+    )

@@ -1,0 +1,77 @@
+"""Sizes: aspect ratios to pixels, and megapixels. Always (width, height), in pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Ultra draws about four megapixels.
+ULTRA_AREA = 2048 * 2048
+#: The sizes the hosted ultra answers for common ratios; their transposes follow.
+_ULTRA_SIZES = {(21, 9): (3136, 1344), (16, 9): (2752, 1536), (3, 2): (2496, 1664), (4, 3): (2368, 1792)}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.width * self.height
+
+    @property
+    def ratio(self) -> float:
+        """Width over height."""
+        return self.width / self.height
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels, two decimals, as the published API counts `output_mp`."""
+        return round(self.area / 1e6, 2)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def parse_ratio(text: str) -> tuple[int, int]:
+    """`"16:9"` -> (16, 9); the text was checked against RATIO_PATTERN before."""
+    width, height = text.split(":")
+    return int(width), int(height)
+
+
+def ultra_size(ratio: str) -> Size:
+    """The size ultra draws for `ratio`: the hosted table where it has a row, else the area in multiples of 32."""
+    width, height = parse_ratio(ratio)
+    divisor = math.gcd(width, height)
+    wide, tall = width // divisor, height // divisor
+    for (known_wide, known_tall), pixels in _ULTRA_SIZES.items():
+        known = math.gcd(known_wide, known_tall)
+        if (wide, tall) == (known_wide // known, known_tall // known):
+            return Size(*pixels)
+        if (tall, wide) == (known_wide // known, known_tall // known):
+            return Size(*reversed(pixels))
+    return fit_area(ULTRA_AREA, wide / tall, multiple=32)
+
+
+def fit_area(area: int, ratio: float, *, multiple: int) -> Size:
+    """The size of about `area` pixels and about `ratio` (width over height) in multiples of `multiple`.
+
+    Of the sizes whose sides are the rounded-down or rounded-up ideal sides, the one whose ratio is
+    nearest (in log) is taken, and among equals the one of nearest area.
+    """
+    ideal_width = math.sqrt(area * ratio)
+    ideal_height = math.sqrt(area / ratio)
+    sides = [
+        Size(width * multiple, height * multiple)
+        for width in _around(ideal_width / multiple)
+        for height in _around(ideal_height / multiple)
+    ]
+    return min(sides, key=lambda size: (abs(math.log(size.ratio / ratio)), abs(math.log(size.area / area))))
+
+
+def _around(value: float) -> tuple[int, ...]:
+    return tuple(sorted({max(1, math.floor(value)), max(1, math.ceil(value))}))

@@ -1,0 +1,186 @@
+"""The embedded database file: one writer, numbered migrations, a lock, checks, backup and restore.
+
+SQLite in WAL mode with `synchronous=FULL`: what was committed survives kill -9 and power loss. There is exactly
+one read-write connection per file (SQLite before 3.51.3 can corrupt its WAL with two); readers are `mode=ro`.
+What it does not know: tables. Those are the store's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxserve.errors import (
+    ConfigurationError,
+    DatabaseDamaged,
+    DatabaseTooNew,
+    DataFolderInUse,
+    DiskFull,
+    FluxserveError,
+    StoreUnavailable,
+)
+
+BUSY_TIMEOUT_S = 5.0
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered step of the schema; `number` counts from 1 without gaps."""
+
+    number: int
+    name: str
+    sql: str
+
+
+def load_migrations(folder: Path) -> tuple[Migration, ...]:
+    """`NNN_name.sql` files in order."""
+    return tuple(
+        Migration(int(path.stem.split("_", 1)[0]), path.stem.split("_", 1)[1], path.read_text("utf-8"))
+        for path in sorted(folder.glob("[0-9][0-9][0-9]_*.sql"))
+    )
+
+
+def translate(error: sqlite3.Error) -> FluxserveError:
+    """Ours for SQLite's error; the text of the library is not passed on."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull("The disk that holds the database is full; nothing was changed. Free some space.")
+    if code in _DAMAGE:
+        return DatabaseDamaged("The database is damaged. Stop the server and run `fluxserve restore BACKUP`.")
+    return StoreUnavailable("The database could not take the write; nothing was changed. Try again.")
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one read-write connection. Raises DatabaseDamaged when the file is no database."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = ON",
+            "cache_size = -16000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error) from None
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can only read."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_S,
+    )
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """SQLite's own quick check; raises DatabaseDamaged."""
+    try:
+        rows = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except sqlite3.Error as error:
+        raise translate(error) from None
+    if rows != [("ok",)]:
+        raise DatabaseDamaged("The database is damaged. Stop the server and run `fluxserve restore BACKUP`.")
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> int:
+    """Bring the schema to the newest version and return it; refuses a schema newer than this program."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    newest = migrations[-1].number
+    if version > newest:
+        raise DatabaseTooNew(
+            f"The database has schema version {version}, this fluxserve knows {newest}: "
+            "start the newer fluxserve, or restore a backup made by this version."
+        )
+    for migration in migrations[version:]:
+        script = f"BEGIN IMMEDIATE;\n{migration.sql}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
+        try:
+            connection.executescript(script)
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise translate(error) from None
+    return newest
+
+
+def backup(connection: sqlite3.Connection, target: Path) -> None:
+    """Write a consistent copy to `target` (mode 0600), complete or not at all; the server may go on meanwhile."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError:
+        raise ConfigurationError(f"The backup cannot be written to {target}: check the folder's permissions.") from None
+    copy = sqlite3.connect(partial)
+    try:
+        connection.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise translate(error) from None
+    finally:
+        copy.close()
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+def restore(source: Path, target: Path) -> None:
+    """Put a checked backup in the database's place; what was there is kept as `*.before-restore`."""
+    if not source.is_file():
+        raise ConfigurationError(f"There is no backup at {source}.")
+    probe = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        check(probe)
+    finally:
+        probe.close()
+    for suffix in ("", "-wal", "-shm"):
+        old = target.with_name(target.name + suffix)
+        if old.exists():
+            old.replace(target.with_name(target.name + suffix + ".before-restore"))
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    partial.chmod(0o600)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` until the block ends or the process dies; raises DataFolderInUse.
+
+    The kernel frees the lock with the process, so a file left behind by kill -9 stops nobody.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataFolderInUse(f"{what} is in use by another fluxserve: stop it, or choose another.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with hold_lock(path, what=str(path)):
+            return False
+    except DataFolderInUse:
+        return True

@@ -1,0 +1,231 @@
+"""Every error fluxserve raises, as one tree.
+
+    FluxserveError
+    ├── RequestError                    the caller's fault: told to the caller
+    │   ├── MalformedJson               the body is not JSON
+    │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
+    │   ├── NotAuthenticated            no key, a wrong key, or two keys that disagree
+    │   ├── InsufficientCredits
+    │   ├── LinkRefused                 a forged or expired link
+    │   ├── NotFound
+    │   │   ├── UnknownRoute
+    │   │   ├── UnknownModel
+    │   │   ├── UnknownTask
+    │   │   └── PictureGone             deleted after its retention time
+    │   ├── MethodNotAllowed
+    │   ├── BodyTooLarge
+    │   ├── IdempotencyConflict         the same Idempotency-Key with another body
+    │   ├── TooManyActiveTasks
+    │   └── TooManyRequests
+    ├── Unavailable                     our fault, for now: try again
+    │   ├── DiskFull
+    │   ├── QueueFull
+    │   ├── StoreUnavailable
+    │   └── ShuttingDown
+    ├── ConfigurationError              stops the start and says what to change
+    │   ├── UnknownSetting
+    │   ├── DataFolderInUse
+    │   ├── DatabaseDamaged
+    │   ├── DatabaseTooNew
+    │   ├── PublicBindWithoutKey
+    │   ├── CheckpointMissing
+    │   ├── CheckpointRefused           pickles or code in the folder
+    │   ├── LicenseNotAccepted
+    │   └── EngineNotInstalled
+    ├── EngineError                     drawing failed; `retryable` says whether another attempt may help
+    │   ├── OutOfMemory
+    │   ├── BadPicture                  NaN latents or a picture of one colour
+    │   └── DrawingFailed
+    └── WorkerProtocolError             the other end does not speak our protocol
+        └── WorkerRefused               the server turned this worker away
+
+What knows nothing here: HTTP. `api/responses.py` maps each class to a status.
+A message never holds the text of a library's exception: such text can leak addresses, paths and data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+
+
+class FluxserveError(Exception):
+    """The root: `message` may be shown to whoever asked; `retryable` says whether the same call may succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(FluxserveError):
+    """The caller's fault."""
+
+
+class MalformedJson(RequestError):
+    """The request body is not JSON."""
+
+
+class InvalidRequest(RequestError):
+    """JSON that breaks the schema; `items` are pydantic's `{type, loc, msg, input, ctx}`."""
+
+    def __init__(self, message: str, items: Sequence[Mapping[str, JsonValue]]) -> None:
+        super().__init__(message)
+        self.items = tuple(items)
+
+
+class NotAuthenticated(RequestError):
+    """No key, a wrong key, or two keys that disagree."""
+
+
+class InsufficientCredits(RequestError):
+    """The account cannot pay for this task."""
+
+
+class LinkRefused(RequestError):
+    """A link that is forged or has expired."""
+
+
+class NotFound(RequestError):
+    """What was asked for is not here."""
+
+
+class UnknownRoute(NotFound):
+    """No such path."""
+
+
+class UnknownModel(NotFound):
+    """No such model in the catalogue."""
+
+
+class UnknownTask(NotFound):
+    """No such task, or another account's: the two answers are the same."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("Task not found")
+        self.task_id = task_id
+
+
+class PictureGone(NotFound):
+    """The picture was deleted after its retention time."""
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, the method does not."""
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit."""
+
+
+class IdempotencyConflict(RequestError):
+    """The same Idempotency-Key was used with another body."""
+
+
+class TooManyActiveTasks(RequestError):
+    """The key has as many unfinished tasks as it may."""
+
+    retryable = True
+
+
+class TooManyRequests(RequestError):
+    """The key submits faster than it may."""
+
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(FluxserveError):
+    """Our fault, for now."""
+
+    retryable = True
+
+
+class DiskFull(Unavailable):
+    """Too little disk space is left to accept work safely."""
+
+
+class QueueFull(Unavailable):
+    """More tasks wait than this server may hold."""
+
+
+class StoreUnavailable(Unavailable):
+    """The database could not take the write; nothing was changed."""
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping and takes no new tasks."""
+
+
+class ConfigurationError(FluxserveError):
+    """Stops the start; the message says what to change."""
+
+
+class UnknownSetting(ConfigurationError):
+    """A setting that does not exist."""
+
+
+class DataFolderInUse(ConfigurationError):
+    """Another server holds the data folder."""
+
+
+class DatabaseDamaged(ConfigurationError):
+    """The database failed its check; the message names the restore command."""
+
+
+class DatabaseTooNew(ConfigurationError):
+    """The database was written by a newer fluxserve."""
+
+
+class PublicBindWithoutKey(ConfigurationError):
+    """A public address while no key exists."""
+
+
+class CheckpointMissing(ConfigurationError):
+    """No checkpoint at the place the settings name."""
+
+
+class CheckpointRefused(ConfigurationError):
+    """The checkpoint's folder holds pickles or code."""
+
+
+class LicenseNotAccepted(ConfigurationError):
+    """The weights' licence has to be accepted first."""
+
+
+class EngineNotInstalled(ConfigurationError):
+    """The engine needs packages that are not installed."""
+
+
+class EngineError(FluxserveError):
+    """Drawing failed."""
+
+
+class OutOfMemory(EngineError):
+    """The device ran out of memory."""
+
+    retryable = True
+
+
+class BadPicture(EngineError):
+    """NaN latents or a picture of one colour."""
+
+    retryable = True
+
+
+class DrawingFailed(EngineError):
+    """The engine could not draw this task."""
+
+
+class WorkerProtocolError(FluxserveError):
+    """The other end does not speak our protocol."""
+
+
+class WorkerRefused(WorkerProtocolError):
+    """The server turned this worker away."""

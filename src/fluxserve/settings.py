@@ -1,0 +1,157 @@
+"""Every setting, read once: defaults, then the TOML file, then `FLUXSERVE_*`, then the command line.
+
+An unknown name stops the start, so that a misspelt setting is never silently ignored.
+What it does not know: what a setting is used for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from fluxserve.errors import ConfigurationError, JsonValue, UnknownSetting
+
+ENV_PREFIX = "FLUXSERVE_"
+#: Read by scripts, the client or before the settings themselves; not settings of the server.
+OTHER_VARIABLES = frozenset({"FLUXSERVE_CONFIG", "FLUXSERVE_TORCH_INDEX", "FLUXSERVE_URL", "FLUXSERVE_API_KEY"})
+#: The checkpoint that ships inside the package.
+MINI = "mini"
+
+EngineChoice = Literal["auto", "diffusion", "fake", "none"]
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+#: A list in the file, or one text with commas in the environment.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """All settings of a server and its local workers. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8808, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    data_dir: Path = Field(Path("fluxserve-data"), description="Folder that holds the database, pictures and keys.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+$",
+        description="Origin of every link, such as https://flux.example.com; by default the request's own.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="Addresses whose X-Forwarded-Proto and X-Forwarded-For are believed, with commas."
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Host names a request may carry, with commas; empty: any. Set it where a server is public.",
+    )
+    cors_origins: Names = Field(
+        (), description="Web origins that may read pictures and the API from a browser, with commas."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines for people or for machines.")
+
+    models: dict[str, str] = Field(
+        {},
+        description="Model name to checkpoint: `mini`, a folder in diffusers layout, or a repository in the hub cache.",
+    )
+    accept_licenses: Names = Field(
+        (), description="Licences of weights that you accept, with commas, such as flux-1-dev."
+    )
+    engine: EngineChoice = Field(
+        "auto", description="What local workers draw with; auto: diffusion where torch is installed, else none."
+    )
+    workers: int = Field(1, ge=0, le=64, description="Local worker processes.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device to draw on.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
+    token_budget: int = Field(
+        0, ge=0, description="Image tokens that step together; 0: 512 on a CPU, 4608 on a GPU."
+    )
+    canonical_batch: int = Field(
+        1, ge=1, le=64, description="Rows of every forward pass; more than 1 is kept only if a self-test passes."
+    )
+    fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
+    fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
+
+    worker_listen: str | None = Field(
+        None, pattern=r"^[^:\s]+:\d+$", description="host:port for workers on other machines; needs worker_token."
+    )
+    worker_token: SecretStr | None = Field(None, description="Secret that workers on other machines present.")
+    heartbeat: float = Field(5.0, gt=0, le=60, description="Time between two heartbeats of a worker.")
+    lease: float = Field(30.0, gt=0, le=600, description="A worker silent for this long has lost its tasks.")
+    orphan_grace: float = Field(30.0, ge=0, le=600, description="A worker without a server keeps drawing this long.")
+    drain: float = Field(15.0, ge=0, le=600, description="At shutdown, running tasks get this long to finish.")
+
+    processing_status: bool = Field(False, description="Answer Processing instead of Pending for running tasks.")
+    max_body: int = Field(30 * 2**20, ge=1024, description="Largest request body.")
+    max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
+    min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
+    link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")
+    picture_retention: int = Field(3600, ge=1, description="Pictures are deleted this long after they were drawn.")
+    task_retention: int = Field(86_400, ge=1, description="Finished tasks can be polled this long.")
+    sweep_interval: float = Field(60.0, gt=0, description="Time between two sweeps of what is past its retention.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] | None = None) -> Settings:
+    """Read the settings; `overrides` come from the command line. Raises ConfigurationError."""
+    config = config or (Path(os.environ["FLUXSERVE_CONFIG"]) if os.environ.get("FLUXSERVE_CONFIG") else None)
+    if config is not None and not config.is_file():
+        raise ConfigurationError(f"There is no settings file at {config}.")
+    _refuse_unknown_variables()
+
+    class _FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return _FromFile(**(dict(overrides or {})))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise _readable(error) from None
+    except ValueError:
+        raise ConfigurationError(f"The settings file {config} is not valid TOML.") from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    if unknown:
+        raise UnknownSetting(
+            f"Unknown setting in the environment: {', '.join(unknown)}. `fluxserve serve --help` lists them all."
+        )
+
+
+def _readable(error: ValidationError) -> ConfigurationError:
+    problems = [(".".join(map(str, item["loc"])), item["type"], item["msg"]) for item in error.errors()]
+    unknown = [name for name, kind, _ in problems if kind == "extra_forbidden"]
+    if unknown:
+        return UnknownSetting(f"Unknown setting: {', '.join(unknown)}. docs/settings.md lists them all.")
+    return ConfigurationError("; ".join(f"Setting {name}: {message}" for name, _, message in problems) + ".")

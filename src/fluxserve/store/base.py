@@ -1,0 +1,255 @@
+"""The store seam: values in, outcomes out.
+
+Every `*_many` takes elements that are each atomic alone; calls that wait together are committed together, and a
+failed commit fails them all. Methods return only after the commit. They raise DiskFull, StoreUnavailable or
+DatabaseDamaged when nothing was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.catalogue import Generation
+from fluxserve.tasks.task import Attempts, State
+
+Fact = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a finished task answers beside its picture. `duration` is seconds of drawing."""
+
+    drawn_by: str
+    duration: float
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a task failed: the class of the error and a sentence for the caller."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit."""
+
+    id: str
+    account_id: str
+    key_id: str
+    state: State
+    generation: Generation
+    warnings: tuple[str, ...]
+    dialect: str
+    origin: str
+    webhook_url: str | None
+    cost: int
+    fence: int
+    attempts: Attempts
+    worker_id: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    object_name: str | None
+    drawn: Drawn | None
+    reason: Reason | None
+
+    @property
+    def log_context(self) -> dict[str, str]:
+        """For the log: names, never prompts."""
+        return {"task": self.id, "model": self.generation.model, "account": self.account_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A request to accept: all or nothing of task, reservation and idempotency key."""
+
+    id: str
+    account_id: str
+    key_id: str
+    generation: Generation
+    extras: Mapping[str, object]
+    warnings: tuple[str, ...]
+    dialect: str
+    origin: str
+    webhook_url: str | None
+    webhook_secret: str | None
+    idempotency_key: str | None
+    request_hash: bytes
+    cost: int
+    max_active: int | None
+    now: float
+
+
+class Verdict(StrEnum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    REPLAYED = "replayed"
+    CONFLICT = "conflict"
+    NO_CREDITS = "no_credits"
+    TOO_MANY_ACTIVE = "too_many_active"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """The verdict; `record` is the new or the earlier task, and None where nothing was accepted."""
+
+    verdict: Verdict
+    record: TaskRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """Up to `limit` compatible tasks of these models for one worker, leased until `lease_until`."""
+
+    worker_id: str
+    models: tuple[str, ...]
+    limit: int
+    lease_until: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A drawn task whose picture is already safe under `object_name`. `used` is what it cost."""
+
+    task_id: str
+    fence: int
+    object_name: str
+    drawn: Drawn
+    used: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A task that ends in error. `fence` None: whoever holds it (a queued task, or the server's decision)."""
+
+    task_id: str
+    fence: int | None
+    reason: Reason
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A claim that ended without an outcome. `suspected`: the task itself may be the cause."""
+
+    task_id: str
+    fence: int
+    step: int
+    suspected: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker still holds these tasks."""
+
+    worker_id: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key to write down. `account` names an account, made when it does not exist; `grant` adds credits.
+
+    `unlimited` is the kind of a new account: without it the balance starts at 0.
+    """
+
+    id: str
+    digest: bytes
+    name: str
+    account: str
+    unlimited: bool
+    grant: int
+    max_active: int | None
+    rate_per_minute: int | None
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEntry:
+    """A key with its digest, for the table that requests are checked against."""
+
+    key: ApiKey
+    digest: bytes
+    account_name: str
+    balance: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A stored picture that is past its retention."""
+
+    task_id: str
+    object_name: str
+
+
+class Store(Protocol):
+    """Tasks, ledger, keys and outbox, durable."""
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Accept each: task, reservation and idempotency key in one transaction."""
+
+    async def claim_many(self, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
+        """Give each worker the next tasks in turn that can be drawn together."""
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[TaskRecord | None]:
+        """Ready, settled and in the outbox; None where the fence no longer holds."""
+
+    async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
+        """Error, refunded and in the outbox; None where the task is no longer this claim's."""
+
+    async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
+        """Back in the queue, or failed when the task has spoiled its last attempt; None for a stale fence."""
+
+    async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
+        """Prolong the leases of each worker; how many tasks it holds."""
+
+    async def lapsed(self, now: float) -> list[TaskRecord]:
+        """Running tasks whose lease has ended."""
+
+    async def get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        """Each task, or None."""
+
+    async def active(self) -> list[TaskRecord]:
+        """Every task that is not final, in turn."""
+
+    async def create_key(self, key: NewKey) -> KeyEntry:
+        """Write a key down."""
+
+    async def revoke_key(self, key_id: str, now: float) -> KeyEntry | None:
+        """Revoke a key; None when there is none of that id."""
+
+    async def keys(self) -> list[KeyEntry]:
+        """Every key, revoked ones too."""
+
+    async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
+        """Pictures of tasks that ended before then."""
+
+    async def forget_pictures(self, pictures: Sequence[Picture]) -> list[bool]:
+        """The pictures are deleted: their tasks stay."""
+
+    async def known_objects(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that a task refers to."""
+
+    async def delete_old(self, finished_before: float, limit: int) -> int:
+        """Delete tasks that ended before then; the ledger stays. Returns how many."""
+
+    async def fsck(self) -> list[str]:
+        """Violations of the invariants, as sentences; none: the books are in order."""
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy while running."""
+
+    async def close(self) -> None:
+        """Finish what waits and close."""

@@ -1,0 +1,151 @@
+"""The embedded store: SQLite behind the store seam."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from fluxserve import database
+from fluxserve.store import sqlite_accounts, sqlite_tasks
+from fluxserve.store.base import (
+    ClaimRequest,
+    Completion,
+    Failure,
+    KeyEntry,
+    Lease,
+    Loss,
+    NewKey,
+    Picture,
+    Submission,
+    Submitted,
+    TaskRecord,
+)
+from fluxserve.store.writer import GroupWriter
+
+MIGRATIONS = database.load_migrations(Path(__file__).with_name("migrations"))
+Answer = TypeVar("Answer")
+
+
+class SqliteStore:
+    """One writing connection on its own thread, one reading connection on another."""
+
+    def __init__(self, path: Path) -> None:
+        """Open, check and migrate the database at `path`. Raises DatabaseDamaged or DatabaseTooNew."""
+        connection = database.open_writer(path)
+        try:
+            database.check(connection)
+            database.migrate(connection, MIGRATIONS)
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = GroupWriter(connection)
+        self._reader = database.open_reader(path)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-reader")
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Accept each: task, reservation and idempotency key in one transaction."""
+        return await self._writer.run(sqlite_tasks.submit_many, submissions)
+
+    async def claim_many(self, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
+        """Give each worker the next tasks in turn that can be drawn together."""
+        return await self._writer.run(sqlite_tasks.claim_many, requests)
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[TaskRecord | None]:
+        """Ready, settled and in the outbox; None where the fence no longer holds."""
+        return await self._writer.run(sqlite_tasks.complete_many, completions)
+
+    async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
+        """Error, refunded and in the outbox."""
+        return await self._writer.run(sqlite_tasks.fail_many, failures)
+
+    async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
+        """Back in the queue, or given up."""
+        return await self._writer.run(sqlite_tasks.release_many, losses)
+
+    async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
+        """Prolong the leases of each worker."""
+        return await self._writer.run(sqlite_tasks.extend_many, leases)
+
+    async def lapsed(self, now: float) -> list[TaskRecord]:
+        """Running tasks whose lease has ended."""
+        return await self._read(lambda reader: _records(reader.execute(sqlite_tasks.SELECT_LAPSED, (now,))))
+
+    async def get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        """Each task, or None."""
+
+        def query(reader: sqlite3.Connection) -> list[TaskRecord | None]:
+            rows = [reader.execute(sqlite_tasks.SELECT_TASK, (id_,)).fetchone() for id_ in ids]
+            return [None if row is None else sqlite_tasks.to_record(row) for row in rows]
+
+        return await self._read(query)
+
+    async def active(self) -> list[TaskRecord]:
+        """Every task that is not final, in turn."""
+        return await self._read(lambda reader: _records(reader.execute(sqlite_tasks.SELECT_ACTIVE)))
+
+    async def create_key(self, key: NewKey) -> KeyEntry:
+        """Write a key down."""
+        return (await self._writer.run(sqlite_accounts.create_keys, [key]))[0]
+
+    async def revoke_key(self, key_id: str, now: float) -> KeyEntry | None:
+        """Revoke a key."""
+        return (await self._writer.run(sqlite_accounts.revoke_keys, [(now, key_id)]))[0]
+
+    async def keys(self) -> list[KeyEntry]:
+        """Every key, revoked ones too."""
+        query = sqlite_accounts.SELECT_KEYS + " ORDER BY k.created_at, k.id"
+        return await self._read(lambda reader: [sqlite_accounts.to_entry(row) for row in reader.execute(query)])
+
+    async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
+        """Pictures of tasks that ended before then."""
+        values = (finished_before, limit)
+        return await self._read(
+            lambda reader: [
+                Picture(task_id=row[0], object_name=row[1])
+                for row in reader.execute(sqlite_tasks.SELECT_OLD_PICTURES, values)
+            ]
+        )
+
+    async def forget_pictures(self, pictures: Sequence[Picture]) -> list[bool]:
+        """The pictures are deleted: their tasks stay."""
+        return await self._writer.run(sqlite_tasks.forget_pictures, pictures)
+
+    async def known_objects(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that a task refers to."""
+        query = f"SELECT object_name FROM tasks WHERE object_name IN ({', '.join('?' * len(names))})"
+        return await self._read(lambda reader: {row[0] for row in reader.execute(query, tuple(names))})
+
+    async def delete_old(self, finished_before: float, limit: int) -> int:
+        """Delete tasks that ended before then; the ledger stays."""
+        return (await self._writer.run(sqlite_tasks.delete_old, [(finished_before, limit)]))[0]
+
+    async def fsck(self) -> list[str]:
+        """Violations of the invariants, as sentences."""
+        return await self._read(sqlite_accounts.violations)
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy while running."""
+        await self._read(lambda reader: database.backup(reader, target))
+
+    async def close(self) -> None:
+        """Finish what waits and close."""
+        await self._writer.close()
+        await asyncio.to_thread(self._reading.shutdown)
+        self._reader.close()
+
+    async def _read(self, query: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        def run() -> Answer:
+            try:
+                return query(self._reader)
+            except sqlite3.Error as error:
+                raise database.translate(error) from None
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+
+def _records(rows: sqlite3.Cursor) -> list[TaskRecord]:
+    return [sqlite_tasks.to_record(row) for row in rows]

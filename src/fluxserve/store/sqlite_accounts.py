@@ -1,0 +1,145 @@
+"""The SQL of accounts and keys on SQLite, and the books' invariants."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.accounts.credits import Move
+from fluxserve.store.base import KeyEntry, NewKey
+from fluxserve.store.sqlite_tasks import GIVE_BACK, INSERT_LEDGER
+from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
+
+SELECT_KEYS = """
+    SELECT k.id, k.account_id, k.name, k.max_active, k.rate_per_minute, k.created_at, k.revoked_at,
+           k.digest, a.name, a.balance
+    FROM api_keys k JOIN accounts a ON a.id = k.account_id
+"""
+INSERT_ACCOUNT = "INSERT INTO accounts (id, name, balance, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
+INSERT_KEY = (
+    "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, created_at) "
+    "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?)"
+)
+REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
+
+
+def to_entry(row: Sequence[object]) -> KeyEntry:
+    """A row of SELECT_KEYS as a value."""
+    id_, account, name, max_active, rate, created, revoked, digest, account_name, balance = row
+    key = ApiKey(
+        id=id_,  # type: ignore[arg-type]
+        account_id=account,  # type: ignore[arg-type]
+        name=name,  # type: ignore[arg-type]
+        max_active=max_active,  # type: ignore[arg-type]
+        rate_per_minute=rate,  # type: ignore[arg-type]
+        created_at=created,  # type: ignore[arg-type]
+        revoked_at=revoked,  # type: ignore[arg-type]
+    )
+    return KeyEntry(key=key, digest=digest, account_name=account_name, balance=balance)  # type: ignore[arg-type]
+
+
+def create_keys(connection: sqlite3.Connection, keys: Sequence[NewKey]) -> list[KeyEntry]:
+    """Write each key down, its account too where it is new, and grant its credits."""
+    return [_create(connection, key) for key in keys]
+
+
+def _create(connection: sqlite3.Connection, new: NewKey) -> KeyEntry:
+    balance = None if new.unlimited else 0
+    connection.execute(INSERT_ACCOUNT, (f"acc_{secrets.token_hex(8)}", new.account, balance, new.now))
+    connection.execute(
+        INSERT_KEY, (new.id, new.account, new.name, new.digest, new.max_active, new.rate_per_minute, new.now)
+    )
+    entry = to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
+    if new.grant:
+        connection.execute(INSERT_LEDGER, (entry.key.account_id, None, Move.GRANT, new.grant, new.now))
+        connection.execute(GIVE_BACK, (new.grant, entry.key.account_id))
+    return to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
+
+
+def revoke_keys(connection: sqlite3.Connection, revocations: Sequence[tuple[float, str]]) -> list[KeyEntry | None]:
+    """Revoke each key; the first revocation's time stays."""
+    entries: list[KeyEntry | None] = []
+    for now, key_id in revocations:
+        connection.execute(REVOKE, (now, key_id))
+        row = connection.execute(SELECT_KEYS + " WHERE k.id = ?", (key_id,)).fetchone()
+        entries.append(None if row is None else to_entry(row))
+    return entries
+
+
+def _in(states: Sequence[State]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
+_FINAL = _in(sorted(FINAL))
+_CHARGED = _in((State.READY, State.CONTENT_MODERATED))
+
+#: Each query answers the rows that break a rule; the text says what is wrong with `{0}`.
+INVARIANTS: tuple[tuple[str, str], ...] = (
+    (
+        "Account {0}: its balance is not the sum of its ledger.",
+        "SELECT a.id FROM accounts a WHERE a.balance IS NOT NULL AND a.balance != "
+        "(SELECT coalesce(sum(amount), 0) FROM ledger l WHERE l.account_id = a.id)",
+    ),
+    (
+        "Task {0}: it was not reserved exactly once.",
+        "SELECT t.id FROM tasks t WHERE (SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind = 'reserve') != 1",
+    ),
+    (
+        "Task {0}: its reservation is not its price.",
+        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount != -t.cost",
+    ),
+    (
+        "Task {0}: it ended well but was not settled exactly once and never refunded.",
+        f"SELECT t.id FROM tasks t WHERE t.state IN ({_CHARGED}) AND "
+        "((SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind = 'settle') != 1 "
+        "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND kind = 'refund'))",
+    ),
+    (
+        "Task {0}: it ended without a picture but was not refunded in full exactly once.",
+        f"SELECT t.id FROM tasks t WHERE t.state IN ({_FINAL}) AND t.state NOT IN ({_CHARGED}) AND "
+        "((SELECT coalesce(sum(amount), 0) FROM ledger l WHERE l.task_id = t.id AND kind = 'refund') != t.cost "
+        "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND kind = 'settle'))",
+    ),
+    (
+        "Task {0}: it is unfinished, yet settled or refunded.",
+        f"SELECT DISTINCT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id WHERE t.state NOT IN ({_FINAL}) "
+        "AND l.kind IN ('settle', 'refund')",
+    ),
+    (
+        "Task {0}: more was given back than was reserved.",
+        "SELECT task_id FROM ledger WHERE task_id IS NOT NULL GROUP BY task_id HAVING sum(amount) > 0",
+    ),
+    (
+        "Task {0}: it has ended but is not in the outbox with its final state.",
+        f"SELECT t.id FROM tasks t LEFT JOIN outbox o ON o.task_id = t.id WHERE t.state IN ({_FINAL}) "
+        "AND (o.state IS NULL OR o.state != t.state)",
+    ),
+    (
+        "Task {0}: it is in the outbox but has not ended.",
+        f"SELECT o.task_id FROM outbox o LEFT JOIN tasks t ON t.id = o.task_id WHERE t.id IS NULL "
+        f"OR t.state NOT IN ({_FINAL})",
+    ),
+    (
+        "Task {0}: its state and its times or its worker disagree.",
+        f"SELECT id FROM tasks WHERE (state IN ({_FINAL})) != (finished_at IS NOT NULL) "
+        "OR (state = 'running') != (worker_id IS NOT NULL) OR (state = 'ready') != (result IS NOT NULL)",
+    ),
+    (
+        "Task {0}: it spoiled more attempts than it may have.",
+        f"SELECT id FROM tasks WHERE spoiled > {MAX_ATTEMPTS}",
+    ),
+    (
+        "Task {0}: its account or key does not exist.",
+        "SELECT t.id FROM tasks t LEFT JOIN api_keys k ON k.id = t.key_id WHERE k.id IS NULL OR k.account_id != t.account_id",
+    ),
+)
+
+
+def violations(connection: sqlite3.Connection) -> list[str]:
+    """Every broken invariant as a sentence, at most 20 of a kind."""
+    found = [f"SQLite: {row[0]}" for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+    for sentence, query in INVARIANTS:
+        found += [sentence.format(row[0]) for row in connection.execute(f"{query} LIMIT 20")]
+    return found

@@ -1,0 +1,111 @@
+"""The task machine: states, events, one table of transitions.
+
+An acknowledged task ends in exactly one final state. `sources(event)` is what the store's conditional UPDATEs
+are made from, so the table below is the only place where a transition is allowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+#: Attempts a task may spoil itself before it is given up.
+MAX_ATTEMPTS = 3
+
+
+class State(StrEnum):
+    """Where a task is on its way."""
+
+    PREPARING = "preparing"
+    QUEUED = "queued"
+    RUNNING = "running"
+    READY = "ready"
+    REQUEST_MODERATED = "request_moderated"
+    CONTENT_MODERATED = "content_moderated"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing can happen to the task any more."""
+        return self in FINAL
+
+    @property
+    def is_active(self) -> bool:
+        """The task still waits or runs."""
+        return not self.is_final
+
+
+class Event(StrEnum):
+    """What can happen to a task."""
+
+    PREPARED = "prepared"
+    CLAIMED = "claimed"
+    RELEASED = "released"
+    FINISHED = "finished"
+    REQUEST_REFUSED = "request_refused"
+    CONTENT_REFUSED = "content_refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset(
+    {State.READY, State.REQUEST_MODERATED, State.CONTENT_MODERATED, State.ERROR, State.CANCELLED},
+)
+ACTIVE = tuple(state for state in State if state not in FINAL)
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.PREPARING, Event.PREPARED): State.QUEUED,
+    (State.PREPARING, Event.REQUEST_REFUSED): State.REQUEST_MODERATED,
+    (State.PREPARING, Event.FAILED): State.ERROR,
+    (State.PREPARING, Event.CANCELLED): State.CANCELLED,
+    (State.QUEUED, Event.CLAIMED): State.RUNNING,
+    (State.QUEUED, Event.FAILED): State.ERROR,
+    (State.QUEUED, Event.CANCELLED): State.CANCELLED,
+    (State.RUNNING, Event.RELEASED): State.QUEUED,
+    (State.RUNNING, Event.FINISHED): State.READY,
+    (State.RUNNING, Event.CONTENT_REFUSED): State.CONTENT_MODERATED,
+    (State.RUNNING, Event.FAILED): State.ERROR,
+    (State.RUNNING, Event.CANCELLED): State.CANCELLED,
+}
+
+
+def sources(event: Event) -> tuple[State, ...]:
+    """The states in which `event` may happen."""
+    return tuple(state for (state, happening) in TRANSITIONS if happening is event)
+
+
+def target(state: State, event: Event) -> State | None:
+    """Where `event` leads from `state`; None where it may not happen."""
+    return TRANSITIONS.get((state, event))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """How often a task may have spoiled its worker (`spoiled`), and the furthest step it ever made (`best_step`)."""
+
+    spoiled: int = 0
+    best_step: int = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """The task has spoiled as many attempts as it may."""
+        return self.spoiled >= MAX_ATTEMPTS
+
+    @property
+    def is_suspect(self) -> bool:
+        """The task should run alone, so that it can harm no neighbour."""
+        return self.spoiled > 0
+
+    def after_loss(self, *, step: int, suspected: bool) -> Attempts:
+        """The count after the worker lost the task at `step`.
+
+        `suspected`: the worker died or hung while the server lived and the task was being drawn. Then the
+        attempt counts, unless the task came further than ever before; a death of the whole tree or a drain
+        is not suspected and never counts.
+        """
+        gained = step > self.best_step
+        return Attempts(
+            spoiled=self.spoiled + int(suspected and not gained),
+            best_step=max(self.best_step, step),
+        )

@@ -1,0 +1,186 @@
+"""The worker protocol: length-prefixed msgpack frames over a stream socket.
+
+    frame = 4 bytes big-endian length, then one msgpack map with a `type`
+
+A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
+they come. Progress and Heartbeat keep the lease; Finished and Failed carry the fence of the claim, and the
+server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Final, TypeVar
+
+import msgspec
+
+from fluxserve.catalogue import Generation
+from fluxserve.errors import WorkerProtocolError
+
+VERSION: Final = 1
+#: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
+MAX_FRAME: Final = 64 * 2**20
+_HEADER = struct.Struct(">I")
+T = TypeVar("T")
+Fact = str | int | float | bool | None
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim that a worker still holds."""
+
+    task_id: str
+    fence: int
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """Who the worker is. `orphan`: its own server process has ended, it only hands in what it holds."""
+
+    version: int
+    worker_id: str
+    pid: int
+    models: tuple[str, ...]
+    engine: str
+    fingerprint: str
+    capacity: int
+    token: str = ""
+    orphan: bool = False
+    held: tuple[Held, ...] = ()
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+    """The worker is in; `kept` are the claims it may go on with, all others are lost."""
+
+    heartbeat: float
+    kept: tuple[Held, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """The worker is not let in."""
+
+    reason: str
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
+    """The worker can take `count` tasks more than it holds."""
+
+    count: int
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One claimed task."""
+
+    task_id: str
+    fence: int
+    generation: Generation
+
+
+class Tasks(msgspec.Struct, frozen=True, kw_only=True, tag="tasks"):
+    """Claimed for this worker."""
+
+    assignments: tuple[Assignment, ...]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """The task is being drawn and has made `step` of `steps`; 0: it was admitted."""
+
+    task_id: str
+    fence: int
+    step: int
+    steps: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
+    """The worker lives and still holds these claims."""
+
+    held: tuple[Held, ...]
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """The picture, encoded. `duration` is seconds of drawing."""
+
+    task_id: str
+    fence: int
+    picture: bytes
+    drawn_by: str
+    duration: float
+    facts: dict[str, Fact]
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The task could not be drawn; `code` is the class of the error."""
+
+    task_id: str
+    fence: int
+    code: str
+    message: str
+    retryable: bool
+
+
+class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="returned"):
+    """The worker gives these back undrawn: it is draining."""
+
+    held: tuple[Held, ...]
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True, tag="settled"):
+    """The outcome is written down, or `accepted` is False: the claim was lost before."""
+
+    task_id: str
+    fence: int
+    accepted: bool
+
+
+class Discard(msgspec.Struct, frozen=True, kw_only=True, tag="discard"):
+    """Stop drawing this task."""
+
+    task_id: str
+    fence: int
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
+    """Finish what runs, give back what waits, then end."""
+
+
+FromWorker = Hello | Want | Progress | Heartbeat | Finished | Failed | Returned
+FromServer = Welcome | Refused | Tasks | Settled | Discard | Drain
+
+_encoder = msgspec.msgpack.Encoder()
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+_from_server = msgspec.msgpack.Decoder(FromServer)
+
+
+def to_frame(message: FromWorker | FromServer) -> bytes:
+    """The frame of one message."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+async def read_frame(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME) -> bytes | None:
+    """The next frame's body; None at the end of the stream. Raises WorkerProtocolError for a frame over `limit`."""
+    try:
+        (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        if length > limit:
+            raise WorkerProtocolError(f"A frame of {length} bytes is over the limit of {limit}.")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
+    """The worker's next message; None when it is gone."""
+    body = await read_frame(reader)
+    return None if body is None else _decoded(_from_worker, body)
+
+
+async def read_from_server(reader: asyncio.StreamReader) -> FromServer | None:
+    """The server's next message; None when it is gone."""
+    body = await read_frame(reader)
+    return None if body is None else _decoded(_from_server, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError:
+        raise WorkerProtocolError("A frame holds no message of this protocol version.") from None
