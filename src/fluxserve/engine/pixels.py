@@ -7,6 +7,7 @@ What it does not know: how a picture was drawn, where its file goes.
 from __future__ import annotations
 
 import hashlib
+import math
 from io import BytesIO
 
 from PIL import Image, PngImagePlugin
@@ -18,6 +19,8 @@ from fluxserve.errors import BadPicture
 QUALITY = 95
 #: Largest difference, in steps of 1/255, between the pixels of a picture that counts as one colour.
 ONE_COLOUR = 2
+#: Largest share of a picture that may be cut off to make it fit.
+MAX_CUT = 1 / 16
 _EXIF_MODEL = 0x0110
 _EXIF_SOFTWARE = 0x0131
 
@@ -44,20 +47,17 @@ def encode(pixels: Pixels, output_format: OutputFormat, drawn_by: str) -> bytes:
 
 
 def fit(pixels: Pixels, size: Size) -> Pixels:
-    """The picture at exactly `size`: scaled (Lanczos) until it covers it, what sticks out cut off evenly."""
+    """The picture at exactly `size`, never distorted: scaled (Lanczos) until it covers it, what sticks out cut off.
+
+    Where more than `MAX_CUT` of the picture would be cut, its edges are continued outwards to the ratio first.
+    """
     if pixels.size == size:
         return pixels
-    scale = max(size.width / pixels.size.width, size.height / pixels.size.height)
-    width, height = size.width / scale, size.height / scale
-    left, top = (pixels.size.width - width) / 2, (pixels.size.height - height) / 2
-    # Rounding may put the box a hair outside the picture, which Pillow refuses.
-    box = (
-        max(left, 0.0),
-        max(top, 0.0),
-        min(left + width, float(pixels.size.width)),
-        min(top + height, float(pixels.size.height)),
-    )
-    image = to_image(pixels).resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
+    image = to_image(pixels)
+    mismatch = max(pixels.size.ratio / size.ratio, size.ratio / pixels.size.ratio)
+    if 1 - 1 / mismatch > MAX_CUT:
+        image = _continue_edges(image, size.ratio)
+    image = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=_centre_box(image, size))
     return from_image(image)
 
 
@@ -81,3 +81,32 @@ def to_image(pixels: Pixels) -> Image.Image:
 def from_image(image: Image.Image) -> Pixels:
     """From a Pillow picture in RGB."""
     return Pixels(size=Size(image.width, image.height), data=image.tobytes())
+
+
+def _centre_box(image: Image.Image, size: Size) -> tuple[float, float, float, float]:
+    """The largest part (left, top, right, bottom) around the middle of `image` that has the ratio of `size`."""
+    width = min(float(image.width), image.height * size.ratio)
+    height = min(float(image.height), image.width / size.ratio)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    # Rounding may put the box a hair outside the picture, which Pillow refuses.
+    return left, top, min(left + width, image.width), min(top + height, image.height)
+
+
+def _continue_edges(image: Image.Image, ratio: float) -> Image.Image:
+    """`image` in the middle of a wider or taller picture of about `ratio`, its outermost rows or columns repeated."""
+    w, h = image.size
+    width, height = max(w, math.ceil(h * ratio)), max(h, math.ceil(w / ratio))
+    left, top = (width - w) // 2, (height - h) // 2
+    whole = Image.new("RGB", (width, height))
+    whole.paste(image, (left, top))
+    margins = {
+        (0, 0, 1, h): (0, 0, left, height),
+        (w - 1, 0, w, h): (left + w, 0, width, height),
+        (0, 0, w, 1): (0, 0, width, top),
+        (0, h - 1, w, h): (0, top + h, width, height),
+    }
+    for edge, margin in margins.items():
+        size = (margin[2] - margin[0], margin[3] - margin[1])
+        if all(size):
+            whole.paste(image.crop(edge).resize(size), margin)
+    return whole

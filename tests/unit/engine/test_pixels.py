@@ -80,10 +80,26 @@ def test_fit_leaves_a_picture_of_the_right_size_alone() -> None:
     assert pixels_of.fit(drawn, Size(64, 64)) is drawn
 
 
-def test_fit_cuts_evenly_and_does_not_distort() -> None:
-    striped = Image.new("RGB", (200, 100), (0, 0, 0))
-    striped.paste((255, 255, 255), (50, 0, 150, 100))
+def test_fit_cuts_a_little_evenly_on_both_sides() -> None:
+    striped = Image.new("RGB", (104, 100), (0, 0, 0))
+    striped.paste((255, 255, 255), (2, 0, 102, 100))
     assert set(pixels_of.fit(pixels_of.from_image(striped), Size(100, 100)).data) == {255}
+
+
+@pytest.mark.parametrize("size", [Size(512, 256), Size(256, 512), Size(1344, 576), Size(576, 1344), Size(320, 256)])
+def test_fit_keeps_the_whole_picture_in_the_middle_and_continues_its_edges(size: Size) -> None:
+    framed = Image.new("RGB", (128, 128), (10, 200, 30))
+    framed.paste((250, 0, 0), (32, 32, 96, 96))
+    fitted = pixels_of.to_image(pixels_of.fit(pixels_of.from_image(framed), size))
+    red = fitted.getchannel("R").point(lambda value: 255 if value > 128 else 0)
+    side = min(size.width, size.height) / 2
+    left, top, right, bottom = red.getbbox() or (0, 0, 0, 0)
+    assert right - left == pytest.approx(side, abs=2)
+    assert bottom - top == pytest.approx(side, abs=2)
+    assert (left + right) / 2 == pytest.approx(size.width / 2, abs=side / 32)
+    assert (top + bottom) / 2 == pytest.approx(size.height / 2, abs=side / 32)
+    corners = [(0, 0), (size.width - 1, 0), (0, size.height - 1), (size.width - 1, size.height - 1)]
+    assert {fitted.getpixel(corner) for corner in corners} == {(10, 200, 30)}
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (13, 200, 77)])

@@ -1,0 +1,154 @@
+"""Checkpoints: what a setting's value points at, and what it can draw.
+
+Needs no torch, so the API process may ask; never the network.
+What it does not know: tensors, devices, and whether a licence was accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxserve import mini
+from fluxserve.catalogue import MODELS, Size
+from fluxserve.catalogue.sizes import fit_area, parse_ratio
+from fluxserve.engine import layout
+from fluxserve.engine.networks import FAMILIES
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
+from fluxserve.settings import MINI, Settings
+
+DEV_LICENSE = "flux-1-dev"
+#: Licences that someone has to accept before the weights are used.
+LICENSES_TO_ACCEPT = frozenset({DEV_LICENSE})
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: Longest prompts in tokens: [dev] learnt 512, [schnell], which has no guidance embedding, 256.
+_TEXT_LENGTH = {True: 512, False: 256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens."""
+
+    path: Path
+    name: str
+    family: str
+    license: str | None
+    native_area: int | None
+    native_ratios: tuple[str, ...]
+    cfg_scale: float
+    guidance_embeds: bool
+    text_length: int
+    vae_factor: int
+
+    @property
+    def license_needed(self) -> str | None:
+        """The licence that has to be accepted before these weights are used, if any."""
+        return self.license if self.license in LICENSES_TO_ACCEPT else None
+
+    def describe(self) -> str:
+        """One line for people: what draws, under which licence, at which sizes."""
+        line = f"{self.name} (licence: {self.license or 'not stated'})"
+        if self.native_area and self.native_ratios:
+            sizes = ", ".join(str(size) for size in _learnt_sizes(self, self.native_area))
+            return f"{line}: draws {sizes}; edges are continued to the shape asked for and the whole enlarged"
+        if self.native_area:
+            return f"{line}: draws at most {self.native_area} pixels; larger pictures are enlarged"
+        return f"{line}: draws at the size asked for"
+
+
+def plan(settings: Settings) -> Mapping[str, Checkpoint]:
+    """The checkpoint of every model: what `settings.models` says, else mini. Raises ConfigurationError."""
+    unknown = sorted(set(settings.models) - set(MODELS))
+    if unknown:
+        raise UnknownSetting(f"[models] names {', '.join(unknown)}; the models are {', '.join(MODELS)}.")
+    values = {model: settings.models.get(model, MINI) for model in MODELS}
+    found = {value: find(value) for value in sorted(set(values.values()))}
+    return {model: found[value] for model, value in values.items()}
+
+
+def find(value: str, environ: Mapping[str, str] = os.environ) -> Checkpoint:
+    """The checkpoint a setting's value means: `mini`, a folder, or `org/name` in the local hub cache.
+
+    Raises CheckpointMissing where something is not there, CheckpointRefused where something must not be there.
+    """
+    if value == MINI:
+        return read(mini.folder(), MINI)
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return read(folder.resolve(), folder.resolve().name)
+    if _REPOSITORY.fullmatch(value):
+        return read(_snapshot(value, environ), value.rpartition("/")[2])
+    raise CheckpointMissing(f"There is no checkpoint folder {value}: name an existing folder, org/name, or mini.")
+
+
+def read(folder: Path, name: str) -> Checkpoint:
+    """Check the folder and describe it; `name` is used where its card has none."""
+    index = layout.read_index(folder)
+    if index.pipeline not in FAMILIES:
+        raise CheckpointRefused(f"{folder} holds a {index.pipeline}; this engine draws {', '.join(FAMILIES)}.")
+    layout.check_parts(folder, index)
+    card = layout.read_card(folder)
+    guidance_embeds = layout.read_json(folder / "transformer/config.json", layout.Transformer).guidance_embeds
+    tokenizer = layout.read_json(folder / "tokenizer_2/tokenizer_config.json", layout.Tokenizer)
+    name = card.name or name
+    return Checkpoint(
+        path=folder,
+        name=name,
+        family=index.pipeline,
+        license=card.license.lower() if card.license else _license(name, guidance_embeds=guidance_embeds),
+        native_area=card.native_area,
+        native_ratios=card.native_ratios,
+        cfg_scale=card.cfg_scale,
+        guidance_embeds=guidance_embeds,
+        text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
+        vae_factor=layout.read_json(folder / "vae/config.json", layout.Vae).factor,
+    )
+
+
+def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:
+    """The size the networks draw at for a picture of `size`; its sides are multiples of two latents.
+
+    The size itself where the checkpoint can draw it; else one within its native area, of the same shape or of the
+    nearest one it learnt.
+    """
+    multiple = 2 * checkpoint.vae_factor
+    area = min(size.area, checkpoint.native_area or size.area)
+    if checkpoint.native_ratios:
+        learnt = _learnt_sizes(checkpoint, area)
+        return min(learnt, key=lambda known: max(known.ratio / size.ratio, size.ratio / known.ratio))
+    if area == size.area and size.width % multiple == size.height % multiple == 0:
+        return size
+    return fit_area(area, size.ratio, multiple=multiple)
+
+
+def _learnt_sizes(checkpoint: Checkpoint, area: int) -> list[Size]:
+    ratios = [width / height for width, height in map(parse_ratio, checkpoint.native_ratios)]
+    return [fit_area(area, ratio, multiple=2 * checkpoint.vae_factor) for ratio in ratios]
+
+
+def _snapshot(repository: str, environ: Mapping[str, str]) -> Path:
+    """The folder of the repository's main branch in the local hub cache, laid out as huggingface_hub does."""
+    cache = environ.get("HF_HUB_CACHE") or Path(
+        environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface", "hub"
+    )
+    home = Path(cache).expanduser() / f"models--{repository.replace('/', '--')}"
+    try:
+        commit = (home / "refs/main").read_text().strip()
+    except OSError:
+        commit = ""
+    folder = home / "snapshots" / commit
+    if not commit or not folder.is_dir():
+        raise CheckpointMissing(
+            f"{repository} is neither a folder nor in the hub cache {cache}: download it with "
+            f"`hf download {repository}`, or name a local folder."
+        )
+    return folder
+
+
+def _license(name: str, *, guidance_embeds: bool) -> str | None:
+    if guidance_embeds or name == "FLUX.1-dev":
+        return DEV_LICENSE
+    return "apache-2.0" if name == "FLUX.1-schnell" else None

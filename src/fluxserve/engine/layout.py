@@ -1,0 +1,165 @@
+"""A folder in diffusers layout: which files have to be there, which must not, and what the small ones say.
+
+`fluxserve.toml` (see `Card`) is ours: what the layout's own files cannot say. Errors name the file and what to do.
+What it does not know: where folders are found, models, tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from fluxserve.catalogue.params import RATIO_PATTERN
+from fluxserve.errors import CheckpointMissing, CheckpointRefused
+
+CARD_FILE = "fluxserve.toml"
+#: Files that run code when they are loaded, or are code.
+REFUSED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py"})
+_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+#: Classes each part may name; anything else would be drawn wrongly.
+_CLASSES = {
+    "transformer": {"FluxTransformer2DModel"},
+    "vae": {"AutoencoderKL", "AutoencoderTiny"},
+    "text_encoder": {"CLIPTextModel"},
+    "text_encoder_2": {"T5EncoderModel"},
+}
+PARTS = tuple(_WEIGHTS)
+_Config = TypeVar("_Config", bound=msgspec.Struct)
+_Ratio = Annotated[str, msgspec.Meta(pattern=RATIO_PATTERN)]
+_Part = tuple[str | None, str | None]
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`fluxserve.toml`; every field is optional.
+
+    `native_area` caps the pixels the networks draw, `native_ratios` ("1:1", "16:9" ...) lists the only shapes they
+    learnt at that area, `cfg_scale` above 1 predicts each step with and without the prompt.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    license: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    native_area: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+    native_ratios: tuple[_Ratio, ...] = ()
+    cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.native_ratios and self.native_area is None:
+            raise ValueError("native_ratios need native_area")
+
+
+class Index(msgspec.Struct, frozen=True):
+    """`model_index.json`: each part is [library, class]."""
+
+    pipeline: str = msgspec.field(name="_class_name")
+    transformer: _Part = (None, None)
+    vae: _Part = (None, None)
+    text_encoder: _Part = (None, None)
+    text_encoder_2: _Part = (None, None)
+
+
+class Transformer(msgspec.Struct, frozen=True):
+    """`transformer/config.json`."""
+
+    guidance_embeds: bool = False
+
+
+class Tokenizer(msgspec.Struct, frozen=True):
+    """`tokenizer_2/tokenizer_config.json`; the length is in tokens and may be absurdly large."""
+
+    model_max_length: float = 512
+
+
+class Vae(msgspec.Struct, frozen=True):
+    """`vae/config.json`: AutoencoderKL names its levels in the first field, AutoencoderTiny at least in the second."""
+
+    block_out_channels: tuple[int, ...] = ()
+    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, one way: each level but the last halves the picture."""
+        return 1 << (len(self.block_out_channels or self.decoder_block_out_channels) - 1)
+
+
+class _Shards(msgspec.Struct, frozen=True):
+    """`*.safetensors.index.json`: which file holds which tensor."""
+
+    weight_map: dict[str, str]
+
+
+def read_index(folder: Path) -> Index:
+    """What the folder says it is, after checking that it is whole and holds nothing that could run code."""
+    index = read_json(folder / "model_index.json", Index)
+    refused = sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix.lower() in REFUSED_SUFFIXES
+    )
+    if refused:
+        raise CheckpointRefused(
+            f"{folder} holds files that could run code: {', '.join(refused[:5])}. "
+            "Only safetensors are loaded: remove them, or use a folder without."
+        )
+    return index
+
+
+def check_parts(folder: Path, index: Index) -> None:
+    """Raise CheckpointRefused for a part of another class, CheckpointMissing for a file that is not there."""
+    for part, classes in _CLASSES.items():
+        library, class_name = getattr(index, part)
+        if library not in ("diffusers", "transformers") or class_name not in classes:
+            raise CheckpointRefused(f"{folder}: {part} is {class_name}, not one of {', '.join(sorted(classes))}.")
+    missing = [name for name in _needed(folder) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointMissing(f"{folder} is incomplete: {', '.join(missing)} missing. Download the whole checkpoint.")
+
+
+def weight_files(folder: Path, part: str) -> tuple[str, ...]:
+    """The safetensors files of a part, by their paths inside the folder: one, or the shards its index lists."""
+    single = f"{part}/{_WEIGHTS[part]}.safetensors"
+    shards = folder / f"{single}.index.json"
+    if not shards.is_file():
+        return (single,)
+    names = sorted(set(read_json(shards, _Shards).weight_map.values()))
+    if any("/" in name or not name.endswith(".safetensors") for name in names):
+        raise CheckpointRefused(f"{shards} lists files that are not safetensors beside it.")
+    return tuple(f"{part}/{name}" for name in names)
+
+
+def read_card(folder: Path) -> Card:
+    """The folder's own card, or an empty one."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return Card()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Card)
+    except msgspec.MsgspecError:
+        raise CheckpointRefused(
+            f"{path} cannot be read: it may hold name, license, native_area, native_ratios (with native_area) "
+            "and cfg_scale."
+        ) from None
+
+
+def read_json(path: Path, kind: type[_Config]) -> _Config:
+    """One of the layout's small files; raises CheckpointMissing or CheckpointRefused."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError:
+        raise CheckpointMissing(f"There is no {path}: this is not a whole checkpoint in diffusers layout.") from None
+    except msgspec.MsgspecError:
+        raise CheckpointRefused(f"{path} is not what a checkpoint in diffusers layout holds there.") from None
+
+
+def _needed(folder: Path) -> Iterator[str]:
+    """Every file that has to be there, by its path inside the folder."""
+    yield from ("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
+    yield "tokenizer_2/tokenizer_config.json"
+    for part in PARTS:
+        yield f"{part}/config.json"
+        yield from weight_files(folder, part)

@@ -1,0 +1,281 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fluxserve import mini
+from fluxserve.catalogue import MODELS, Size
+from fluxserve.engine.checkpoints import Checkpoint, drawn_size, find, plan
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
+from fluxserve.settings import Settings
+
+CARD = "fluxserve.toml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole checkpoint without a card."""
+    copy = tmp_path / "my-weights"
+    shutil.copytree(mini.folder(), copy)
+    (copy / CARD).unlink()
+    return copy
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def as_repository(folder: Path, cache: Path, name: str) -> None:
+    home = cache / f"models--{name.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs/main").write_text("abc123")
+    shutil.copytree(folder, home / "snapshots/abc123")
+
+
+def test_mini_ships_with_the_package_and_says_what_it_is() -> None:
+    checkpoint = find("mini")
+    assert (checkpoint.name, checkpoint.license, checkpoint.cfg_scale) == ("fluxserve-mini", "apache-2.0", 2.0)
+    assert (checkpoint.text_length, checkpoint.vae_factor, checkpoint.guidance_embeds) == (20, 16, False)
+    assert checkpoint.license_needed is None
+    assert "128x128" in checkpoint.describe()
+
+
+def test_looking_at_checkpoints_does_not_import_torch() -> None:
+    code = "import sys; from fluxserve.engine import checkpoints as c; c.find('mini'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_by_default_mini_draws_every_model() -> None:
+    assert {name: checkpoint.name for name, checkpoint in plan(Settings()).items()} == dict.fromkeys(
+        MODELS, "fluxserve-mini"
+    )
+
+
+def test_a_model_can_be_mapped_to_a_folder(folder: Path) -> None:
+    planned = plan(Settings(models={"flux-dev": str(folder)}))
+    assert planned["flux-dev"].name == "my-weights"
+    assert planned["flux-schnell"].name == "fluxserve-mini"
+
+
+def test_a_model_that_does_not_exist_cannot_be_mapped() -> None:
+    with pytest.raises(UnknownSetting, match="flux-9"):
+        plan(Settings(models={"flux-9": "mini"}))
+
+
+def test_a_folder_without_a_card_has_no_cap_no_true_guidance_and_the_name_of_the_folder(folder: Path) -> None:
+    checkpoint = find(str(folder))
+    assert (checkpoint.name, checkpoint.native_area, checkpoint.cfg_scale) == ("my-weights", None, 1.0)
+    assert checkpoint.license is None
+    assert "not stated" in checkpoint.describe()
+
+
+def test_a_card_says_what_the_folder_cannot(folder: Path) -> None:
+    (folder / CARD).write_text('name = "ours"\nlicense = "MIT"\nnative_area = 65536\ncfg_scale = 3.5\n')
+    checkpoint = find(str(folder))
+    assert (checkpoint.name, checkpoint.license) == ("ours", "mit")
+    assert (checkpoint.native_area, checkpoint.cfg_scale) == (65536, 3.5)
+    assert "65536" in checkpoint.describe()
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        'nmae = "x"',
+        "native_area = 'big'",
+        "native_area = -5",
+        'native_area = 65536\nnative_ratios = ["wide"]',
+        'native_ratios = ["1:1"]',
+        "cfg_scale = 0.5",
+        "name = ",
+        'name = ""',
+    ],
+)
+def test_a_card_that_cannot_be_read_is_refused_by_name(folder: Path, card: str) -> None:
+    (folder / CARD).write_text(card)
+    with pytest.raises(CheckpointRefused, match=CARD):
+        find(str(folder))
+
+
+def test_weights_with_guidance_carry_the_dev_licence_and_need_its_acceptance(folder: Path) -> None:
+    change(folder / "transformer/config.json", guidance_embeds=True)
+    checkpoint = find(str(folder))
+    assert checkpoint.guidance_embeds
+    assert checkpoint.license_needed == "flux-1-dev"
+
+
+def test_a_card_can_state_another_licence_for_weights_with_guidance(folder: Path) -> None:
+    change(folder / "transformer/config.json", guidance_embeds=True)
+    (folder / CARD).write_text('license = "Apache-2.0"')
+    assert find(str(folder)).license_needed is None
+
+
+def test_prompts_are_as_long_as_the_family_learnt_them(folder: Path) -> None:
+    change(folder / "tokenizer_2/tokenizer_config.json", model_max_length=10**30)
+    assert find(str(folder)).text_length == 256
+    change(folder / "transformer/config.json", guidance_embeds=True)
+    assert find(str(folder)).text_length == 512
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+def test_a_repository_is_found_in_the_hub_cache(folder: Path, tmp_path: Path, variable: str) -> None:
+    inside = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}[variable]
+    as_repository(folder, tmp_path / "cache" / inside, "black-forest-labs/FLUX.1-schnell")
+    checkpoint = find("black-forest-labs/FLUX.1-schnell", {variable: str(tmp_path / "cache")})
+    assert (checkpoint.name, checkpoint.license, checkpoint.license_needed) == ("FLUX.1-schnell", "apache-2.0", None)
+
+
+def test_a_repository_called_dev_carries_the_dev_licence(folder: Path, tmp_path: Path) -> None:
+    as_repository(folder, tmp_path, "someone/FLUX.1-dev")
+    assert find("someone/FLUX.1-dev", {"HF_HUB_CACHE": str(tmp_path)}).license_needed == "flux-1-dev"
+
+
+def test_a_repository_that_is_not_in_the_cache_is_missing_and_the_message_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMissing, match="hf download someone/weights"):
+        find("someone/weights", {"HF_HUB_CACHE": str(tmp_path)})
+
+
+@pytest.mark.parametrize("value", ["", "/nowhere/at/all", "three/part/name", "../x/..", "no-such-folder"])
+def test_what_is_neither_a_folder_nor_a_repository_is_missing(value: str) -> None:
+    with pytest.raises((CheckpointMissing, CheckpointRefused)):
+        find(value, {"HF_HUB_CACHE": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet.bin",
+        "model.pt",
+        "model.pth",
+        "old.ckpt",
+        "data.pkl",
+        "data.pickle",
+        "modeling.py",
+        "SHOUTING.BIN",
+        "deep/inside/here.pt",
+    ],
+)
+def test_a_folder_that_holds_pickles_or_code_is_refused(folder: Path, name: str) -> None:
+    (folder / "transformer" / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "transformer" / name).write_bytes(b"")
+    with pytest.raises(CheckpointRefused, match="could run code"):
+        find(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer_2/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_an_incomplete_folder_is_missing_something_and_the_message_names_it(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointMissing, match=name):
+        find(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "\xff", '{"_class_name": 3, "guidance_embeds": 3, "block_out_channels": 3}']
+)
+def test_a_broken_file_is_refused_by_name(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointRefused, match=name):
+        find(str(folder))
+
+
+def test_a_pipeline_of_another_family_is_refused(folder: Path) -> None:
+    change(folder / "model_index.json", _class_name="StableDiffusionPipeline")
+    with pytest.raises(CheckpointRefused, match="StableDiffusionPipeline"):
+        find(str(folder))
+
+
+@pytest.mark.parametrize("part", [["diffusers", "UNet2DModel"], ["my_code", "FluxTransformer2DModel"], [None, None]])
+def test_a_part_of_another_class_or_library_is_refused(folder: Path, part: list[str | None]) -> None:
+    change(folder / "model_index.json", transformer=part)
+    with pytest.raises(CheckpointRefused, match="transformer"):
+        find(str(folder))
+
+
+def test_weights_in_shards_need_every_shard(folder: Path) -> None:
+    weights = folder / "transformer/diffusion_pytorch_model.safetensors"
+    index = weights.with_name(f"{weights.name}.index.json")
+    weights.rename(weights.with_name("a.safetensors"))
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    with pytest.raises(CheckpointMissing, match=r"b\.safetensors"):
+        find(str(folder))
+    shutil.copy(weights.with_name("a.safetensors"), weights.with_name("b.safetensors"))
+    assert find(str(folder)).name == "my-weights"
+
+
+@pytest.mark.parametrize("shard", ["../../secret.safetensors", "/etc/passwd", "weights.bin"])
+def test_shards_lie_beside_their_index(folder: Path, shard: str) -> None:
+    index = folder / "transformer/diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": shard}}))
+    with pytest.raises(CheckpointRefused, match="index"):
+        find(str(folder))
+
+
+def test_a_vae_of_four_levels_has_eight_pixels_to_a_latent(folder: Path) -> None:
+    (folder / "vae/config.json").write_text('{"block_out_channels": [8, 8, 8, 8]}')
+    assert find(str(folder)).vae_factor == 8
+    (folder / "vae/config.json").write_text('{"decoder_block_out_channels": [8, 8, 8]}')
+    assert find(str(folder)).vae_factor == 4
+
+
+def described(**values: object) -> Checkpoint:
+    fields = {
+        "path": Path("x"),
+        "name": "x",
+        "family": "FluxPipeline",
+        "license": None,
+        "native_area": None,
+        "native_ratios": (),
+        "cfg_scale": 1.0,
+        "guidance_embeds": True,
+        "text_length": 512,
+        "vae_factor": 8,
+    }
+    return Checkpoint(**(fields | values))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [Size(1024, 768), Size(256, 1440), Size(3136, 1344)])
+def test_without_a_cap_the_size_asked_for_is_drawn(size: Size) -> None:
+    assert drawn_size(described(), size) == size
+
+
+def test_a_size_that_is_no_multiple_of_two_latents_is_drawn_at_the_nearest_that_is() -> None:
+    drawn = drawn_size(described(vae_factor=32), Size(1024, 736))
+    assert drawn.width % 64 == drawn.height % 64 == 0
+    assert drawn.ratio == pytest.approx(1024 / 736, rel=0.06)
+
+
+def test_over_its_native_area_a_checkpoint_draws_the_same_shape_smaller() -> None:
+    checkpoint = described(native_area=512 * 512)
+    assert drawn_size(checkpoint, Size(512, 512)) == Size(512, 512)
+    assert drawn_size(checkpoint, Size(256, 256)) == Size(256, 256)
+    drawn = drawn_size(checkpoint, Size(1024, 768))
+    assert drawn.area == pytest.approx(512 * 512, rel=0.1)
+    assert drawn.ratio == pytest.approx(4 / 3, rel=0.03)
+
+
+@pytest.mark.parametrize("size", [Size(1024, 768), Size(3136, 1344), Size(256, 1440), Size(320, 256), Size(256, 256)])
+def test_mini_draws_squares_only(size: Size) -> None:
+    assert drawn_size(find("mini"), size) == Size(128, 128)
+
+
+def test_of_several_learnt_shapes_the_nearest_is_drawn() -> None:
+    checkpoint = described(native_area=512 * 512, native_ratios=("1:1", "16:9", "9:16"))
+    assert drawn_size(checkpoint, Size(1440, 800)).ratio == pytest.approx(16 / 9, rel=0.05)
+    assert drawn_size(checkpoint, Size(800, 1440)).ratio == pytest.approx(9 / 16, rel=0.05)
+    assert drawn_size(checkpoint, Size(1024, 928)) == Size(512, 512)
