@@ -24,7 +24,9 @@ from fluxserve.errors import ConfigurationError, JsonValue, UnknownSetting
 
 ENV_PREFIX = "FLUXSERVE_"
 #: Read by scripts, the client or before the settings themselves; not settings of the server.
-OTHER_VARIABLES = frozenset({"FLUXSERVE_CONFIG", "FLUXSERVE_TORCH_INDEX", "FLUXSERVE_URL", "FLUXSERVE_API_KEY"})
+OTHER_VARIABLES = frozenset(
+    {"FLUXSERVE_CONFIG", "FLUXSERVE_PYTHON", "FLUXSERVE_TORCH_INDEX", "FLUXSERVE_URL", "FLUXSERVE_API_KEY"}
+)
 #: The checkpoint that ships inside the package.
 MINI = "mini"
 
