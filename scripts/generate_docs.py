@@ -1,0 +1,230 @@
+"""Writes docs/models.md, docs/settings.md and docs/errors.md from the catalogue, the settings and the error tree.
+
+`--check` writes nothing and fails when a page is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from fluxserve import errors
+from fluxserve.api.responses import STATUSES
+from fluxserve.catalogue import MODELS, ModelSpec
+from fluxserve.catalogue.params import Kind, Param
+from fluxserve.settings import ENV_PREFIX, Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+NOTE = "\n<!-- Written by scripts/docs; change the code instead. -->\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with `--check` name those that are stale; the exit status."""
+    if "--check" not in arguments:
+        DOCS.mkdir(exist_ok=True)
+        for name, text in pages().items():
+            (DOCS / name).write_text(text, encoding="utf-8")
+        return 0
+    stale = stale_pages()
+    for name in stale:
+        sys.stderr.write(f"docs/{name} is stale: run scripts/docs\n")
+    return 1 if stale else 0
+
+
+def pages() -> dict[str, str]:
+    """File name to text of every generated page."""
+    return {"models.md": models_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+
+
+def stale_pages() -> list[str]:
+    """Names of the pages that differ from what would be written."""
+    return [name for name, text in pages().items() if not _is_current(DOCS / name, text)]
+
+
+def _is_current(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+# Models
+
+
+def models_page() -> str:
+    """Every model: price, nearest weights and parameters."""
+    overview = table(
+        ("Model", "Name", "What it is for", "Credits per picture", "Steps", "Nearest open weights"),
+        [_overview_row(spec) for spec in MODELS.values()],
+    )
+    return "\n".join(
+        [
+            "# Models",
+            NOTE,
+            "A request goes to `POST /v1/MODEL`, or in the CometAPI dialect to `POST /flux/v1/MODEL`.",
+            '`null`, and `""` in optional text, mean unset. A price marked * is our own: the hosted API names none.\n',
+            overview,
+            *(_model_section(spec) for spec in MODELS.values()),
+        ]
+    )
+
+
+def _overview_row(spec: ModelSpec) -> tuple[str, ...]:
+    price = _credits(spec.price.millicredits) + ("" if spec.price.published else " *")
+    return f"`{spec.name}`", spec.title, spec.help, price, str(spec.steps), spec.nearest_weights
+
+
+def _credits(millicredits: int) -> str:
+    return f"{millicredits / 1000:g}"
+
+
+def _model_section(spec: ModelSpec) -> str:
+    rows = [
+        (f"`{param.name}`", _kind(param), _default(param), _allowed(param), _help(param.help, param.no_effect))
+        for param in spec.params
+    ]
+    return f"## {spec.name}\n\n" + table(("Parameter", "Type", "Default", "Allowed", "Meaning"), rows)
+
+
+def _kind(param: Param) -> str:
+    names = {Kind.TEXT: "string", Kind.FLAG: "boolean", Kind.CHOICE: "string", Kind.RATIO: "string", Kind.URL: "string"}
+    return names.get(param.kind, param.kind.value)
+
+
+def _default(param: Param) -> str:
+    if param.required:
+        return "required"
+    return "unset" if param.default is None else f"`{_literal(param.default)}`"
+
+
+def _literal(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _allowed(param: Param) -> str:
+    facts = [_range(param.minimum, param.maximum)]
+    facts.append(f"multiple of {param.multiple_of}" if param.multiple_of else "")
+    facts.append(f"at most {param.max_length:,} characters" if param.max_length else "")
+    facts.append(", ".join(f"`{choice}`" for choice in param.choices))
+    facts.append("http or https" if param.kind is Kind.URL else "")
+    facts.append("21:9 to 9:21" if param.kind is Kind.RATIO else "")
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is None and maximum is None:
+        return ""
+    if maximum is None:
+        return f"from {minimum}"
+    return f"at most {maximum}" if minimum is None else f"{minimum} to {maximum}"
+
+
+def _help(text: str, no_effect: str | None) -> str:
+    return f"{text} Note: {no_effect}." if no_effect else text
+
+
+# Settings
+
+
+def settings_page() -> str:
+    """Every setting with its variable, default and meaning."""
+    properties = cast("Mapping[str, Mapping[str, object]]", Settings.model_json_schema()["properties"])
+    rows = [
+        (
+            f"`{name}`",
+            f"`{ENV_PREFIX}{name.upper()}`",
+            _setting_default(schema),
+            _setting_values(schema),
+            _about(schema),
+        )
+        for name, schema in properties.items()
+    ]
+    return "\n".join(
+        [
+            "# Settings",
+            NOTE,
+            "Read once at the start: defaults, then the TOML file (`--config FILE` or `FLUXSERVE_CONFIG`), then the",
+            "environment, then the command line. Durations are in seconds, sizes in bytes. In the environment a list",
+            "is one text with commas, and `models` is JSON. An unknown name stops the start.\n",
+            table(("Setting", "Variable", "Default", "Values", "Meaning"), rows),
+        ]
+    )
+
+
+def _about(schema: Mapping[str, object]) -> str:
+    return str(schema.get("description", ""))
+
+
+def _setting_default(schema: Mapping[str, object]) -> str:
+    default = schema.get("default")
+    return "unset" if default in (None, [], {}, ()) else f"`{_literal(default)}`"
+
+
+def _setting_values(schema: Mapping[str, object]) -> str:
+    options = cast("list[Mapping[str, object]]", schema.get("anyOf", [schema]))
+    return " or ".join(_values(option) for option in options if option.get("type") != "null")
+
+
+def _values(schema: Mapping[str, object]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in cast("list[str]", schema["enum"]))
+    words = {"array": "list of names", "object": "table", "string": "text", "integer": "whole number"}
+    kind = str(schema["type"])
+    bounds = [
+        f"over {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else "",
+        f"from {schema['minimum']:g}" if "minimum" in schema else "",
+        f"to {schema['maximum']:g}" if "maximum" in schema else "",
+    ]
+    return " ".join([words.get(kind, kind), *(bound for bound in bounds if bound)])
+
+
+# Errors
+
+
+def errors_page() -> str:
+    """The tree of errors, with the status each is answered with."""
+    rows = [
+        (f"{'&nbsp;&nbsp;' * depth}`{error.__name__}`", _status(error), _retry(error), _first_line(error))
+        for depth, error in error_tree()
+    ]
+    return "\n".join(
+        [
+            "# Errors",
+            NOTE,
+            "Every error fluxserve raises. A caller of the HTTP API sees the status; an error without one stops the",
+            "start, or is told in a task's result or to a worker. Try again says whether the same call may succeed",
+            "later.\n",
+            table(("Error", "Status", "Try again", "Meaning"), rows),
+        ]
+    )
+
+
+def error_tree() -> Iterator[tuple[int, type[errors.FluxserveError]]]:
+    """Every class of the tree with its depth, parents first."""
+    pending: list[tuple[int, type[errors.FluxserveError]]] = [(0, errors.FluxserveError)]
+    while pending:
+        depth, error = pending.pop()
+        yield depth, error
+        pending += [(depth + 1, child) for child in reversed(error.__subclasses__())]
+
+
+def _status(error: type[errors.FluxserveError]) -> str:
+    parents = error.__mro__[: error.__mro__.index(errors.FluxserveError)]
+    return next((str(STATUSES[parent]) for parent in parents if parent in STATUSES), "")
+
+
+def _retry(error: type[errors.FluxserveError]) -> str:
+    return "yes" if error.retryable else ""
+
+
+def _first_line(error: type[errors.FluxserveError]) -> str:
+    return (error.__doc__ or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
