@@ -17,6 +17,7 @@ from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.sizes import fit_area, parse_ratio
 from fluxserve.engine import layout
 from fluxserve.engine.networks import FAMILIES
+from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
 from fluxserve.settings import MINI, Settings
 
@@ -42,6 +43,7 @@ class Checkpoint:
     guidance_embeds: bool
     text_length: int
     vae_factor: int
+    schedule: NoiseSchedule
 
     @property
     def license_needed(self) -> str | None:
@@ -93,6 +95,9 @@ def read(folder: Path, name: str) -> Checkpoint:
     card = layout.read_card(folder)
     guidance_embeds = layout.read_json(folder / "transformer/config.json", layout.Transformer).guidance_embeds
     tokenizer = layout.read_json(folder / "tokenizer_2/tokenizer_config.json", layout.Tokenizer)
+    schedule = layout.read_json(folder / "scheduler/scheduler_config.json", NoiseSchedule)
+    if not schedule.is_supported:
+        raise CheckpointRefused(f"{folder} uses a noise schedule that this engine does not draw with.")
     name = card.name or name
     return Checkpoint(
         path=folder,
@@ -105,6 +110,7 @@ def read(folder: Path, name: str) -> Checkpoint:
         guidance_embeds=guidance_embeds,
         text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
         vae_factor=layout.read_json(folder / "vae/config.json", layout.Vae).factor,
+        schedule=schedule,
     )
 
 

@@ -30,6 +30,8 @@ _CLASSES = {
     "vae": {"AutoencoderKL", "AutoencoderTiny"},
     "text_encoder": {"CLIPTextModel"},
     "text_encoder_2": {"T5EncoderModel"},
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "tokenizer_2": {"T5Tokenizer", "T5TokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast"},
 }
 PARTS = tuple(_WEIGHTS)
 _Config = TypeVar("_Config", bound=msgspec.Struct)
@@ -63,6 +65,12 @@ class Index(msgspec.Struct, frozen=True):
     vae: _Part = (None, None)
     text_encoder: _Part = (None, None)
     text_encoder_2: _Part = (None, None)
+    tokenizer: _Part = (None, None)
+    tokenizer_2: _Part = (None, None)
+
+    def class_of(self, part: str) -> str:
+        """The name of the class that `part` names."""
+        return str(getattr(self, part)[1])
 
 
 class Transformer(msgspec.Struct, frozen=True):
@@ -130,6 +138,16 @@ def weight_files(folder: Path, part: str) -> tuple[str, ...]:
     if any("/" in name or not name.endswith(".safetensors") for name in names):
         raise CheckpointRefused(f"{shards} lists files that are not safetensors beside it.")
     return tuple(f"{part}/{name}" for name in names)
+
+
+def used_files(folder: Path) -> tuple[str, ...]:
+    """Every file that decides what is drawn, by its path inside the folder, sorted."""
+    parts = [folder / part for part in (*PARTS, "tokenizer", "tokenizer_2", "scheduler")]
+    files = [file for part in parts for file in part.iterdir() if file.is_file()]
+    unread = {file for file in files if file.suffix == ".safetensors"} - {
+        folder / name for part in PARTS for name in weight_files(folder, part)
+    }
+    return tuple(sorted(str(file.relative_to(folder)) for file in files if file not in unread))
 
 
 def read_card(folder: Path) -> Card:

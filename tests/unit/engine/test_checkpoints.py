@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,29 @@ def test_a_part_of_another_class_or_library_is_refused(folder: Path, part: list[
         find(str(folder))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"_class_name": "DDIMScheduler"},
+        {"use_karras_sigmas": True},
+        {"stochastic_sampling": True},
+        {"time_shift_type": "linear"},
+        {"shift_terminal": 0.02},
+        {"invert_sigmas": True},
+    ],
+)
+def test_a_noise_schedule_that_we_do_not_compute_is_refused(folder: Path, other: dict[str, object]) -> None:
+    change(folder / "scheduler/scheduler_config.json", **other)
+    with pytest.raises(CheckpointRefused, match="noise schedule"):
+        find(str(folder))
+
+
+def test_a_tokenizer_of_another_class_is_refused(folder: Path) -> None:
+    change(folder / "model_index.json", tokenizer_2=["transformers", "AutoTokenizer"])
+    with pytest.raises(CheckpointRefused, match="tokenizer_2"):
+        find(str(folder))
+
+
 def test_weights_in_shards_need_every_shard(folder: Path) -> None:
     weights = folder / "transformer/diffusion_pytorch_model.safetensors"
     index = weights.with_name(f"{weights.name}.index.json")
@@ -233,20 +257,10 @@ def test_a_vae_of_four_levels_has_eight_pixels_to_a_latent(folder: Path) -> None
     assert find(str(folder)).vae_factor == 4
 
 
-def described(**values: object) -> Checkpoint:
-    fields = {
-        "path": Path("x"),
-        "name": "x",
-        "family": "FluxPipeline",
-        "license": None,
-        "native_area": None,
-        "native_ratios": (),
-        "cfg_scale": 1.0,
-        "guidance_embeds": True,
-        "text_length": 512,
-        "vae_factor": 8,
-    }
-    return Checkpoint(**(fields | values))  # type: ignore[arg-type]
+def described(
+    *, native_area: int | None = None, native_ratios: tuple[str, ...] = (), vae_factor: int = 8
+) -> Checkpoint:
+    return replace(find("mini"), native_area=native_area, native_ratios=native_ratios, vae_factor=vae_factor)
 
 
 @pytest.mark.parametrize("size", [Size(1024, 768), Size(256, 1440), Size(3136, 1344)])

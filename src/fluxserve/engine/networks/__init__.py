@@ -1,11 +1,38 @@
-"""The network families: one file each, found by the pipeline class that a checkpoint names.
+"""The network families: what a family offers the engine, and which file draws which pipeline class.
 
-What it does not know: checkpoints on disk, trajectories, batches.
+What it does not know: files on disk, trajectories, batches.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fluxserve.catalogue import Size
+from fluxserve.engine.base import Pixels
+from fluxserve.engine.trajectory import Conditioning
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: `_class_name` in model_index.json -> "module:Class", imported when used.
 FAMILIES: dict[str, str] = {
     "FluxPipeline": "fluxserve.engine.networks.flux1:Flux1",
 }
+
+
+class Network(Protocol):
+    """The networks of one checkpoint, loaded. Latents are float32 (rows, image tokens, channels) on the device."""
+
+    def encode(self, prompt: str) -> Conditioning:
+        """The prompt as the transformer reads it; always one row."""
+
+    def noise(self, seed: int, size: Size) -> Tensor:
+        """The latents a picture of `size` starts from, one row."""
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+    ) -> Tensor:
+        """The velocity at `latents`; `sigmas`, `guidance` and `conditioning` have a row for each row of latents."""
+
+    def decode(self, latents: Tensor, size: Size) -> Pixels:
+        """One row of finished latents as a picture of `size`."""

@@ -1,0 +1,41 @@
+"""The batcher: who steps together next. A pure function of who waits, since when, and a token budget.
+
+What it does not know: networks, tensors, time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trajectory as the batcher sees it.
+
+    Equal `key`s (network, size, text length) can share a forward pass; `tokens` is what it takes of the budget;
+    `turn` numbers the batch that last moved it, or, before the first, the last batch before it came.
+    """
+
+    ref: str
+    key: Hashable
+    tokens: int
+    turn: int
+
+
+def choose(candidates: Sequence[Candidate], budget: int) -> tuple[str, ...]:
+    """The refs that step next: the one that waited longest, then those like it, longest wait first, within `budget`.
+
+    Among equals the order given decides. The first is taken even where it is over the budget alone. So of n
+    candidates each moves at least once in n batches, whatever its size and whoever joins meanwhile.
+    """
+    waiting = sorted(candidates, key=lambda candidate: candidate.turn)
+    if not waiting:
+        return ()
+    first, *others = waiting
+    chosen, left = [first.ref], budget - first.tokens
+    for other in others:
+        if other.key == first.key and other.tokens <= left:
+            chosen.append(other.ref)
+            left -= other.tokens
+    return tuple(chosen)

@@ -1,0 +1,185 @@
+"""The diffusion engine: real networks, many trajectories, one batch a step.
+
+Each step: start what waits, choose who moves, predict, advance, decode those done. A generation that cannot be
+drawn becomes a `Failed` event and leaves the others alone; only a broken device raises.
+What it does not know: tasks, files, the formulas (sampling), the networks (networks/), the shapes (forward).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from fluxserve.catalogue import MODELS, Generation, Size
+from fluxserve.engine import device
+from fluxserve.engine.base import Event, Failed, Progressed
+from fluxserve.engine.batcher import Candidate, choose
+from fluxserve.engine.checkpoints import plan
+from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
+from fluxserve.engine.trajectory import Trajectory
+from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
+from fluxserve.settings import Settings
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: Generations held at once where rows pass one by one: enough to be fair, few enough that none waits long.
+_CAPACITY = 4
+_WARM_SIZE = Size(256, 256)
+_WARM_REF = "warm"
+
+
+class DiffusionEngine:
+    """Implements the engine seam with torch."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._drawers: dict[str, Drawer] = {}
+        self._waiting: dict[str, Generation] = {}
+        self._trajectories: dict[str, Trajectory] = {}
+        self._budget = 0
+        self._turn = 0
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model of the catalogue: each is mapped to some checkpoint."""
+        return tuple(MODELS)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprints of all loaded checkpoints; empty before `warm`."""
+        return "+".join(sorted({drawer.fingerprint for drawer in self._drawers.values()}))
+
+    @property
+    def capacity(self) -> int:
+        """How many generations are worth holding at once."""
+        return max(_CAPACITY, 2 * self._settings.canonical_batch)
+
+    @property
+    def active(self) -> int:
+        """Generations admitted and not yet finished."""
+        return len(self._waiting) + len(self._trajectories)
+
+    def warm(self) -> None:
+        """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
+        import torch
+
+        planned = plan(self._settings)
+        checkpoints = {checkpoint.path: checkpoint for checkpoint in planned.values()}
+        runtime = device.resolve(self._settings, sum(map(weight_bytes, checkpoints.values())))
+        device.apply(runtime)
+        self._budget = runtime.token_budget
+        with torch.inference_mode():
+            opened = {
+                path: open_drawer(checkpoint, runtime, self._settings.canonical_batch)
+                for path, checkpoint in checkpoints.items()
+            }
+        self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}
+        for path in opened:
+            self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
+
+    def admit(self, ref: str, generation: Generation) -> None:
+        """Take a generation in; it starts with the next `step`."""
+        self._waiting[ref] = generation
+
+    def discard(self, ref: str) -> None:
+        """Forget `ref`; unknown refs are ignored."""
+        self._waiting.pop(ref, None)
+        self._trajectories.pop(ref, None)
+
+    def step(self) -> Sequence[Event]:
+        """Move one batch by one step; tells progress for each that moved, and outcomes."""
+        if not self.active:
+            return ()
+        import torch
+
+        with torch.inference_mode():
+            # 1. Start what waits.
+            failed = self._start_waiting()
+            # 2. Choose who moves, of all that are on their way.
+            chosen = [self._trajectories[ref] for ref in choose(self._candidates(), self._budget)]
+            # 3. Predict and advance them.
+            moved = self._advance(chosen)
+            # 4. Tell of progress, and decode those that are done.
+            return (*failed, *(event for outcome in moved for event in self._tell(outcome)))
+
+    def _start_waiting(self) -> Sequence[Failed]:
+        failed = []
+        for ref, generation in list(self._waiting.items()):
+            drawer = self._drawers[generation.model]
+            outcome = _attempt(ref, partial(drawer.start, ref, generation, self._turn))
+            self.discard(ref)
+            if isinstance(outcome, Failed):
+                failed.append(outcome)
+            else:
+                self._trajectories[ref] = outcome
+        return failed
+
+    def _candidates(self) -> Sequence[Candidate]:
+        return [
+            Candidate(
+                ref=ref,
+                key=(self._drawer(trajectory).checkpoint.path, trajectory.drawn_size),
+                tokens=trajectory.image_tokens,
+                turn=trajectory.turn,
+            )
+            for ref, trajectory in self._trajectories.items()
+        ]
+
+    def _advance(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
+        """Move all together; where that fails, each alone, so that a bad one takes no other with it."""
+        if not trajectories:
+            return ()
+        drawer = self._drawer(trajectories[0])
+        self._turn += 1
+        velocities = _attempt(trajectories[0].ref, partial(drawer.velocities, trajectories))
+        if not isinstance(velocities, Failed):
+            moves = zip(trajectories, velocities, strict=True)
+            return [trajectory.moved(velocity, self._turn) for trajectory, velocity in moves]
+        if len(trajectories) == 1:
+            return [velocities]
+        return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+
+    def _tell(self, outcome: Trajectory | Failed) -> Sequence[Event]:
+        if isinstance(outcome, Failed):
+            self.discard(outcome.ref)
+            return (outcome,)
+        self._trajectories[outcome.ref] = outcome
+        progressed = Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps)
+        if not outcome.is_done:
+            return (progressed,)
+        self.discard(outcome.ref)
+        return (progressed, _attempt(outcome.ref, partial(self._drawer(outcome).finish, outcome)))
+
+    def _drawer(self, trajectory: Trajectory) -> Drawer:
+        return self._drawers[trajectory.generation.model]
+
+    def _draw_once(self, model: str) -> None:
+        generation = Generation(
+            model=model, prompt="", size=_WARM_SIZE, seed=0, steps=1, guidance=3.5, output_format="png"
+        )
+        self.admit(_WARM_REF, generation)
+        for event in self.step():
+            if isinstance(event, Failed):
+                raise event.error
+
+
+def _attempt(ref: str, act: Callable[[], _T]) -> _T | Failed:
+    """What `act` returns, or how it failed. A device that stopped working is not a failure of one picture: raised."""
+    import torch
+
+    try:
+        return act()
+    except EngineError as error:
+        return Failed(ref=ref, error=error)
+    except (torch.OutOfMemoryError, MemoryError):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Failed(ref=ref, error=OutOfMemory("The device ran out of memory."))
+    except torch.AcceleratorError:
+        raise
+    except Exception:
+        logger.exception("Drawing failed", extra={"action": "drawing_failed", "ref": ref})
+        return Failed(ref=ref, error=DrawingFailed("The engine could not draw this picture."))

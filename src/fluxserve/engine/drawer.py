@@ -1,0 +1,155 @@
+"""A drawer: one checkpoint, loaded, with all that turns a generation into a trajectory and that into a picture.
+
+What it does not know: who else draws, in which order trajectories step, what a failure means for a task.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine import forward, layout, sampling, weights
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Finished
+from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.fingerprint import fingerprint, weights_hash
+from fluxserve.engine.forward import Row
+from fluxserve.engine.networks import FAMILIES, Network
+from fluxserve.engine.trajectory import Conditioning, Trajectory
+from fluxserve.errors import BadPicture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+#: Common sizes whose shapes may be drawn with more rows than one, if they pass the self-test.
+_TESTED_SIZES = (Size(256, 256), Size(512, 512), Size(1024, 768), Size(1024, 1024))
+_SELF_TEST_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawer:
+    """`batches`: rows of a forward pass by drawn size, 1 where a size is not named."""
+
+    checkpoint: Checkpoint
+    network: Network
+    unconditional: Conditioning
+    batches: Mapping[Size, int]
+    fingerprint: str
+
+    def start(self, ref: str, generation: Generation, turn: int) -> Trajectory:
+        """Encode the prompt and draw the noise."""
+        size = drawn_size(self.checkpoint, generation.size)
+        latents = self.network.noise(generation.seed, size)
+        return Trajectory(
+            ref=ref,
+            generation=generation,
+            drawn_size=size,
+            conditioning=self.network.encode(generation.prompt),
+            sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
+            latents=latents,
+            turn=turn,
+        )
+
+    def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
+        """The velocity of each trajectory where it stands; all have one drawn size."""
+        rows = [self._row(trajectory, trajectory.conditioning) for trajectory in trajectories]
+        conditional = self._predict(rows, trajectories[0].drawn_size)
+        if self.checkpoint.cfg_scale <= 1:
+            return conditional
+        rows = [self._row(trajectory, self.unconditional) for trajectory in trajectories]
+        unconditional = self._predict(rows, trajectories[0].drawn_size)
+        return sampling.guided(conditional, unconditional, self.checkpoint.cfg_scale)
+
+    def finish(self, trajectory: Trajectory) -> Finished:
+        """Decode, check and fit the picture; raises BadPicture."""
+        if not bool(trajectory.latents.isfinite().all()):
+            raise BadPicture("The picture's numbers ran out of range.")
+        drawn = self.network.decode(trajectory.latents, trajectory.drawn_size)
+        pixels_of.refuse_one_colour(drawn)
+        fitted = pixels_of.fit(drawn, trajectory.generation.size)
+        return Finished(
+            ref=trajectory.ref,
+            pixels=fitted,
+            drawn_by=self.checkpoint.name,
+            facts={
+                "pixels_sha256": pixels_of.sha256(fitted),
+                "drawn_at": str(trajectory.drawn_size),
+                "steps": trajectory.steps,
+                "fingerprint": self.fingerprint,
+            },
+        )
+
+    def _predict(self, rows: Sequence[Row], size: Size) -> list[Tensor]:
+        return forward.predict(self.network, rows, size, self.batches.get(size, 1))
+
+    def _row(self, trajectory: Trajectory, conditioning: Conditioning) -> Row:
+        return Row(
+            latents=trajectory.latents,
+            sigma=trajectory.sigma,
+            guidance=trajectory.generation.guidance,
+            conditioning=conditioning,
+        )
+
+
+def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
+    """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
+    started = time.monotonic()
+    module, _, name = FAMILIES[checkpoint.family].partition(":")
+    parts = weights.load(checkpoint.path, runtime)
+    network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
+    batches = _batches(checkpoint, network, runtime, canonical_batch)
+    drawer = Drawer(
+        checkpoint=checkpoint,
+        network=network,
+        unconditional=network.encode(""),
+        batches=batches,
+        fingerprint=fingerprint(weights_hash(checkpoint.path), runtime, batches),
+    )
+    logger.info(
+        "Loaded %s",
+        checkpoint.name,
+        extra={
+            "action": "checkpoint_loaded",
+            "device": runtime.device,
+            "dtype": runtime.dtype,
+            "threads": runtime.threads,
+            "seconds": round(time.monotonic() - started, 2),
+            "fingerprint": drawer.fingerprint,
+        },
+    )
+    return drawer
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the checkpoint's weights on disk."""
+    files = [file for part in layout.PARTS for file in layout.weight_files(checkpoint.path, part)]
+    return sum((checkpoint.path / file).stat().st_size for file in files)
+
+
+def _batches(checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int) -> Mapping[Size, int]:
+    """The sizes that are drawn with `canonical_batch` rows: those that fit the budget and pass the self-test."""
+    if canonical_batch == 1:
+        return {}
+    per_token = (2 * checkpoint.vae_factor) ** 2
+    sizes = {drawn_size(checkpoint, size) for size in _TESTED_SIZES}
+    fitting = [size for size in sizes if size.area // per_token * canonical_batch <= runtime.token_budget]
+    passed = {
+        size: canonical_batch
+        for size in fitting
+        if forward.holds(network, size, canonical_batch, seconds=_SELF_TEST_SECONDS)
+    }
+    logger.info(
+        "Forward passes of %d rows hold for %s; other sizes are drawn one row at a time",
+        canonical_batch,
+        ", ".join(map(str, passed)) or "no size",
+        extra={"action": "batch_self_test"},
+    )
+    return passed

@@ -1,0 +1,118 @@
+"""FLUX.1: how its networks read a prompt, predict a velocity and decode latents; [dev], [schnell] and mini alike.
+
+The networks are the published classes of diffusers and transformers, called as FluxPipeline calls them.
+What it does not know: noise schedules, batches, other trajectories.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fluxserve.catalogue import Size
+from fluxserve.engine.base import Pixels
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.trajectory import Conditioning, noise
+from fluxserve.engine.weights import Parts
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+    from transformers import PreTrainedTokenizerBase
+
+#: The transformer reads latents in patches of 2 x 2.
+_PATCH = 2
+
+
+class Flux1:
+    """Implements networks.Network."""
+
+    def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
+        self._checkpoint = checkpoint
+        self._parts = parts
+        self._channels = int(parts.transformer.config.in_channels) // _PATCH**2
+
+    def encode(self, prompt: str) -> Conditioning:
+        """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""
+        text = prompt.encode("utf-8", "replace").decode()
+        clip = self._ids(self._parts.tokenizer, text, int(self._parts.tokenizer.model_max_length))
+        t5 = self._ids(self._parts.tokenizer_2, text, self._checkpoint.text_length)
+        return Conditioning(
+            tokens=self._parts.text_encoder_2(t5, output_hidden_states=False)[0].to(self._parts.dtype),
+            pooled=self._parts.text_encoder(clip, output_hidden_states=False).pooler_output.to(self._parts.dtype),
+        )
+
+    def noise(self, seed: int, size: Size) -> Tensor:
+        """Drawn as a picture of latents (1, channels, height, width), then cut into patches."""
+        height, width = self._patches(size)
+        latents = noise(seed, (1, self._channels, height * _PATCH, width * _PATCH))
+        return _pack(latents, height, width).to(self._parts.device)
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+    ) -> Tensor:
+        """Guidance is read only by weights that have an embedding for it."""
+        velocity: Tensor = self._parts.transformer(
+            hidden_states=latents.to(self._parts.dtype),
+            timestep=sigmas,
+            guidance=guidance if self._checkpoint.guidance_embeds else None,
+            pooled_projections=conditioning.pooled,
+            encoder_hidden_states=conditioning.tokens,
+            img_ids=_image_ids(*self._patches(size), self._parts.device),
+            txt_ids=_text_ids(conditioning.tokens.shape[1], self._parts.device),
+            return_dict=False,
+        )[0]
+        return velocity.float()
+
+    def decode(self, latents: Tensor, size: Size) -> Pixels:
+        """Undo the patches and the VAE's scaling, decode, and round -1 ... 1 to 0 ... 255."""
+        import torch
+
+        vae = self._parts.vae
+        scaled = _unpack(latents, *self._patches(size)) / vae.config.scaling_factor + vae.config.shift_factor
+        picture = vae.decode(scaled.to(self._parts.dtype), return_dict=False)[0]
+        levels = (picture.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        rows = levels[0].permute(1, 2, 0).contiguous().cpu()
+        return Pixels(size=size, data=rows.numpy().tobytes())
+
+    def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tensor:
+        read = tokenizer([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        ids: Tensor = read.input_ids
+        return ids.to(self._parts.device)
+
+    def _patches(self, size: Size) -> tuple[int, int]:
+        """Rows and columns of patches in a picture of `size`."""
+        pixels = _PATCH * self._checkpoint.vae_factor
+        return size.height // pixels, size.width // pixels
+
+
+def _pack(latents: Tensor, height: int, width: int) -> Tensor:
+    """(1, C, 2h, 2w) -> (1, h w, 4C): each token holds a 2 x 2 patch, channel by channel."""
+    rows, channels = latents.shape[:2]
+    patches = latents.view(rows, channels, height, _PATCH, width, _PATCH).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(rows, height * width, channels * _PATCH**2)
+
+
+def _unpack(latents: Tensor, height: int, width: int) -> Tensor:
+    """(1, h w, 4C) -> (1, C, 2h, 2w), the inverse of `_pack`."""
+    rows, _, values = latents.shape
+    patches = latents.view(rows, height, width, values // _PATCH**2, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(rows, values // _PATCH**2, height * _PATCH, width * _PATCH)
+
+
+@lru_cache(maxsize=64)
+def _image_ids(height: int, width: int, device: device) -> Tensor:
+    """(h w, 3): zero, row and column of each image token, for the rotary embedding."""
+    import torch
+
+    ids = torch.zeros(height, width, 3)
+    ids[..., 1] = torch.arange(height)[:, None]
+    ids[..., 2] = torch.arange(width)[None, :]
+    return ids.reshape(height * width, 3).to(device)
+
+
+@lru_cache(maxsize=8)
+def _text_ids(length: int, device: device) -> Tensor:
+    """(length, 3): text has no place in the picture."""
+    import torch
+
+    return torch.zeros(length, 3, device=device)
