@@ -13,6 +13,7 @@
     │   │   ├── UnknownTask
     │   │   └── PictureGone             deleted after its retention time
     │   ├── MethodNotAllowed
+    │   ├── MisdirectedHost             a Host that is not ours
     │   ├── BodyTooLarge
     │   ├── IdempotencyConflict         the same Idempotency-Key with another body
     │   ├── TooManyActiveTasks
@@ -48,6 +49,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+#: What a picture's facts and a result's details are made of.
+Fact = str | int | float | bool | None
 JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 
 
@@ -115,6 +118,10 @@ class PictureGone(NotFound):
 
 class MethodNotAllowed(RequestError):
     """The path exists, the method does not."""
+
+
+class MisdirectedHost(RequestError):
+    """The request's Host is malformed or not one of ours."""
 
 
 class BodyTooLarge(RequestError):

@@ -83,9 +83,7 @@ class Settings(BaseSettings):
         "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
-    token_budget: int = Field(
-        0, ge=0, description="Image tokens that step together; 0: 512 on a CPU, 4608 on a GPU."
-    )
+    token_budget: int = Field(0, ge=0, description="Image tokens that step together; 0: 512 on a CPU, 4608 on a GPU.")
     canonical_batch: int = Field(
         1, ge=1, le=64, description="Rows of every forward pass; more than 1 is kept only if a self-test passes."
     )

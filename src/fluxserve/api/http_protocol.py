@@ -42,7 +42,7 @@ class Limits:
     exempt: frozenset[str] = frozenset()
 
 
-class _Refused(Exception):  # noqa: N818  (an answer on its way out of the parser, not an error of ours)
+class _Refused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status

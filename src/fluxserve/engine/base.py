@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.errors import EngineError, JsonValue
+from fluxserve.errors import EngineError, Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Finished:
     ref: str
     pixels: Pixels
     drawn_by: str
-    facts: Mapping[str, JsonValue] = field(default_factory=dict)
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

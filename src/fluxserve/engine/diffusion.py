@@ -16,7 +16,8 @@ from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import device
 from fluxserve.engine.base import Event, Failed, Progressed
 from fluxserve.engine.batcher import Candidate, choose
-from fluxserve.engine.checkpoints import plan
+from fluxserve.engine.checkpoints import Checkpoint, plan
+from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
@@ -34,8 +35,11 @@ _WARM_REF = "warm"
 class DiffusionEngine:
     """Implements the engine seam with torch."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, open_drawer: Callable[[Checkpoint, Runtime, int], Drawer] = open_drawer
+    ) -> None:
         self._settings = settings
+        self._open_drawer = open_drawer
         self._drawers: dict[str, Drawer] = {}
         self._waiting: dict[str, Generation] = {}
         self._trajectories: dict[str, Trajectory] = {}
@@ -73,7 +77,7 @@ class DiffusionEngine:
         self._budget = runtime.token_budget
         with torch.inference_mode():
             opened = {
-                path: open_drawer(checkpoint, runtime, self._settings.canonical_batch)
+                path: self._open_drawer(checkpoint, runtime, self._settings.canonical_batch)
                 for path, checkpoint in checkpoints.items()
             }
         self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}

@@ -105,7 +105,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) 
     module, _, name = FAMILIES[checkpoint.family].partition(":")
     parts = weights.load(checkpoint.path, runtime)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
-    batches = _batches(checkpoint, network, runtime, canonical_batch)
+    batches = sound_batches(checkpoint, network, runtime, canonical_batch)
     drawer = Drawer(
         checkpoint=checkpoint,
         network=network,
@@ -134,7 +134,9 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     return sum((checkpoint.path / file).stat().st_size for file in files)
 
 
-def _batches(checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int) -> Mapping[Size, int]:
+def sound_batches(
+    checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int
+) -> Mapping[Size, int]:
     """The sizes that are drawn with `canonical_batch` rows: those that fit the budget and pass the self-test."""
     if canonical_batch == 1:
         return {}

@@ -30,7 +30,7 @@ from fluxserve import __version__
 from fluxserve.catalogue import MODELS, Generation
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
-from fluxserve.errors import DrawingFailed, EngineError, JsonValue, OutOfMemory
+from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory
 from fluxserve.settings import Settings
 
 DRAWN_BY = "fluxserve-fake"
@@ -166,7 +166,7 @@ class FakeEngine:
         except EngineError as error:
             return self._fail(ref, error)
         self.discard(ref)
-        facts: dict[str, JsonValue] = {
+        facts: dict[str, Fact] = {
             "pixels_sha256": pixels_of.sha256(drawn),
             "drawn_at": str(generation.size),
             "steps": generation.steps,

@@ -15,9 +15,8 @@ from typing import Protocol
 
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation
+from fluxserve.errors import Fact
 from fluxserve.tasks.task import Attempts, State
-
-Fact = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +118,13 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A drawn task whose picture is already safe under `object_name`. `used` is what it cost."""
+    """A drawn task whose picture is already safe under `object_name`. `used` is what it cost; None: its price."""
 
     task_id: str
     fence: int
     object_name: str
     drawn: Drawn
-    used: int
+    used: int | None
     now: float
 
 
@@ -141,12 +140,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A claim that ended without an outcome. `suspected`: the task itself may be the cause."""
+    """A claim that ended without an outcome. `suspected`: the task itself may be the cause.
+
+    `reason` is written down if this was the task's last attempt.
+    """
 
     task_id: str
     fence: int
     step: int
     suspected: bool
+    reason: Reason
     now: float
 
 

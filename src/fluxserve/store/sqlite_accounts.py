@@ -17,7 +17,9 @@ SELECT_KEYS = """
            k.digest, a.name, a.balance
     FROM api_keys k JOIN accounts a ON a.id = k.account_id
 """
-INSERT_ACCOUNT = "INSERT INTO accounts (id, name, balance, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
+INSERT_ACCOUNT = (
+    "INSERT INTO accounts (id, name, balance, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
+)
 INSERT_KEY = (
     "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, created_at) "
     "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?)"
@@ -84,7 +86,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: it was not reserved exactly once.",
-        "SELECT t.id FROM tasks t WHERE (SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind = 'reserve') != 1",
+        "SELECT t.id FROM tasks t "
+        "WHERE (SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind = 'reserve') != 1",
     ),
     (
         "Task {0}: its reservation is not its price.",
@@ -132,7 +135,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: its account or key does not exist.",
-        "SELECT t.id FROM tasks t LEFT JOIN api_keys k ON k.id = t.key_id WHERE k.id IS NULL OR k.account_id != t.account_id",
+        "SELECT t.id FROM tasks t LEFT JOIN api_keys k ON k.id = t.key_id "
+        "WHERE k.id IS NULL OR k.account_id != t.account_id",
     ),
 )
 

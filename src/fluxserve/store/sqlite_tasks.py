@@ -27,7 +27,7 @@ from fluxserve.store.base import (
     TaskRecord,
     Verdict,
 )
-from fluxserve.tasks.task import MAX_ATTEMPTS, Attempts, Event, State, sources
+from fluxserve.tasks.task import Attempts, Event, State, sources
 
 COLUMNS = (
     "id, account_id, key_id, state, generation, warnings, dialect, origin, webhook_url, cost, fence, spoiled, "
@@ -48,14 +48,17 @@ SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = 
 COUNT_ACTIVE = "SELECT count(*) FROM tasks WHERE key_id = ? AND state IN ('preparing', 'queued', 'running')"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
-    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, turn, generation, extras, warnings, dialect, "
+    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, turn, generation, warnings, dialect, "
     "origin, webhook_url, webhook_secret, idempotency_key, request_hash, cost, created_at) "
-    "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 INSERT_LEDGER = "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES (?, ?, ?, ?, ?)"
 INSERT_OUTBOX = "INSERT INTO outbox (task_id, state, at) VALUES (?, ?, ?)"
 GIVE_BACK = "UPDATE accounts SET balance = balance + ? WHERE id = ?"
-SELECT_HEAD = "SELECT batch_key, spoiled FROM tasks WHERE state = 'queued' AND model IN ({models}) ORDER BY turn, seq LIMIT 1"
+SELECT_HEAD = (
+    "SELECT batch_key, spoiled FROM tasks WHERE state = 'queued' AND model IN ({models}) ORDER BY turn, seq LIMIT 1"
+)
 CLAIM = f"""
     UPDATE tasks
     SET state = 'running', fence = fence + 1, worker_id = ?, lease_until = ?, started_at = coalesce(started_at, ?)
@@ -79,19 +82,18 @@ RELEASE = f"""
 SELECT_ATTEMPTS = "SELECT spoiled, best_step FROM tasks WHERE id = ?"
 EXTEND = "UPDATE tasks SET lease_until = ? WHERE worker_id = ? AND state = 'running'"
 FORGET_PICTURE = "UPDATE tasks SET object_name = NULL WHERE id = ? AND object_name = ?"
-DELETE_OUTBOX = "DELETE FROM outbox WHERE task_id IN (SELECT id FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
-DELETE_TASKS = "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
+_OLD = "(SELECT id FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
+DELETE_OUTBOX = f"DELETE FROM outbox WHERE task_id IN {_OLD}"
+DELETE_EXTRAS = f"DELETE FROM extras WHERE task_id IN {_OLD}"
+DELETE_TASKS = (
+    "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
+)
 
 SELECT_LAPSED = f"SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until < ?"
 SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE state IN ('preparing', 'queued', 'running') ORDER BY turn, seq"
 SELECT_TASK = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
 SELECT_OLD_PICTURES = (
     "SELECT id, object_name FROM tasks WHERE finished_at < ? AND object_name IS NOT NULL ORDER BY finished_at LIMIT ?"
-)
-
-GAVE_UP = Reason(
-    code="WorkerLost",
-    message=f"This task ended its worker {MAX_ATTEMPTS} times without getting further, so it was given up.",
 )
 
 
@@ -149,6 +151,8 @@ def _submit(connection: sqlite3.Connection, new: Submission, clock: float, turns
     turn = _next_turn(connection, new.key_id, clock, turns)
     connection.execute(INSERT_TASK, _task_row(new, turn))
     connection.execute(INSERT_LEDGER, (new.account_id, new.id, Move.RESERVE, -new.cost, new.now))
+    if new.extras:
+        connection.execute(INSERT_EXTRAS, (new.id, _encode(new.extras).decode()))
     return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new))
 
 
@@ -164,9 +168,8 @@ def _next_turn(connection: sqlite3.Connection, key_id: str, clock: float, turns:
 def _task_row(new: Submission, turn: float) -> tuple[object, ...]:
     return (
         new.id, new.account_id, new.key_id, new.generation.model, new.generation.batch_key, turn,
-        _encode(new.generation).decode(), _encode(new.extras).decode(), _encode(new.warnings).decode(),
-        new.dialect, new.origin, new.webhook_url, new.webhook_secret, new.idempotency_key, new.request_hash,
-        new.cost, new.now,
+        _encode(new.generation).decode(), _encode(new.warnings).decode(), new.dialect, new.origin,
+        new.webhook_url, new.webhook_secret, new.idempotency_key, new.request_hash, new.cost, new.now,
     )  # fmt: skip
 
 
@@ -213,7 +216,8 @@ def _complete(connection: sqlite3.Connection, done: Completion) -> TaskRecord | 
     if row is None:
         return None
     record = to_record(row)
-    _move(connection, record, Move.SETTLE, settled(record.cost, done.used), done.now)
+    used = record.cost if done.used is None else done.used
+    _move(connection, record, Move.SETTLE, settled(record.cost, used), done.now)
     return record
 
 
@@ -252,13 +256,11 @@ def _release(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None:
     if row is None:
         return None
     attempts = Attempts(spoiled=row[0], best_step=row[1]).after_loss(step=loss.step, suspected=loss.suspected)
-    released = connection.execute(
-        RELEASE, (attempts.spoiled, attempts.best_step, loss.task_id, loss.fence)
-    ).fetchone()
+    released = connection.execute(RELEASE, (attempts.spoiled, attempts.best_step, loss.task_id, loss.fence)).fetchone()
     if released is None:
         return None
     if attempts.is_exhausted:
-        return _fail(connection, Failure(task_id=loss.task_id, fence=loss.fence, reason=GAVE_UP, now=loss.now))
+        return _fail(connection, Failure(task_id=loss.task_id, fence=loss.fence, reason=loss.reason, now=loss.now))
     return to_record(released)
 
 
@@ -279,4 +281,5 @@ def delete_old(connection: sqlite3.Connection, cutoffs: Sequence[tuple[float, in
     """Tasks that ended before each cutoff, at most so many at a time."""
     for cutoff in cutoffs:
         connection.execute(DELETE_OUTBOX, cutoff)
+        connection.execute(DELETE_EXTRAS, cutoff)
     return [connection.execute(DELETE_TASKS, cutoff).rowcount for cutoff in cutoffs]

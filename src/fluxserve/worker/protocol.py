@@ -16,14 +16,15 @@ from typing import Final, TypeVar
 import msgspec
 
 from fluxserve.catalogue import Generation
-from fluxserve.errors import WorkerProtocolError
+from fluxserve.errors import Fact, WorkerProtocolError
 
 VERSION: Final = 1
 #: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
 MAX_FRAME: Final = 64 * 2**20
+#: A hello comes before the token is checked, so it is kept small.
+MAX_HELLO: Final = 2**20
 _HEADER = struct.Struct(">I")
 T = TypeVar("T")
-Fact = str | int | float | bool | None
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,9 +168,9 @@ async def read_frame(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME) ->
         return None
 
 
-async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
+async def read_from_worker(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME) -> FromWorker | None:
     """The worker's next message; None when it is gone."""
-    body = await read_frame(reader)
+    body = await read_frame(reader, limit=limit)
     return None if body is None else _decoded(_from_worker, body)
 
 

@@ -33,7 +33,6 @@ CREATE TABLE tasks (
     batch_key       TEXT NOT NULL,
     turn            REAL NOT NULL,
     generation      TEXT NOT NULL,                       -- JSON
-    extras          TEXT NOT NULL,                       -- JSON: accepted fields that are not drawn from
     warnings        TEXT NOT NULL,                       -- JSON
     dialect         TEXT NOT NULL,
     origin          TEXT NOT NULL,
@@ -61,6 +60,11 @@ CREATE INDEX tasks_running ON tasks (worker_id) WHERE state = 'running';
 CREATE INDEX tasks_active_of_key ON tasks (key_id) WHERE state IN ('preparing', 'queued', 'running');
 CREATE INDEX tasks_object ON tasks (object_name) WHERE object_name IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE extras (                                    -- apart, so that a task's updates never rewrite a picture
+    task_id TEXT PRIMARY KEY,
+    fields  TEXT NOT NULL                                -- JSON: accepted fields that are not drawn from
+) STRICT;
 
 CREATE TABLE ledger (
     seq        INTEGER PRIMARY KEY,

@@ -1,0 +1,16 @@
+"""How callers speak: dialects over one service, the poll path, pictures, workers, administration.
+
+A dialect parses, calls the service and renders, nothing more.
+What it does not know: SQL, how a picture is drawn, where it is kept.
+"""
+
+from __future__ import annotations
+
+from fluxserve.api.bfl import BFL
+from fluxserve.api.cometapi import COMETAPI
+from fluxserve.api.dialect import Dialect
+
+#: Every dialect; the longer prefixes first.
+DIALECTS: tuple[Dialect, ...] = (COMETAPI, BFL)
+
+__all__ = ["DIALECTS", "Dialect"]

@@ -1,0 +1,97 @@
+"""What the server says about itself: health, readiness, models, docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from fluxserve import __version__, catalogue
+from fluxserve.accounts.credits import to_credits
+from fluxserve.catalogue import ModelSpec
+from fluxserve.catalogue.schema import request_schema
+from fluxserve.engine.checkpoints import Checkpoint
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str = __version__
+
+
+class Readiness(BaseModel):
+    """Whether a picture asked for now would be drawn."""
+
+    ready: bool = Field(description="A worker has its weights loaded and warm.")
+    reason: str = Field(description="Why not, and what to do; empty when ready.")
+    workers: int = Field(description="Workers that are connected and warm.")
+    unfinished_tasks: int = Field(description="Tasks that wait or run.")
+
+
+class Model(BaseModel):
+    """One model, in the shape that lists of models have everywhere, and what it is here."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(default=0, description="Not known; there for clients that ask for it.")
+    owned_by: str = "fluxserve"
+    title: str
+    description: str
+    path: str = Field(description="POST here.")
+    parameters: dict[str, Any] = Field(description="JSON Schema of the request body.")
+    price: float = Field(description="Credits a picture.")
+    price_is_published: bool = Field(description="False where the hosted API names no price and ours stands in.")
+    runs_on: str = Field(description="What draws this model here.")
+    license: str = Field(description="Licence of the weights that draw it here.")
+
+
+class ModelList(BaseModel):
+    """Every model."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def describe_model(spec: ModelSpec, checkpoint: Checkpoint) -> Model:
+    """A model as the list shows it."""
+    return Model(
+        id=spec.name,
+        title=spec.title,
+        description=spec.help,
+        path=f"/v1/{spec.name}",
+        parameters=dict(request_schema(spec)),
+        price=to_credits(spec.price.millicredits),
+        price_is_published=spec.price.published,
+        runs_on=checkpoint.describe(),
+        license=checkpoint.license or "not stated",
+    )
+
+
+def router(checkpoints: Mapping[str, Checkpoint], readiness: Callable[[], Readiness]) -> APIRouter:
+    """The routes; all but the model list need no key."""
+    routes = APIRouter()
+
+    @routes.get("/healthz", summary="Is the process alive?", tags=["About"])
+    async def healthz() -> Health:
+        return Health()
+
+    @routes.get(
+        "/readyz",
+        summary="Would a picture be drawn now?",
+        tags=["About"],
+        responses={503: {"model": Readiness, "description": "Not yet, and why."}},
+    )
+    async def readyz(response: Response) -> Readiness:
+        state = readiness()
+        response.status_code = 200 if state.ready else 503
+        response.headers["cache-control"] = "no-store"
+        return state
+
+    @routes.get("/v1/models", summary="Every model: parameters, price, what it runs on here", tags=["About"])
+    async def models() -> ModelList:
+        return ModelList(data=[describe_model(spec, checkpoints[name]) for name, spec in catalogue.MODELS.items()])
+
+    return routes

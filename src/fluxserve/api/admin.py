@@ -1,0 +1,183 @@
+"""Administration over a private socket: keys, the books' check, backups, for the command line on this machine.
+
+The same commands run in the command line's own process when no server is there; both call `execute`.
+What it does not know: HTTP. Nothing here can be reached from the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fluxserve.errors import ConfigurationError, FluxserveError
+from fluxserve.service.keyring import Keyring
+from fluxserve.store.base import KeyEntry, Store
+from fluxserve.worker.connection import same_user
+from fluxserve.worker.protocol import read_frame
+
+_LENGTH = struct.Struct(">I")
+MAX_FRAME = 2**24
+#: A check or a backup of a large database takes its time.
+TIMEOUT_S = 600.0
+
+
+class CreateKey(msgspec.Struct, frozen=True, kw_only=True, tag="create_key"):
+    """Make a key. `grant` in thousandths of a credit; None: an unlimited account."""
+
+    name: str
+    account: str | None
+    grant: int | None
+    max_active: int | None
+    rate_per_minute: int | None
+
+
+class ListKeys(msgspec.Struct, frozen=True, kw_only=True, tag="list_keys"):
+    """Every key."""
+
+
+class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, tag="revoke_key"):
+    """Close a key."""
+
+    key_id: str
+
+
+class Fsck(msgspec.Struct, frozen=True, kw_only=True, tag="fsck"):
+    """Check the books."""
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="backup"):
+    """Copy the database to an absolute path."""
+
+    target: str
+
+
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as the command line shows it; `text` only right after it was made."""
+
+    id: str
+    name: str
+    account: str
+    balance: int | None
+    max_active: int | None
+    rate_per_minute: int | None
+    created_at: float
+    revoked_at: float | None
+    text: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command answers: rows of keys, violations, or the message of an error."""
+
+    keys: tuple[KeyRow, ...] = ()
+    violations: tuple[str, ...] = ()
+    error: str | None = None
+
+
+Command = CreateKey | ListKeys | RevokeKey | Fsck | Backup
+_encoder = msgspec.msgpack.Encoder()
+_command = msgspec.msgpack.Decoder(Command)
+_answer = msgspec.msgpack.Decoder(Answer)
+
+
+async def execute(command: Command, *, store: Store, keyring: Keyring, now: Callable[[], float]) -> Answer:
+    """Carry a command out."""
+    match command:
+        case CreateKey():
+            text, entry = await keyring.create(
+                name=command.name,
+                account=command.account,
+                grant=command.grant,
+                max_active=command.max_active,
+                rate_per_minute=command.rate_per_minute,
+                now=now(),
+            )
+            return Answer(keys=(_row(entry, text),))
+        case ListKeys():
+            return Answer(keys=tuple(_row(entry) for entry in await keyring.entries()))
+        case RevokeKey(key_id=key_id):
+            revoked = await keyring.revoke(key_id, now())
+            if revoked is None:
+                return Answer(error=f"There is no key {key_id}. `fluxserve keys list` shows them all.")
+            return Answer(keys=(_row(revoked),))
+        case Fsck():
+            return Answer(violations=tuple(await store.fsck()))
+        case Backup(target=target):
+            await store.backup(Path(target))
+            return Answer()
+
+
+def _row(entry: KeyEntry, text: str | None = None) -> KeyRow:
+    key = entry.key
+    return KeyRow(
+        id=key.id, name=key.name, account=entry.account_name, balance=entry.balance, max_active=key.max_active,
+        rate_per_minute=key.rate_per_minute, created_at=key.created_at, revoked_at=key.revoked_at, text=text,
+    )  # fmt: skip
+
+
+class AdminSocket:
+    """Answers commands on the private socket."""
+
+    def __init__(self, *, store: Store, keyring: Keyring, now: Callable[[], float]) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._now = now
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: commands until it closes."""
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError, FluxserveError, msgspec.DecodeError):
+            if not same_user(writer.get_extra_info("socket")):
+                return
+            while (body := await read_frame(reader, limit=MAX_FRAME)) is not None:
+                try:
+                    answer = await execute(
+                        _command.decode(body), store=self._store, keyring=self._keyring, now=self._now
+                    )
+                except FluxserveError as error:
+                    answer = Answer(error=error.message)
+                writer.write(_frame(answer))
+                await writer.drain()
+        writer.close()
+
+
+def ask(path: Path, command: Command) -> Answer | None:
+    """Send a command to the running server; None when no server listens. Raises ConfigurationError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return None
+        try:
+            connection.sendall(_frame(command))
+            (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
+            return _answer.decode(_receive(connection, length))
+        except (OSError, EOFError, msgspec.DecodeError):
+            raise ConfigurationError("The running server did not answer on its admin socket.") from None
+
+
+def _receive(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = connection.recv(count - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
+
+
+def _frame(message: Command | Answer) -> bytes:
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def rows(answer: Answer) -> Sequence[KeyRow]:
+    """The keys of an answer; raises ConfigurationError for an error."""
+    if answer.error is not None:
+        raise ConfigurationError(answer.error)
+    return answer.keys

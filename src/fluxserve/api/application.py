@@ -1,0 +1,83 @@
+"""The HTTP application of one server, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fluxserve.api import DIALECTS
+from fluxserve.api.about import Readiness, router
+from fluxserve.api.dialect import Dialect
+from fluxserve.api.gate import Gate
+from fluxserve.api.images import Pictures
+from fluxserve.api.openapi import document
+from fluxserve.api.polls import Polls
+from fluxserve.api.responses import error_response
+from fluxserve.api.submit import submit_endpoint
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.storage import Storage
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
+from fluxserve.service.service import Service
+
+
+def build(
+    *,
+    service: Service,
+    signer: LinkSigner,
+    storage: Storage,
+    checkpoints: Mapping[str, Checkpoint],
+    readiness: Callable[[], Readiness],
+    now: Callable[[], float],
+) -> Gate:
+    """The whole ASGI application."""
+    app = _framework()
+    app.include_router(router(checkpoints, readiness))
+    for dialect in DIALECTS:
+        app.add_route(
+            dialect.prefix + "/{model}",
+            submit_endpoint(dialect, service, signer),
+            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            include_in_schema=False,
+        )
+    schema = document(app, DIALECTS)
+    app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
+    return Gate(
+        app,
+        service=service,
+        polls=Polls(service, signer, now),
+        pictures=Pictures(signer, storage, now, service.settings.cors_origins),
+        dialects=DIALECTS,
+    )
+
+
+def _framework() -> FastAPI:
+    """The framework for everything that is not hot: routing, docs with their assets from the package."""
+    app: FastAPI = FastAPIOffline(
+        docs_url="/docs", redoc_url=None, static_url="/docs-assets", title="fluxserve", redirect_slashes=False
+    )
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, FluxserveError)  # noqa: S101 - for the type checker; registered for this class
+        return error_response(error, _dialect_of(request))
+
+    async def framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker; registered for this class
+        if error.status_code == 405:
+            known: FluxserveError = MethodNotAllowed("That method is not allowed here.")
+        else:
+            known = UnknownRoute("There is nothing at this path. POST /v1/flux-dev draws; /docs lists everything.")
+        return error_response(known, _dialect_of(request), dict(error.headers or {}))
+
+    app.add_exception_handler(FluxserveError, ours)
+    app.add_exception_handler(HTTPException, framework)
+    return app
+
+
+def _dialect_of(request: Request) -> Dialect | None:
+    return next((d for d in DIALECTS if request.url.path.startswith(d.prefix + "/")), None)

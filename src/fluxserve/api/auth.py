@@ -1,0 +1,84 @@
+"""From a request's headers to a key, and from its addresses to an origin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from starlette.types import Scope
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.errors import MisdirectedHost, NotAuthenticated
+from fluxserve.service.keyring import Keyring
+from fluxserve.settings import Settings
+
+MISSING = "Not authenticated"
+WRONG = "Not authenticated - Invalid Authentication"
+_HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")
+_SCHEMES = ("bearer ", "x-key ")
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+def presented_key(headers: RawHeaders) -> str | None:
+    """The key a request carries: `X-Key: K`, or `Authorization: Bearer K`, `X-Key K` or bare `K`.
+
+    Raises NotAuthenticated when two different keys are given.
+    """
+    found: set[str] = set()
+    for name, value in headers:
+        if name == b"x-key":
+            found.add(value.decode("latin-1").strip())
+        elif name == b"authorization":
+            found.add(_without_scheme(value.decode("latin-1").strip()))
+    found.discard("")
+    if len(found) > 1:
+        raise NotAuthenticated("Not authenticated - the request carries two different keys")
+    return found.pop() if found else None
+
+
+def _without_scheme(text: str) -> str:
+    lowered = text.lower()
+    scheme = next((scheme for scheme in _SCHEMES if lowered.startswith(scheme)), "")
+    return text[len(scheme) :].strip()
+
+
+def authenticate(headers: RawHeaders, keyring: Keyring) -> ApiKey:
+    """The key of a request; raises NotAuthenticated."""
+    text = presented_key(headers)
+    if text is None:
+        raise NotAuthenticated(MISSING)
+    key = keyring.find(text)
+    if key is None:
+        raise NotAuthenticated(WRONG)
+    return key
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that (lower-case) name."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def origin(scope: Scope, settings: Settings) -> str:
+    """Where links should lead: the configured public URL, or else the request's own scheme and host.
+
+    A trusted proxy may say what the outside world sees. Raises MisdirectedHost for a malformed or unlisted host.
+    """
+    if settings.public_url is not None:
+        return settings.public_url
+    scheme, host = scope["scheme"], header(scope, b"host") or ""
+    client = scope.get("client")
+    if client is not None and client[0] in settings.trusted_proxies.split(","):
+        scheme = (header(scope, b"x-forwarded-proto") or scheme).split(",")[0].strip()
+        host = (header(scope, b"x-forwarded-host") or host).split(",")[0].strip()
+    if not _HOST.match(host) or scheme not in ("http", "https"):
+        raise MisdirectedHost("The Host header is not a host name.")
+    return f"{scheme}://{host}"
+
+
+def check_host(scope: Scope, allowed: Sequence[str]) -> None:
+    """Refuse a Host that is not listed; an empty list allows any. Raises MisdirectedHost."""
+    if not allowed:
+        return
+    host = _HOST.match(header(scope, b"host") or "")
+    if host is None or host.group(1).lower() not in allowed:
+        raise MisdirectedHost("This server does not answer for that host name.")

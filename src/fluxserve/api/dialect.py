@@ -1,0 +1,32 @@
+"""What a dialect is: a prefix, and how answers and errors look under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fluxserve.errors import FluxserveError, JsonValue
+from fluxserve.service.views import View
+
+Body = dict[str, JsonValue]
+
+
+class RenderError(Protocol):
+    """Adds to the common error body what the dialect's callers look for."""
+
+    def __call__(self, error: FluxserveError, body: Mapping[str, JsonValue]) -> Body:
+        """The dialect's error body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One public API over the service. `unknown_task_status` is the HTTP status of a poll for an unknown id."""
+
+    name: str
+    title: str
+    prefix: str
+    unknown_task_status: int
+    render_error: RenderError
+    render_result: Callable[[View, str | None, bool], bytes]
+    render_unknown: Callable[[str], Body]

@@ -1,0 +1,91 @@
+"""The front door, plain ASGI: host, key and size are checked before anything is parsed.
+
+A wrong key with 40 MB of broken JSON is a 401 at once. Polls and pictures never reach the framework behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fluxserve.api import auth
+from fluxserve.api.dialect import Dialect
+from fluxserve.api.images import Pictures
+from fluxserve.api.polls import Polls
+from fluxserve.api.responses import INTERNAL, send_error
+from fluxserve.errors import BodyTooLarge, FluxserveError
+from fluxserve.service.service import Service
+
+logger = logging.getLogger(__name__)
+
+
+class Gate:
+    """Sends polls and pictures to their fast paths and guards the rest."""
+
+    def __init__(
+        self, app: ASGIApp, *, service: Service, polls: Polls, pictures: Pictures, dialects: Sequence[Dialect]
+    ) -> None:
+        self._app = app
+        self._service = service
+        self._polls = polls
+        self._pictures = pictures
+        self._dialects = dialects
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        dialect = next((d for d in self._dialects if path.startswith(d.prefix + "/")), None)
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            auth.check_host(scope, self._service.settings.allowed_hosts)
+            if path.startswith("/results/"):
+                await self._pictures(scope, receive, watch)
+            elif dialect is not None and path == dialect.prefix + "/get_result":
+                await self._polls(scope, receive, watch, dialect)
+            elif dialect is not None:
+                await self._guarded(scope, receive, watch)
+            else:
+                await self._app(scope, receive, watch)
+        except FluxserveError as error:
+            await send_error(send, error, dialect)
+        except Exception as error:
+            logger.exception("A request met a defect of fluxserve", extra={"path": path}, exc_info=error)
+            if started:
+                raise
+            await send_error(send, INTERNAL, dialect)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["fluxserve.key"] = auth.authenticate(scope["headers"], self._service.keyring)
+        limit = self._service.settings.max_body
+        _check_length(auth.header(scope, b"content-length"), limit)
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _too_large(limit)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _check_length(text: str | None, limit: int) -> None:
+    if text is not None and text.isdigit() and int(text) > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is over the limit of {limit} bytes.")

@@ -1,0 +1,226 @@
+"""The served OpenAPI document: the framework's routes, and the raw ones made from the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from fluxserve import __version__, catalogue
+from fluxserve.api.dialect import Dialect
+from fluxserve.catalogue import ModelSpec
+from fluxserve.catalogue.schema import Schema, request_schema
+from fluxserve.errors import JsonValue
+
+DESCRIPTION = """The Flux image generation API on your own machine, in two dialects: the one Black Forest Labs
+publishes (`/v1`, `X-Key`) and the one CometAPI serves (`/flux/v1`, Bearer). Submit a prompt, poll until `Ready`,
+download `result.sample`."""
+_ID = {"type": "string", "format": "uuid"}
+_NUMBER_OR_NULL = {"type": ["number", "null"]}
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["detail", "message", "status_code"],
+    "properties": {
+        "detail": {"description": "What is wrong; of a 422, one entry per field."},
+        "message": {"type": "string", "description": "The same in one line."},
+        "status_code": {"type": "integer"},
+        "error": {
+            "type": "object",
+            "description": "In CometAPI's dialect.",
+            "required": ["message", "type", "param", "code"],
+            "properties": {name: {"type": "string"} for name in ("message", "type", "param", "code")},
+        },
+    },
+}
+_VALIDATION_ERROR: Schema = {
+    "type": "object",
+    "required": ["detail", "message", "status_code"],
+    "properties": {
+        "detail": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "loc", "msg"],
+                        "properties": {
+                            "type": {"type": "string"},
+                            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                            "msg": {"type": "string"},
+                            "input": {},
+                            "ctx": {"type": "object"},
+                        },
+                    },
+                },
+            ]
+        },
+        "message": {"type": "string"},
+        "status_code": {"type": "integer"},
+    },
+}
+_SUBMITTED: Schema = {
+    "type": "object",
+    "required": ["id", "polling_url", "cost", "input_mp", "output_mp"],
+    "properties": {
+        "id": _ID,
+        "polling_url": {"type": "string", "format": "uri", "description": "Poll here; it needs no key."},
+        "cost": {"type": "number", "description": "Credits reserved for the task."},
+        "input_mp": {"type": "number"},
+        "output_mp": {"type": "number"},
+        "status": {"type": "string", "description": "Only with webhook_url."},
+        "webhook_url": {"type": "string", "description": "Only with webhook_url."},
+    },
+}
+_RESULT: Schema = {
+    "type": "object",
+    "required": ["id", "status", "result", "progress", "details", "preview"],
+    "properties": {
+        "id": {"type": "string"},
+        "status": {
+            "type": "string",
+            "enum": [
+                "Task not found", "Pending", "Processing", "Request Moderated", "Content Moderated", "Ready", "Error",
+            ],
+        },
+        "result": {
+            "type": ["object", "null"],
+            "required": ["sample", "prompt", "seed", "start_time", "end_time", "duration"],
+            "properties": {
+                "sample": {"type": ["string", "null"], "description": "Link to the picture; null once it is deleted."},
+                "prompt": {"type": "string"},
+                "seed": {"type": "integer"},
+                "start_time": {"type": "number"},
+                "end_time": {"type": "number"},
+                "duration": {"type": "number"},
+            },
+        },
+        "progress": _NUMBER_OR_NULL,
+        "details": {"type": ["object", "null"]},
+        "preview": {"type": "null"},
+        "cost": {"type": "number", "description": "Credits the task cost, once it has ended."},
+    },
+}  # fmt: skip
+
+
+def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
+    """The whole document, OpenAPI 3.1."""
+    base = get_openapi(title="fluxserve", version=__version__, description=DESCRIPTION, routes=app.routes)
+    paths = cast("dict[str, JsonValue]", base.get("paths", {}))
+    paths["/v1/models"]["get"] |= {"security": _security(), "responses": _about_responses(paths)}  # type: ignore[index, call-overload, operator]
+    for dialect in dialects:
+        for spec in catalogue.MODELS.values():
+            paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
+        paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
+    paths["/results/{token}/{name}"] = {"get": _picture()}
+    components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
+    schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
+    schemas |= {"Error": _ERROR, "ValidationError": _VALIDATION_ERROR, "Submitted": _SUBMITTED, "Result": _RESULT}
+    schemas |= {_schema_name(spec): request_schema(spec) for spec in catalogue.MODELS.values()}
+    components["securitySchemes"] = {
+        "XKey": {"type": "apiKey", "in": "header", "name": "X-Key"},
+        "Bearer": {"type": "http", "scheme": "bearer"},
+    }
+    return cast("dict[str, JsonValue]", base)
+
+
+def _about_responses(paths: dict[str, JsonValue]) -> JsonValue:
+    listed = paths["/v1/models"]["get"]["responses"]  # type: ignore[index, call-overload]
+    return {**cast("Schema", listed), "401": _answer("No key, or a wrong one.", "Error")}
+
+
+def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
+    return {
+        "operationId": f"{dialect.name}_{spec.name}".replace("-", "_").replace(".", "_"),
+        "summary": f"Draw with {spec.title}",
+        "description": spec.help,
+        "tags": [dialect.title],
+        "security": _security(),
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "A retry with the same key and body answers the same task and is not charged again.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            }
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(_schema_name(spec))}}},
+        "responses": {
+            "200": _answer("Accepted: the task is durable.", "Submitted"),
+            "400": _answer("The body is not JSON.", "Error"),
+            "401": _answer("No key, or a wrong one.", "Error"),
+            "402": _answer("Not enough credits.", "Error"),
+            "413": _answer("The body is too large.", "Error"),
+            "422": _answer("JSON that breaks the schema.", "ValidationError"),
+            "429": _answer("Too many unfinished tasks, or too fast.", "Error"),
+            "503": _answer("Not now; see Retry-After.", "Error"),
+        },
+    }
+
+
+def _poll(dialect: Dialect) -> Schema:
+    responses: Schema = {
+        "200": _answer("The task, whatever became of it.", "Result"),
+        "401": _answer("A bare id without a key.", "Error"),
+        "422": _answer("No id.", "ValidationError"),
+    }
+    if dialect.unknown_task_status == 404:
+        responses["404"] = _answer("No such task.", "Result")
+    return {
+        "operationId": f"{dialect.name}_get_result",
+        "summary": "Poll a task",
+        "tags": [dialect.title],
+        "security": [*_security(), {}],
+        "parameters": [
+            {"name": "id", "in": "query", "required": True, "schema": {"type": "string"}},
+            {
+                "name": "t",
+                "in": "query",
+                "description": "The task's capability, from its polling_url; replaces the key.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "responses": responses,
+    }
+
+
+def _picture() -> Schema:
+    return {
+        "operationId": "download_picture",
+        "summary": "Download a picture by the link in result.sample",
+        "tags": ["Pictures"],
+        "security": [],
+        "parameters": [
+            {"name": "token", "in": "path", "required": True, "schema": {"type": "string"}},
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}},
+        ],
+        "responses": {
+            "200": {
+                "description": "The picture.",
+                "content": {
+                    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+                    for kind in ("jpeg", "png", "webp")
+                },
+            },
+            "403": _answer("The link is forged or has expired: poll again for a fresh one.", "Error"),
+            "404": _answer("The picture was deleted.", "Error"),
+        },
+    }
+
+
+def _security() -> list[JsonValue]:
+    return [{"XKey": []}, {"Bearer": []}]
+
+
+def _schema_name(spec: ModelSpec) -> str:
+    return "".join(part.capitalize() for part in spec.name.replace(".", "").split("-")) + "Inputs"
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answer(description: str, schema: str) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}

@@ -1,0 +1,84 @@
+"""The hot path: `GET {prefix}/get_result`, plain ASGI.
+
+An unfinished or freshly finished task is answered from memory. Whoever holds the task's capability (`t` in the
+polling_url) or its account's key may look; a bare id opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
+
+from fluxserve.api import auth
+from fluxserve.api.dialect import Dialect
+from fluxserve.api.responses import send_error, send_json
+from fluxserve.api.schemas import invalid
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.errors import FluxserveError, MethodNotAllowed, NotAuthenticated
+from fluxserve.service.service import Service
+from fluxserve.service.views import View
+from fluxserve.tasks.task import State
+
+#: Longest id that is echoed and looked up.
+ID_LIMIT = 128
+
+
+class Polls:
+    """Answers polls in every dialect."""
+
+    def __init__(self, service: Service, signer: LinkSigner, now: Callable[[], float]) -> None:
+        self._service = service
+        self._signer = signer
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect) -> None:
+        """One poll."""
+        del receive
+        try:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise MethodNotAllowed("Poll with GET.")
+            task_id, capabilities = _query(scope["query_string"])
+            view = await self._visible(scope, task_id, capabilities)
+            if view is None:
+                await send_json(send, dialect.unknown_task_status, dialect.render_unknown(task_id))
+                return
+            sample = self._sample(scope, view) if view.state is State.READY else None
+            body = dialect.render_result(view, sample, self._service.settings.processing_status)
+        except FluxserveError as error:
+            headers = [(b"allow", b"GET, HEAD")] if isinstance(error, MethodNotAllowed) else []
+            await send_error(send, error, dialect, headers)
+            return
+        await send_json(send, 200, body)
+
+    async def _visible(self, scope: Scope, task_id: str, capabilities: list[str]) -> View | None:
+        """The task, if the caller may see it; raises NotAuthenticated."""
+        if any(self._signer.is_capability(task_id, capability) for capability in capabilities):
+            return await self._service.look(task_id)
+        try:
+            key = auth.authenticate(scope["headers"], self._service.keyring)
+        except NotAuthenticated:
+            if capabilities:
+                raise NotAuthenticated("Not authenticated - the polling_url is not complete or not ours") from None
+            raise
+        view = await self._service.look(task_id)
+        return view if view is not None and view.account_id == key.account_id else None
+
+    def _sample(self, scope: Scope, view: View) -> str | None:
+        record = view.record
+        if record is None or record.object_name is None:
+            return None
+        path = self._signer.sign_picture(record.object_name, int(self._now()) + self._service.settings.link_ttl)
+        return auth.origin(scope, self._service.settings) + path
+
+
+def _query(query: bytes) -> tuple[str, list[str]]:
+    """The task id and the capabilities; other parameters and repetitions are tolerated."""
+    fields = (
+        parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100, errors="replace") if query else {}
+    )
+    ids = fields.get("id")
+    if not ids:
+        raise invalid(("query", "id"), "missing", "Field required", None)
+    return ids[0][:ID_LIMIT], fields.get("t", [])

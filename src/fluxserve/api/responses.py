@@ -1,0 +1,111 @@
+"""From our errors to HTTP: one row per class, one body for every dialect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Send
+
+from fluxserve import errors as e
+from fluxserve.api.dialect import Body, Dialect
+from fluxserve.errors import FluxserveError, JsonValue
+
+#: HTTP status by class; the nearest base class counts.
+STATUSES: dict[type[FluxserveError], int] = {
+    e.MalformedJson: 400,
+    e.NotAuthenticated: 401,
+    e.InsufficientCredits: 402,
+    e.LinkRefused: 403,
+    e.NotFound: 404,
+    e.MethodNotAllowed: 405,
+    e.BodyTooLarge: 413,
+    e.MisdirectedHost: 421,
+    e.InvalidRequest: 422,
+    e.IdempotencyConflict: 422,
+    e.TooManyActiveTasks: 429,
+    e.TooManyRequests: 429,
+    e.RequestError: 400,
+    e.Unavailable: 503,
+    e.FluxserveError: 500,
+}
+#: Seconds a caller should wait before the same call may succeed.
+RETRY_AFTER: dict[type[FluxserveError], int] = {
+    e.TooManyActiveTasks: 2,
+    e.DiskFull: 30,
+    e.QueueFull: 30,
+    e.ShuttingDown: 5,
+    e.Unavailable: 1,
+}
+INTERNAL = FluxserveError("The server made a mistake. It was logged; try again, and report it if it stays.")
+_encode = msgspec.json.Encoder().encode
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+def status_of(error: FluxserveError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
+
+
+def error_body(error: FluxserveError, dialect: Dialect | None) -> Body:
+    """`detail`, `message` and `status_code`, and what the dialect adds. `detail` of a 422 is pydantic's list."""
+    status = status_of(error)
+    detail: JsonValue = error.message
+    if isinstance(error, e.InvalidRequest):
+        detail = error.items
+    elif status == 500:
+        error = INTERNAL
+        detail = error.message
+    body: Body = {"detail": detail, "message": error.message, "status_code": status}
+    return dialect.render_error(error, body) if dialect is not None else body
+
+
+def error_headers(error: FluxserveError) -> list[tuple[bytes, bytes]]:
+    """Retry-After where waiting helps, and how to authenticate."""
+    if isinstance(error, e.NotAuthenticated):
+        return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, e.TooManyRequests):
+        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
+    seconds = next((RETRY_AFTER[cls] for cls in type(error).__mro__ if cls in RETRY_AFTER), None)
+    return [] if seconds is None else [(b"retry-after", b"%d" % seconds)]
+
+
+def error_response(
+    error: FluxserveError, dialect: Dialect | None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to a request that failed inside the framework."""
+    ours = {name.decode(): value.decode() for name, value in error_headers(error)}
+    if isinstance(error, e.MethodNotAllowed):
+        ours.setdefault("allow", "POST")
+    return Response(
+        _encode(error_body(error, dialect)),
+        status_of(error),
+        {"cache-control": "no-store", "x-content-type-options": "nosniff", **ours, **(headers or {})},
+        "application/json",
+    )
+
+
+async def send_json(send: Send, status: int, body: Mapping[str, JsonValue] | bytes, headers: Headers = ()) -> None:
+    """One JSON answer that no cache keeps."""
+    data = body if isinstance(body, bytes) else _encode(body)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(data)),
+                (b"cache-control", b"no-store"),
+                (b"x-content-type-options", b"nosniff"),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": data})
+
+
+async def send_error(send: Send, error: FluxserveError, dialect: Dialect | None, headers: Headers = ()) -> None:
+    """The answer to a request that failed."""
+    await send_json(send, status_of(error), error_body(error, dialect), (*error_headers(error), *headers))

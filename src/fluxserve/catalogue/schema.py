@@ -1,0 +1,71 @@
+"""JSON Schema (2020-12) of a model's request, made from its params: for OpenAPI and the model list.
+
+null means unset in every optional field, and so does "" in those that hold text.
+"""
+
+from __future__ import annotations
+
+from fluxserve.catalogue.params import RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.spec import ModelSpec
+from fluxserve.errors import JsonValue
+
+Schema = dict[str, JsonValue]
+EXAMPLE_PROMPT = "A paper boat floating on calm water at sunrise."
+_TYPES = {
+    Kind.TEXT: "string",
+    Kind.URL: "string",
+    Kind.RATIO: "string",
+    Kind.CHOICE: "string",
+    Kind.INTEGER: "integer",
+    Kind.NUMBER: "number",
+    Kind.FLAG: "boolean",
+}
+#: Kinds in which "" means unset.
+TEXTUAL = frozenset({Kind.TEXT, Kind.URL, Kind.RATIO, Kind.CHOICE})
+
+
+def request_schema(spec: ModelSpec) -> Schema:
+    """The schema of a model's request body."""
+    return {
+        "type": "object",
+        "title": spec.title,
+        "description": f"{spec.help} Unknown fields are ignored, and `details.warnings` of the result names them.",
+        "properties": {param.name: param_schema(param) for param in spec.params},
+        "required": [param.name for param in spec.params if param.required],
+        "examples": [_example(spec)],
+    }
+
+
+def param_schema(param: Param) -> Schema:
+    """The schema of one field."""
+    kind = _TYPES[param.kind]
+    schema: Schema = {
+        "description": _description(param),
+        "type": kind if param.required else [kind, "null"],
+    }
+    optional: Schema = {
+        "default": param.default,
+        "minimum": param.minimum,
+        "maximum": param.maximum,
+        "multipleOf": param.multiple_of,
+        "maxLength": param.max_length,
+        "enum": [*param.choices, "", None] if param.choices else None,
+        "pattern": _pattern(param),
+    }
+    return schema | {name: value for name, value in optional.items() if value is not None}
+
+
+def _pattern(param: Param) -> str | None:
+    pattern = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN}.get(param.kind)
+    return None if pattern is None else f"^$|{pattern}"
+
+
+def _description(param: Param) -> str:
+    unset = "" if param.required else ' null or "" means unset.' if param.kind in TEXTUAL else " null means unset."
+    no_effect = f" Here: {param.no_effect}." if param.no_effect else ""
+    return f"{param.help}{unset}{no_effect}"
+
+
+def _example(spec: ModelSpec) -> Schema:
+    size: Schema = {"aspect_ratio": "16:9"} if spec.param("aspect_ratio") else {"width": 512, "height": 512}
+    return {"prompt": EXAMPLE_PROMPT, **size}

@@ -1,0 +1,304 @@
+"""The commands: `fluxserve serve | worker | generate | models | keys | doctor | fsck | backup | restore`.
+
+They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
+What it does not know: how anything works.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fluxserve import __version__, app, catalogue, doctor, generate, logs
+from fluxserve.accounts.credits import parse_credits, to_credits
+from fluxserve.api import admin
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
+from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE
+from fluxserve.settings import Settings, load
+
+cli = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Serve the Flux image generation API from your own machine.",
+)  # fmt: skip
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+cli.add_typer(keys, name="keys")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+#: The exit status of a worker that cannot run as it is configured; the fleet waits longer before the next try.
+EXIT_CONFIGURATION = 78
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings; or FLUXSERVE_CONFIG.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder that holds the database, pictures and keys.")]
+
+
+def main() -> None:
+    """Run the command line; our errors become one line."""
+    try:
+        cli()
+    except FluxserveError as error:
+        fail(error.message)
+
+
+def fail(message: str, status: int = 1) -> None:
+    """Say what is wrong and end."""
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(status)
+
+
+def read_settings(config: Path | None, overrides: dict[str, JsonValue | Path | None]) -> Settings:
+    """The settings, with those of the command line that were given."""
+    return load(config, {name: value for name, value in overrides.items() if value is not None})
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"fluxserve {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Serve the Flux image generation API from your own machine."""
+
+
+@cli.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.  [default: 8808]")] = None,
+    data_dir: DataDir = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, diffusion, fake, or none to only queue.  [default: auto]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Local worker processes.  [default: 1]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
+) -> None:
+    """Serve the API. Every other setting: docs/settings.md, FLUXSERVE_*, or the settings file."""
+    settings = read_settings(
+        config,
+        {
+            "host": host,
+            "port": port,
+            "data_dir": data_dir,
+            "engine": engine,
+            "workers": workers,
+            "log_level": log_level,
+        },
+    )
+    logs.configure(settings.log_level, settings.log_format)
+    app.accept_licenses(settings, _ask_license if sys.stdin.isatty() else None)
+    app.run_server(settings, _banner)
+
+
+def _ask_license(checkpoint: Checkpoint) -> bool:
+    return typer.confirm(
+        f"{checkpoint.name} is licensed under {checkpoint.license_needed}. "
+        "Have you read that licence, and do you accept it?"
+    )
+
+
+def _banner(running: app.Running) -> None:
+    weights = "; ".join(sorted({checkpoint.describe() for checkpoint in running.checkpoints.values()}))
+    drawn_by = weights if running.engine == "diffusion" else _ENGINE_LINES[running.engine]
+    lines = [
+        f"[bold]fluxserve {__version__}[/] serves the Flux API at [bold]{running.url}[/]",
+        f"  draws with   {escape(drawn_by)}",
+        f"  docs         {running.url}/docs",
+        f"  data folder  {escape(str(running.data_dir))}",
+    ]
+    if running.new_key:
+        kept = running.data_dir / "api_key"
+        lines.append(f"  API key      [bold]{running.new_key}[/]  (shown once; kept in {escape(str(kept))})")
+    out.print("\n".join(lines), soft_wrap=True)
+
+
+_ENGINE_LINES = {
+    "fake": "the fake engine: cheap patterns for tests, no networks",
+    "none": "nothing yet: pip install 'fluxserve[local]', or connect a worker; tasks are accepted and wait",
+}
+
+
+@cli.command()
+def worker(
+    server: Annotated[str, typer.Option(help="unix:PATH or tcp:HOST:PORT of a server's worker_listen.")],
+    config: Config = None,
+    worker_id: Annotated[str | None, typer.Option(help="A name that no other worker has.")] = None,
+    parented: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Draw for a server. Another machine's server needs FLUXSERVE_WORKER_TOKEN."""
+    settings = app.settings_from_pipe() if parented else read_settings(config, {})
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        app.run_worker(
+            settings, server=server, worker_id=worker_id or f"worker-{secrets.token_hex(4)}", parented=parented
+        )
+    except ConfigurationError as error:
+        fail(error.message, EXIT_CONFIGURATION)
+
+
+@cli.command(name="generate")
+def generate_command(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model of `fluxserve models`.")] = "flux-dev",
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
+    aspect_ratio: Annotated[str | None, typer.Option(help="W:H, for flux-pro-1.1-ultra.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same picture.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1.5 to 5.")] = None,
+    output_format: Annotated[
+        Literal["jpeg", "png", "webp"] | None, typer.Option("--format", help="By default by the name of the file.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="By default named after the prompt.")] = None,
+    url: Annotated[str | None, typer.Option(envvar="FLUXSERVE_URL", help="A running server.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="FLUXSERVE_API_KEY", help="Its API key.", show_envvar=True)] = None,
+    data_dir: Annotated[Path, typer.Option(help="Data folder of a running server on this machine.")] = Path(
+        "fluxserve-data"
+    ),
+    fresh: Annotated[bool, typer.Option(help="Start a server for this call, in a fresh folder.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the picture.")] = 600.0,
+) -> None:
+    """Draw one picture: on a running server, or on one that is started for the call."""
+    fields = {
+        "width": width, "height": height, "aspect_ratio": aspect_ratio, "seed": seed, "steps": steps,
+        "guidance": guidance, "output_format": output_format,
+    }  # fmt: skip
+    wish = generate.Wish(
+        prompt=prompt,
+        model=model,
+        parameters={name: value for name, value in fields.items() if value is not None},
+        output=output,
+        timeout=timeout,
+    )
+    place = None if fresh else generate.find_server(url=url, key=key, data_dir=data_dir)
+    drawn = generate.draw(wish, place, err)
+    out.print(f"{drawn.path}", soft_wrap=True)
+    out.print(f"  seed {drawn.seed}, {drawn.seconds:.1f} s, drawn by {drawn.drawn_by}", soft_wrap=True)
+    for warning in drawn.warnings:
+        err.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+@cli.command()
+def models(config: Config = None) -> None:
+    """What can be asked for, what draws it here, and what it costs."""
+    settings = read_settings(config, {})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "credits", "draws with", "licence"):
+        table.add_column(heading, overflow="fold")
+    for name, checkpoint in app.models_here(settings).items():
+        price = catalogue.MODELS[name].price
+        note = "" if price.published else " (ours)"
+        table.add_row(
+            name, f"{to_credits(price.millicredits):g}{note}", checkpoint.describe(), checkpoint.license or "not stated"
+        )
+    out.print(table)
+
+
+@cli.command(name="doctor")
+def doctor_command(config: Config = None, data_dir: DataDir = None) -> None:
+    """What would run where, and what is missing."""
+    settings = read_settings(config, {"data_dir": data_dir})
+    findings = doctor.examine(settings)
+    for finding in findings:
+        mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}[finding.grade]
+        out.print(f"{mark}  {finding.subject:<13} {escape(finding.text)}", soft_wrap=True)
+    if any(finding.grade == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def fsck(config: Config = None, data_dir: DataDir = None) -> None:
+    """Check that the books are in order: tasks, ledger, outbox."""
+    answer = app.administer(read_settings(config, {"data_dir": data_dir}), admin.Fsck())
+    admin.rows(answer)
+    for violation in answer.violations:
+        out.print(violation, soft_wrap=True, markup=False)
+    if answer.violations:
+        fail(f"{len(answer.violations)} violations")
+    out.print("The books are in order.")
+
+
+@cli.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="File to write.")], config: Config = None, data_dir: DataDir = None
+) -> None:
+    """Copy the database to a file, also while the server runs. Pictures and secrets.json are not in it."""
+    command = admin.Backup(target=str(target.absolute()))
+    admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), command))
+    out.print(f"Backed up to {target}. Keep secrets.json of the data folder with it: keys cannot be checked without.")
+
+
+@cli.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup.")], config: Config = None, data_dir: DataDir = None
+) -> None:
+    """Put a backup in the database's place; the old one is kept beside it. The server has to be stopped."""
+    app.restore(read_settings(config, {"data_dir": data_dir}), source)
+    out.print("Restored. The database that was there is kept as fluxserve.db.before-restore.")
+
+
+@keys.command(name="create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    account: Annotated[str | None, typer.Option(help="Account it spends from; by default one of its own.")] = None,
+    credits_: Annotated[str | None, typer.Option("--credits", help="Credits to grant; by default unlimited.")] = None,
+    max_active: Annotated[int, typer.Option(min=1, help="Most unfinished tasks at a time.")] = DEFAULT_MAX_ACTIVE,
+    rate: Annotated[int | None, typer.Option(min=1, help="Most submits a minute; by default no limit.")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key. It is printed once and cannot be shown again."""
+    command = admin.CreateKey(
+        name=name, account=account, grant=parse_credits(credits_) if credits_ else None, max_active=max_active,
+        rate_per_minute=rate,
+    )  # fmt: skip
+    (row,) = admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), command))
+    out.print(row.text, markup=False, soft_wrap=True)
+    err.print(f"Key {row.id} of account {row.account}. Keep it: it cannot be shown again.", markup=False)
+
+
+@keys.command(name="list")
+def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
+    """Every key, revoked ones too."""
+    rows = admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), admin.ListKeys()))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("id", "name", "account", "credits", "active", "per minute", "made", "revoked"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row.id, escape(row.name), escape(row.account),
+            "unlimited" if row.balance is None else f"{to_credits(row.balance):g}",
+            _limit(row.max_active), _limit(row.rate_per_minute), _day(row.created_at), _day(row.revoked_at),
+        )  # fmt: skip
+    out.print(table)
+
+
+@keys.command(name="revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Close a key at once."""
+    admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), admin.RevokeKey(key_id=key_id)))
+    out.print(f"Key {key_id} is revoked.", markup=False)
+
+
+def _limit(value: int | None) -> str:
+    return "no limit" if value is None else str(value)
+
+
+def _day(value: float | None) -> str:
+    return "" if value is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(value))

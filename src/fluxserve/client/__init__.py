@@ -1,0 +1,37 @@
+"""A small client for the Flux image generation API: create, wait, download.
+
+It stands alone: it imports nothing else of fluxserve, and speaks to any server of this API.
+"""
+
+from fluxserve.client.client import Client, Picture, Result, Task
+from fluxserve.client.errors import (
+    ApiError,
+    AuthenticationFailed,
+    ClientError,
+    InsufficientCredits,
+    RequestRejected,
+    ServerUnavailable,
+    TaskFailed,
+    TaskModerated,
+    TaskNotFound,
+    TaskTimeout,
+    TooManyRequests,
+)
+
+__all__ = [
+    "ApiError",
+    "AuthenticationFailed",
+    "Client",
+    "ClientError",
+    "InsufficientCredits",
+    "Picture",
+    "RequestRejected",
+    "Result",
+    "ServerUnavailable",
+    "Task",
+    "TaskFailed",
+    "TaskModerated",
+    "TaskNotFound",
+    "TaskTimeout",
+    "TooManyRequests",
+]

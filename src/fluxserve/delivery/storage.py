@@ -1,0 +1,126 @@
+"""The storage seam, and the storage in a local folder.
+
+Pictures lie under names made here, from 128 random bits: no text of a caller is ever part of a path, and any other
+name is simply not there. What it does not know: tasks, links and how long a picture is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from fluxserve.catalogue import OutputFormat
+from fluxserve.delivery.files import sync_folder, write_new
+from fluxserve.errors import DiskFull, PictureGone
+
+#: `ab/ab....jpeg`: 32 hexadecimal digits, spread over folders by the first two.
+OBJECT_NAME = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}\.(?:jpeg|png|webp)")
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: A file in `tmp` this many seconds old belongs to a server that died while it wrote.
+_LEFTOVER_AGE = 3600
+_UNFOLLOWED = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Storage(Protocol):
+    """Where pictures lie. Every method may block: callers use a thread."""
+
+    def put(self, object_name: str, data: bytes) -> None:
+        """Keep `data`; when this returns it survives a power cut. Raises DiskFull."""
+
+    def get(self, object_name: str) -> bytes:
+        """The whole picture. Raises PictureGone."""
+
+    def delete(self, object_name: str) -> None:
+        """Forget a picture; one that is not there is already forgotten."""
+
+    def names_older_than(self, cutoff: float) -> Iterator[str]:
+        """Names of the pictures last written before `cutoff` (Unix seconds), in any order."""
+
+
+def new_object_name(output_format: OutputFormat) -> str:
+    """A name that nobody can guess and nothing else has."""
+    random = secrets.token_hex(16)
+    return f"{random[:2]}/{random}.{output_format}"
+
+
+class LocalStorage:
+    """Pictures in a folder that only this user may read.
+
+    A picture is written in `tmp`, on the same file system, and renamed, so that it is there whole or not at all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tmp = folder / "tmp"
+        for made in (folder, self._tmp):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made.chmod(0o700)
+        self._sweep_leftovers(time.time() - _LEFTOVER_AGE)
+
+    def put(self, object_name: str, data: bytes) -> None:
+        """Write, fsync, rename, fsync the folder."""
+        path = self._path(object_name)
+        tmp = self._tmp / secrets.token_hex(16)
+        try:
+            write_new(tmp, data)
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(self._folder)
+            tmp.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                tmp.unlink(missing_ok=True)
+            if error.errno in _NO_SPACE:
+                raise DiskFull("There is no space left for pictures on the server's disk.") from None
+            raise
+
+    def get(self, object_name: str) -> bytes:
+        """The picture's bytes; links in the folder are not followed."""
+        path = self._path(object_name)
+        try:
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | _UNFOLLOWED)
+            try:
+                file = os.open(path.name, os.O_RDONLY | _UNFOLLOWED, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise _gone() from None
+            raise
+        with open(file, "rb") as picture:  # noqa: PTH123  (a descriptor, not a path)
+            return picture.read()
+
+    def delete(self, object_name: str) -> None:
+        """Remove the file."""
+        self._path(object_name).unlink(missing_ok=True)
+
+    def names_older_than(self, cutoff: float) -> Iterator[str]:
+        """Walk the folder; a file that goes away meanwhile is left out."""
+        for path in self._folder.glob("??/*"):
+            name = f"{path.parent.name}/{path.name}"
+            with suppress(FileNotFoundError):
+                if OBJECT_NAME.fullmatch(name) and path.lstat().st_mtime < cutoff:
+                    yield name
+
+    def _path(self, object_name: str) -> Path:
+        if not OBJECT_NAME.fullmatch(object_name):
+            raise _gone()
+        return self._folder / object_name
+
+    def _sweep_leftovers(self, cutoff: float) -> None:
+        for path in self._tmp.iterdir():
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < cutoff:
+                    path.unlink()
+
+
+def _gone() -> PictureGone:
+    return PictureGone("The picture is gone: pictures are deleted some time after they were drawn.")

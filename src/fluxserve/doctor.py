@@ -1,0 +1,97 @@
+"""What would run where on this machine, and what is missing: findings as values."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sqlite3
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from fluxserve import __version__, app, database, engine
+from fluxserve.errors import FluxserveError
+from fluxserve.settings import Settings
+
+Grade = Literal["ok", "note", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    grade: Grade
+    subject: str
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order a person would ask."""
+    return [
+        Finding(
+            "ok", "fluxserve", f"{__version__}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+        ),
+        _engine(settings),
+        *_models(settings),
+        *_data(settings),
+    ]
+
+
+def _engine(settings: Settings) -> Finding:
+    choice = engine.choose(settings)
+    if choice == "none":
+        return Finding("note", "engine", f"none: tasks are accepted and wait. To draw here: {engine.INSTALL_HINT}")
+    if choice == "fake":
+        return Finding("note", "engine", "fake: cheap patterns for tests, no networks")
+    if not engine.is_installed():
+        return Finding("bad", "engine", f"diffusion is asked for but not installed: {engine.INSTALL_HINT}")
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "transformers")
+    )
+    tested = "" if sys.version_info[:2] == (3, 11) else "; tested with Python 3.11 only"
+    return Finding("ok", "engine", f"diffusion on {settings.device}, {settings.workers} worker(s); {versions}{tested}")
+
+
+def _models(settings: Settings) -> list[Finding]:
+    try:
+        chosen = app.models_here(settings)
+    except FluxserveError as error:
+        return [Finding("bad", "models", error.message)]
+    accepted = app.accepted_licenses(settings)
+    findings = []
+    for name, checkpoint in chosen.items():
+        needed = checkpoint.license_needed
+        open_question = needed is not None and needed not in accepted
+        text = checkpoint.describe() + (f"; accept {needed} first: accept_licenses" if open_question else "")
+        findings.append(Finding("bad" if open_question else "ok", name, text))
+    return findings
+
+
+def _data(settings: Settings) -> list[Finding]:
+    folder = settings.data_dir
+    if not folder.is_dir():
+        return [Finding("ok", "data folder", f"{folder} will be made at the first start")]
+    free = shutil.disk_usage(folder).free
+    enough = free >= settings.min_free_disk
+    findings = [
+        Finding("ok" if enough else "bad", "disk", f"{free / 2**30:.1f} GiB free in {folder}"
+                + ("" if enough else f"; submits are refused below {settings.min_free_disk / 2**30:.2f} GiB")),
+    ]  # fmt: skip
+    running = database.is_locked(app.lock_path(settings))
+    findings.append(Finding("ok", "server", "running on this data folder" if running else "not running"))
+    path = app.database_path(settings)
+    if path.exists() and not running:
+        findings.append(_database(settings))
+    return findings
+
+
+def _database(settings: Settings) -> Finding:
+    reader = database.open_reader(app.database_path(settings))
+    try:
+        database.check(reader)
+    except FluxserveError as error:
+        return Finding("bad", "database", error.message)
+    finally:
+        reader.close()
+    return Finding("ok", "database", "sound")

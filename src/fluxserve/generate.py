@@ -1,0 +1,208 @@
+"""One picture from the command line: find or start a server, draw through its HTTP API, save the file."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fluxserve.app import address_path, key_path
+from fluxserve.catalogue import find
+from fluxserve.client import Client, ClientError, Picture, Task
+from fluxserve.errors import ConfigurationError
+from fluxserve.settings import load
+
+DEFAULT_URL = "http://127.0.0.1:8808"
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 20.0
+_FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A running server and a key to it."""
+
+    url: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What to draw and where to put it; `output` None: named after the prompt, in the current folder."""
+
+    prompt: str
+    model: str
+    parameters: Mapping[str, object]
+    output: Path | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A saved picture; `seconds` from the submit to the file."""
+
+    path: Path
+    seed: int
+    seconds: float
+    drawn_by: str
+    warnings: tuple[str, ...]
+
+
+def find_server(*, url: str | None, key: str | None, data_dir: Path) -> Place | None:
+    """The running server to use; None when none answers. Raises ConfigurationError when no key is at hand."""
+    address = url or _read(address_path(data_dir)) or DEFAULT_URL
+    try:
+        httpx.get(f"{address}/healthz", timeout=5.0).raise_for_status()
+    except httpx.HTTPError:
+        if url is None:
+            return None
+        raise ConfigurationError(f"No server answers at {url}.") from None
+    key = key or _read(key_path(data_dir))
+    if key is None:
+        raise ConfigurationError(
+            f"The server at {address} needs an API key: give --key or FLUXSERVE_API_KEY, name its data folder with "
+            "--data-dir, or use --fresh."
+        )
+    return Place(url=address, key=key)
+
+
+def draw(wish: Wish, place: Place | None, console: Console) -> Drawn:
+    """Draw and save; starts a server for the call where `place` is None. Raises ConfigurationError."""
+    wish = _with_format(wish)
+    find(wish.model)
+    if place is not None:
+        return _draw_at(place, wish, console)
+    with _own_server(console) as started:
+        return _draw_at(started, wish, console)
+
+
+def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
+    began = time.monotonic()
+    try:
+        with Client(place.url, place.key) as client:
+            task = client.create(wish.model, wish.prompt, wish.parameters)
+            picture = _follow(client, task, wish, console)
+    except ClientError as error:
+        raise ConfigurationError(str(error)) from None
+    path = _save(picture, wish)
+    result = picture.result
+    return Drawn(
+        path=path,
+        seed=result.seed,
+        seconds=time.monotonic() - began,
+        drawn_by=f"{result.details.get('drawn_by', wish.model)}",
+        warnings=result.warnings,
+    )
+
+
+def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture:
+    steps = int(str(wish.parameters.get("steps", find(wish.model).steps)))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed:.0f}/{task.total:.0f}"))
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        shown = bar.add_task("drawing", total=steps)
+        result = client.wait(
+            task, timeout=wish.timeout, on_progress=lambda progress: bar.update(shown, completed=progress * steps)
+        )
+    return client.download(result)
+
+
+def _with_format(wish: Wish) -> Wish:
+    """The file's suffix chooses the format, unless it is given."""
+    if wish.output is None or "output_format" in wish.parameters:
+        return wish
+    chosen = _FORMATS.get(wish.output.suffix.lower())
+    if chosen is None:
+        raise ConfigurationError(f"{wish.output}: name a .jpeg, .png or .webp file, or give --format.")
+    return Wish(
+        prompt=wish.prompt, model=wish.model, parameters={**wish.parameters, "output_format": chosen},
+        output=wish.output, timeout=wish.timeout,
+    )  # fmt: skip
+
+
+def _save(picture: Picture, wish: Wish) -> Path:
+    suffix = picture.media_type.removeprefix("image/") or "jpeg"
+    path = wish.output or _free_name(slug(wish.prompt), suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.data)
+    except OSError:
+        raise ConfigurationError(f"The picture cannot be written to {path}: name another file with -o.") from None
+    return path
+
+
+def slug(prompt: str) -> str:
+    """A file name from a prompt: `"a red apple"` -> `red-apple`."""
+    words = re.findall(r"\w+", prompt.lower())
+    if len(words) > 1 and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    return "-".join(words)[:60].strip("-") or "picture"
+
+
+def _free_name(stem: str, suffix: str) -> Path:
+    """The first of `stem.suffix`, `stem-2.suffix` ... that does not exist."""
+    path, number = Path(f"{stem}.{suffix}"), 2
+    while path.exists():
+        path, number = Path(f"{stem}-{number}.{suffix}"), number + 1
+    return path
+
+
+@contextlib.contextmanager
+def _own_server(console: Console) -> Iterator[Place]:
+    """A server on a free port with a fresh data folder, stopped and removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="fluxserve-") as folder, tempfile.TemporaryFile() as log:
+        data_dir = Path(folder) / "data"
+        load()  # tells of broken settings here, not in the child's log
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            with console.status("starting a server"):
+                place = _wait_until_ready(process, data_dir)
+            if place is None:
+                log.seek(0)
+                console.print(log.read().decode(errors="replace")[-4000:], markup=False)
+                raise ConfigurationError("The server did not start; its last lines are above.")
+            yield place
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Place | None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        url, key = _read(address_path(data_dir)), _read(key_path(data_dir))
+        if url and key:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200:
+                    return Place(url=url, key=key)
+        time.sleep(0.05)
+    return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,80 @@
+"""Retention: pictures go first, then finished tasks with their prompts; leftovers of lost attempts go too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from fluxserve.delivery.storage import Storage
+from fluxserve.errors import Unavailable
+from fluxserve.service.views import Views
+from fluxserve.settings import Settings
+from fluxserve.store.base import Store
+
+logger = logging.getLogger(__name__)
+BATCH = 500
+#: A picture without a task is an attempt that came too late; it is left alone until no outcome can be under way.
+ORPHAN_AGE_S = 600
+
+
+class Sweeper:
+    """Deletes what is past its retention."""
+
+    def __init__(
+        self, *, settings: Settings, store: Store, storage: Storage, views: Views, now: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._storage = storage
+        self._views = views
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            await asyncio.sleep(self._settings.sweep_interval)
+            try:
+                await self.sweep()
+            except Unavailable as error:
+                logger.warning(error.message, extra={"action": "sweep_failed"})
+
+    async def sweep(self) -> None:
+        """One sweep: 1. pictures, 2. tasks, 3. orphaned files."""
+        now = self._now()
+        pictures = await self._sweep_pictures(now - self._settings.picture_retention)
+        tasks = await self._sweep_tasks(now - self._settings.task_retention)
+        orphans = await self._sweep_orphans(now - max(ORPHAN_AGE_S, self._settings.lease * 2))
+        if pictures or tasks:
+            self._views.forget_finished()
+        if pictures or tasks or orphans:
+            logger.info("Swept", extra={"action": "swept", "pictures": pictures, "tasks": tasks, "orphans": orphans})
+
+    async def _sweep_pictures(self, finished_before: float) -> int:
+        count = 0
+        while pictures := await self._store.old_pictures(finished_before, BATCH):
+            for picture in pictures:
+                await asyncio.to_thread(self._storage.delete, picture.object_name)
+            await self._store.forget_pictures(pictures)
+            count += len(pictures)
+        return count
+
+    async def _sweep_tasks(self, finished_before: float) -> int:
+        count = 0
+        while deleted := await self._store.delete_old(finished_before, BATCH):
+            count += deleted
+        return count
+
+    async def _sweep_orphans(self, written_before: float) -> int:
+        names = await asyncio.to_thread(lambda: list(self._storage.names_older_than(written_before)))
+        count = 0
+        for group in _groups(names, BATCH):
+            known = await self._store.known_objects(group)
+            for name in set(group) - known:
+                await asyncio.to_thread(self._storage.delete, name)
+                count += 1
+        return count
+
+
+def _groups(names: list[str], size: int) -> Iterable[list[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))

@@ -1,0 +1,86 @@
+"""The keys in memory: every request is checked here, against digests, without touching the disk."""
+
+from __future__ import annotations
+
+from fluxserve.accounts import api_keys
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.accounts.limits import Bucket, take
+from fluxserve.errors import TooManyRequests
+from fluxserve.store.base import KeyEntry, NewKey, Store
+
+#: Unfinished tasks that a key made by `keys create` may have, unless told otherwise; the hosted API's number.
+DEFAULT_MAX_ACTIVE = 24
+
+
+class Keyring:
+    """Finds the key behind a text and keeps to its rate."""
+
+    def __init__(self, store: Store, pepper: bytes) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._keys: dict[bytes, ApiKey] = {}
+        self._buckets: dict[str, Bucket] = {}
+
+    async def load(self) -> None:
+        """Read the keys from the store."""
+        self._keys = {entry.digest: entry.key for entry in await self._store.keys() if not entry.key.is_revoked}
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody can ask for anything yet."""
+        return not self._keys
+
+    def find(self, text: str) -> ApiKey | None:
+        """The key, if it exists and is not revoked. Looked up by digest, so that no comparison leaks timing."""
+        return self._keys.get(api_keys.digest(text, self._pepper))
+
+    def spend_request(self, key: ApiKey, now: float) -> None:
+        """Count one submit against the key's rate; raises TooManyRequests."""
+        if key.rate_per_minute is None:
+            return
+        bucket, wait = take(self._buckets.get(key.id), rate_per_minute=key.rate_per_minute, now=now)
+        self._buckets[key.id] = bucket
+        if wait:
+            raise TooManyRequests(
+                f"This key may submit {key.rate_per_minute} tasks a minute. Try again in {wait:.0f} s.", wait
+            )
+
+    async def create(
+        self,
+        *,
+        name: str,
+        account: str | None,
+        grant: int | None,
+        max_active: int | None,
+        rate_per_minute: int | None,
+        now: float,
+    ) -> tuple[str, KeyEntry]:
+        """Make a key; the returned text is the only copy. `grant` None: an unlimited account."""
+        text = api_keys.new_key()
+        key_id = api_keys.new_key_id()
+        entry = await self._store.create_key(
+            NewKey(
+                id=key_id,
+                digest=api_keys.digest(text, self._pepper),
+                name=name,
+                account=account or f"account-{key_id}",
+                unlimited=grant is None,
+                grant=grant or 0,
+                max_active=max_active,
+                rate_per_minute=rate_per_minute,
+                now=now,
+            )
+        )
+        self._keys[entry.digest] = entry.key
+        return text, entry
+
+    async def revoke(self, key_id: str, now: float) -> KeyEntry | None:
+        """Close a key at once; None when there is none of that id."""
+        entry = await self._store.revoke_key(key_id, now)
+        if entry is not None:
+            self._keys.pop(entry.digest, None)
+        return entry
+
+    async def entries(self) -> list[KeyEntry]:
+        """Every key, revoked ones too."""
+        return await self._store.keys()

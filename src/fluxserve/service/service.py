@@ -1,0 +1,308 @@
+"""The verbs. Each changes at most one thing in the store, in one transaction, and then shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.catalogue import ModelSpec, OutputFormat, resolve
+from fluxserve.delivery.storage import Storage, new_object_name
+from fluxserve.errors import (
+    DiskFull,
+    IdempotencyConflict,
+    InsufficientCredits,
+    JsonValue,
+    QueueFull,
+    ShuttingDown,
+    TooManyActiveTasks,
+)
+from fluxserve.service.keyring import Keyring
+from fluxserve.service.views import View, Views
+from fluxserve.settings import Settings
+from fluxserve.store.base import (
+    ClaimRequest,
+    Completion,
+    Drawn,
+    Failure,
+    Lease,
+    Loss,
+    Reason,
+    Store,
+    Submission,
+    TaskRecord,
+    Verdict,
+)
+
+logger = logging.getLogger(__name__)
+DISK_CHECK_S = 1.0
+WORKER_LOST = Reason(
+    code="WorkerLost",
+    message="This task ended its worker several times without getting further, so it was given up.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A checked request: who asks for what, and where the answer's links should lead."""
+
+    key: ApiKey
+    spec: ModelSpec
+    values: Mapping[str, JsonValue]
+    ignored: tuple[str, ...]
+    dialect: str
+    origin: str
+    idempotency_key: str | None
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A claim that ended without an outcome. `reason` is what the caller reads if the task is given up for it."""
+
+    task_id: str
+    fence: int
+    step: int = 0
+    suspected: bool = False
+    reason: Reason = WORKER_LOST
+
+
+class Signal:
+    """Wakes whoever waits for something newer than what it has seen."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._event = asyncio.Event()
+
+    def fire(self) -> None:
+        """Something changed."""
+        self.version += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def beyond(self, seen: int) -> None:
+        """Return once `version` is past `seen`."""
+        while self.version <= seen:
+            await self._event.wait()
+
+
+class Service:
+    """The product's verbs over a store and a storage."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        keyring: Keyring,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.settings = settings
+        self.keyring = keyring
+        self.views = Views()
+        self.queue_changed = Signal()
+        self._store = store
+        self._storage = storage
+        self._now = now
+        self._rng = rng
+        self._stopping = False
+        self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
+
+    async def start(self) -> list[TaskRecord]:
+        """Show every unfinished task; returns the running ones, whose workers may be gone."""
+        records = await self._store.active()
+        for record in records:
+            self.views.put(record)
+        return [record for record in records if record.worker_id is not None]
+
+    def stop_accepting(self) -> None:
+        """From now on submits are refused and nothing is claimed."""
+        self._stopping = True
+
+    async def submit(self, order: Order) -> TaskRecord:
+        """Accept an order durably; an order with a used idempotency key answers the task it made before."""
+        self._check_gates()
+        now = self._now()
+        self.keyring.spend_request(order.key, now)
+        resolved = resolve(order.spec, order.values, ignored=order.ignored, rng=self._rng)
+        submission = Submission(
+            id=str(uuid.uuid4()),
+            account_id=order.key.account_id,
+            key_id=order.key.id,
+            generation=resolved.generation,
+            extras=_extras(order),
+            warnings=resolved.warnings,
+            dialect=order.dialect,
+            origin=order.origin,
+            webhook_url=_text(order.values.get("webhook_url")),
+            webhook_secret=_text(order.values.get("webhook_secret")),
+            idempotency_key=order.idempotency_key,
+            request_hash=order.request_hash,
+            cost=resolved.cost,
+            max_active=order.key.max_active,
+            now=now,
+        )
+        submitted = (await self._store.submit_many([submission]))[0]
+        if submitted.record is None:
+            raise _refusal(submitted.verdict, order.key)
+        if submitted.verdict is Verdict.ACCEPTED:
+            self.views.put(submitted.record)
+            self.queue_changed.fire()
+            logger.info("Task accepted", extra={"action": "accepted", **submitted.record.log_context})
+        return submitted.record
+
+    def _check_gates(self) -> None:
+        if self._stopping:
+            raise ShuttingDown("The server is stopping. Try again in a moment.")
+        if len(self.views) >= self.settings.max_queue:
+            raise QueueFull(f"{len(self.views)} tasks wait already, and more are not accepted. Try again later.")
+        self._disk.check()
+
+    async def look(self, task_id: str) -> View | None:
+        """The task as polls see it; the store is asked only for finished tasks that left the memory."""
+        view = self.views.get(task_id)
+        if view is None:
+            record = (await self._store.get_many([task_id]))[0]
+            view = None if record is None else self.views.put(record)
+        return view
+
+    async def claim(self, worker_id: str, models: Sequence[str], limit: int) -> list[TaskRecord]:
+        """The next tasks in turn for a worker; none while the disk has no room for their pictures."""
+        if self._stopping or self._disk.is_low:
+            return []
+        now = self._now()
+        request = ClaimRequest(
+            worker_id=worker_id, models=tuple(models), limit=limit, lease_until=now + self.settings.lease, now=now
+        )
+        records = (await self._store.claim_many([request]))[0]
+        for record in records:
+            self.views.put(record)
+            logger.info("Task claimed", extra={"action": "claimed", "worker": worker_id, **record.log_context})
+        return records
+
+    async def held(self, worker_id: str, claims: Sequence[tuple[str, int]]) -> list[TaskRecord]:
+        """Those of a returning worker's claims (task, fence) that still hold."""
+        records = await self._store.get_many([task_id for task_id, _ in claims])
+        return [
+            record
+            for (_, fence), record in zip(claims, records, strict=True)
+            if record is not None and record.worker_id == worker_id and record.fence == fence
+        ]
+
+    async def extend(self, worker_id: str) -> None:
+        """The worker lives: prolong its leases."""
+        await self._store.extend_many([Lease(worker_id=worker_id, until=self._now() + self.settings.lease)])
+
+    async def complete(self, task_id: str, fence: int, picture: bytes, suffix: OutputFormat, drawn: Drawn) -> bool:
+        """Keep the picture, then settle the task; False when the claim was lost before. Raises DiskFull.
+
+        The picture is safe on disk before the task is ready. Its name is new for every attempt, so an attempt
+        that comes too late can never touch the picture that was delivered.
+        """
+        object_name = new_object_name(suffix)
+        await asyncio.to_thread(self._storage.put, object_name, picture)
+        completion = Completion(
+            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None, now=self._now()
+        )
+        record = (await self._store.complete_many([completion]))[0]
+        if record is None:
+            await asyncio.to_thread(self._storage.delete, object_name)
+            logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})
+            return False
+        self.views.put(record)
+        logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
+        return True
+
+    async def fail(self, task_id: str, fence: int, reason: Reason) -> bool:
+        """End the task in error and give its credits back; False when the claim was lost before."""
+        failure = Failure(task_id=task_id, fence=fence, reason=reason, now=self._now())
+        record = (await self._store.fail_many([failure]))[0]
+        if record is None:
+            return False
+        self.views.put(record)
+        logger.warning("Task failed", extra={"action": "failed", "code": reason.code, **record.log_context})
+        return True
+
+    async def release(self, lost: Sequence[Lost]) -> None:
+        """Put lost claims back in the queue, or give up the tasks that have spoiled their last attempt."""
+        if not lost:
+            return
+        now = self._now()
+        values = [
+            Loss(
+                task_id=claim.task_id, fence=claim.fence, step=claim.step,
+                suspected=claim.suspected, reason=claim.reason, now=now,
+            )
+            for claim in lost
+        ]  # fmt: skip
+        for record in await self._store.release_many(values):
+            if record is not None:
+                self.views.put(record)
+                logger.warning("Task lost its worker", extra={"action": str(record.state), **record.log_context})
+        self.queue_changed.fire()
+
+    async def lapsed(self) -> list[TaskRecord]:
+        """Running tasks whose lease has ended."""
+        return await self._store.lapsed(self._now())
+
+    def advance(self, task_id: str, step: int, steps: int) -> None:
+        """Show a step."""
+        self.views.advance(task_id, step, steps)
+
+
+class DiskGate:
+    """Whether the data folder's disk has room; looked up at most once a second."""
+
+    def __init__(self, folder: Path, minimum: int, now: Callable[[], float]) -> None:
+        self._folder = folder
+        self._minimum = minimum
+        self._now = now
+        self._checked_at = float("-inf")
+        self._low = False
+
+    @property
+    def is_low(self) -> bool:
+        """Less than the minimum is free."""
+        now = self._now()
+        if not 0 <= now - self._checked_at < DISK_CHECK_S:
+            self._checked_at = now
+            self._low = shutil.disk_usage(self._folder).free < self._minimum
+        return self._low
+
+    def check(self) -> None:
+        """Raises DiskFull."""
+        if self.is_low:
+            raise DiskFull("The server's disk is nearly full, so no task can be kept safely. Try again later.")
+
+
+def _extras(order: Order) -> dict[str, JsonValue]:
+    """Accepted fields that are not drawn from; kept with the task."""
+    return {
+        name: value
+        for name, value in order.values.items()
+        if (param := order.spec.param(name)) is not None
+        and (param.no_effect is not None or name == "user")
+        and name not in ("webhook_url", "webhook_secret")
+    }
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _refusal(verdict: Verdict, key: ApiKey) -> Exception:
+    if verdict is Verdict.CONFLICT:
+        return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
+    if verdict is Verdict.NO_CREDITS:
+        return InsufficientCredits("Insufficient credits")
+    return TooManyActiveTasks(
+        f"This key may have {key.max_active} unfinished tasks at a time. Wait until one has finished."
+    )

@@ -1,0 +1,66 @@
+"""How a worker reaches its server: an address, a socket, and who it is talking to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import stat
+import struct
+import tempfile
+from pathlib import Path
+
+from fluxserve.errors import ConfigurationError, WorkerRefused
+
+#: Longest path of a unix socket that every system takes.
+MAX_SOCKET_PATH = 100
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def run_dir(data_dir: Path) -> Path:
+    """The private folder of a server's sockets and locks: short whatever the data folder, the same at every start."""
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the folder itself is private and checked
+        folder = Path(parent) / f"fluxserve-{os.getuid()}-{digest}"
+        if len(str(folder / "worker.sock")) < MAX_SOCKET_PATH:
+            return folder
+    raise ConfigurationError("The path of the temporary folder is too long for a socket: set TMPDIR to a shorter one.")
+
+
+def make_run_dir(data_dir: Path) -> Path:
+    """Make the folder with mode 0700; refuses one that somebody else has put there."""
+    folder = run_dir(data_dir)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+        raise ConfigurationError(f"{folder} is not a private folder of this user: remove it, then start again.")
+    return folder
+
+
+def worker_lock(folder: Path, worker_id: str) -> Path:
+    """A local worker holds this lock as long as it lives."""
+    return folder / f"{worker_id}.lock"
+
+
+def same_user(connection: socket.socket) -> bool:
+    """Whether the process at the other end of a unix socket runs as this user."""
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return bool(struct.unpack("3i", credentials)[1] == os.getuid())
+    return True  # elsewhere the folder's mode 0700 is the guard
+
+
+async def dial(address: str) -> Streams:
+    """Connect to `unix:PATH` or `tcp:HOST:PORT`; raises OSError while nobody listens there."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        reader, writer = await asyncio.open_unix_connection(rest)
+        if not same_user(writer.get_extra_info("socket")):
+            writer.close()
+            raise WorkerRefused("The server's socket belongs to another user.")
+        return reader, writer
+    host, _, port = rest.rpartition(":")
+    if kind != "tcp" or not host or not port.isdigit():
+        raise ConfigurationError(f"{address!r} is no server address: use unix:PATH or tcp:HOST:PORT.")
+    return await asyncio.open_connection(host.strip("[]"), int(port))
