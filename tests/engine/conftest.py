@@ -1,0 +1,123 @@
+"""Checkpoints of the real classes with random weights, small enough for a test, and the drawers that open them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+from fluxserve import mini
+from fluxserve.engine import device
+from fluxserve.engine.checkpoints import Checkpoint, find
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.weights import Parts, load
+from fluxserve.settings import Settings
+
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    device.apply(CPU)
+
+
+def build(folder: Path, *, guidance_embeds: bool, scheduler: FlowMatchEulerDiscreteScheduler) -> Path:
+    """A folder with the text encoders of mini, and a tiny transformer and AutoencoderKL of random weights."""
+    shutil.copytree(mini.folder(), folder, ignore=shutil.ignore_patterns("fluxserve.toml", "transformer", "vae"))
+    torch.manual_seed(1)
+    FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=128,
+        pooled_projection_dim=128,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 6, 6),
+    ).save_pretrained(folder / "transformer")
+    AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).save_pretrained(folder / "vae")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("AutoencoderTiny", "AutoencoderKL"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dev_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like FLUX.1-dev: a guidance embedding, a shift that grows with the picture."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return build(tmp_path_factory.mktemp("weights") / "tiny-dev", guidance_embeds=True, scheduler=scheduler)
+
+
+@pytest.fixture(scope="session")
+def schnell_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like FLUX.1-schnell: no guidance embedding, a fixed shift."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+    return build(tmp_path_factory.mktemp("weights") / "tiny-schnell", guidance_embeds=False, scheduler=scheduler)
+
+
+@pytest.fixture(scope="session")
+def shifted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fixed shift that is not 1."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False)
+    return build(tmp_path_factory.mktemp("weights") / "tiny-shifted", guidance_embeds=False, scheduler=scheduler)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(dev_folder: Path, schnell_folder: Path, shifted_folder: Path) -> dict[str, Checkpoint]:
+    """By name: dev, schnell, shifted and mini."""
+    folders = {"dev": dev_folder, "schnell": schnell_folder, "shifted": shifted_folder, "mini": mini.folder()}
+    return {name: find(str(folder)) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def drawers(checkpoints: dict[str, Checkpoint]) -> dict[str, Drawer]:
+    """An open drawer for each of `checkpoints`, one row a pass."""
+    return {name: open_drawer(checkpoint, CPU, 1) for name, checkpoint in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def pipelines(checkpoints: dict[str, Checkpoint]) -> dict[str, FluxPipeline]:
+    """The stock pipeline over the same weights, for each of `checkpoints`."""
+    return {name: stock(load(checkpoint.path, CPU), checkpoint) for name, checkpoint in checkpoints.items()}
+
+
+def stock(parts: Parts, checkpoint: Checkpoint) -> FluxPipeline:
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(checkpoint.path / "scheduler"),
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        text_encoder_2=parts.text_encoder_2,
+        tokenizer_2=parts.tokenizer_2,
+        transformer=parts.transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def settings_for() -> Callable[..., Settings]:
+    """Settings that map every named model to a folder."""
+
+    def make(models: dict[str, Path] | None = None, canonical_batch: int = 1) -> Settings:
+        named = {model: str(folder) for model, folder in (models or {}).items()}
+        return Settings(models=named, device="cpu", canonical_batch=canonical_batch)
+
+    return make

@@ -1,0 +1,337 @@
+"""The engine around the networks: events, failures, sizes, several checkpoints, fingerprints."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine.base import Event, Failed, Finished, Progressed
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.device import Runtime, resolve
+from fluxserve.engine.diffusion import DiffusionEngine
+from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.fingerprint import fingerprint, weights_hash
+from fluxserve.engine.networks import Network
+from fluxserve.engine.trajectory import Conditioning, generator_seed, noise
+from fluxserve.errors import (
+    BadPicture,
+    CheckpointMissing,
+    CheckpointRefused,
+    DrawingFailed,
+    EngineError,
+    OutOfMemory,
+    UnknownSetting,
+)
+from fluxserve.settings import Settings
+
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+APPLE = Generation(
+    model="flux-dev",
+    prompt="a red apple",
+    size=Size(256, 256),
+    seed=7,
+    steps=2,
+    guidance=3.5,
+    output_format="jpeg",
+)
+
+
+@pytest.fixture
+def engine(settings_for: Callable[..., Settings], dev_folder: Path) -> DiffusionEngine:
+    made = DiffusionEngine(settings_for({"flux-dev": dev_folder}))
+    made.warm()
+    return made
+
+
+def run(engine: DiffusionEngine) -> Sequence[Event]:
+    events: list[Event] = []
+    while engine.active:
+        events += engine.step()
+    return events
+
+
+def finish(engine: DiffusionEngine, generation: Generation) -> Finished:
+    engine.admit("a", generation)
+    finished = run(engine)[-1]
+    assert isinstance(finished, Finished)
+    return finished
+
+
+class Breaking:
+    """A network that breaks in one way where a prompt says so, and is sound otherwise."""
+
+    def __init__(self, network: Network, breaks: Callable[[Tensor], Tensor]) -> None:
+        self._network = network
+        self._breaks = breaks
+        self._marked: list[Tensor] = []
+
+    def encode(self, prompt: str) -> Conditioning:
+        conditioning = self._network.encode(prompt)
+        if "bad" in prompt:
+            self._marked.append(conditioning.pooled)
+        return conditioning
+
+    def noise(self, seed: int, size: Size) -> Tensor:
+        return self._network.noise(seed, size)
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+    ) -> Tensor:
+        velocity = self._network.predict(latents, sigmas, guidance, conditioning, size)
+        rows = zip(velocity.split(1), conditioning.pooled.split(1), strict=True)
+        return torch.cat([self._breaks(row) if self._is_bad(pooled) else row for row, pooled in rows])
+
+    def _is_bad(self, pooled: Tensor) -> bool:
+        return any(marked.equal(pooled) for marked in self._marked)
+
+    def decode(self, latents: Tensor, size: Size) -> object:
+        return self._network.decode(latents, size)
+
+
+def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings) -> DiffusionEngine:
+    def open_breaking(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
+        drawer = open_drawer(checkpoint, runtime, canonical_batch)
+        return replace(drawer, network=Breaking(drawer.network, breaks))  # type: ignore[arg-type]
+
+    engine = DiffusionEngine(settings, open_drawer=open_breaking)
+    engine.warm()
+    return engine
+
+
+def runs_out_of_memory(velocity: Tensor) -> Tensor:
+    raise torch.OutOfMemoryError("tried to allocate 5 GiB at 0xdeadbeef")
+
+
+def raises(velocity: Tensor) -> Tensor:
+    raise RuntimeError("secret library text /home/someone")
+
+
+def returns_nan(velocity: Tensor) -> Tensor:
+    return velocity * torch.nan
+
+
+def returns_infinity(velocity: Tensor) -> Tensor:
+    return velocity + torch.inf
+
+
+def test_progress_is_told_at_every_step_and_then_the_picture(engine: DiffusionEngine) -> None:
+    engine.admit("a", replace(APPLE, steps=3))
+    assert engine.active == 1
+    events = run(engine)
+    assert events[:-1] == [Progressed(ref="a", step=step, steps=3) for step in (1, 2, 3)]
+    assert isinstance(events[-1], Finished)
+
+
+def test_an_idle_engine_does_nothing(engine: DiffusionEngine) -> None:
+    assert engine.step() == ()
+
+
+@pytest.mark.parametrize("size", [Size(256, 256), Size(320, 256), Size(288, 416)])
+def test_without_a_cap_the_picture_is_drawn_at_its_own_size(engine: DiffusionEngine, size: Size) -> None:
+    finished = finish(engine, replace(APPLE, size=size, steps=1))
+    assert finished.facts["drawn_at"] == str(size) == str(finished.pixels.size)
+    assert len(finished.pixels.data) == 3 * size.area
+
+
+@pytest.mark.parametrize("size", [Size(256, 256), Size(320, 256), Size(1024, 768), Size(3136, 1344), Size(256, 1440)])
+def test_mini_draws_a_square_and_answers_exactly_the_size_asked_for(engine: DiffusionEngine, size: Size) -> None:
+    finished = finish(engine, replace(APPLE, model="flux-pro-1.1", size=size))
+    assert finished.facts["drawn_at"] == "128x128"
+    assert (finished.pixels.size, finished.drawn_by) == (size, "fluxserve-mini")
+
+
+def test_each_model_is_drawn_by_the_weights_it_is_mapped_to(engine: DiffusionEngine) -> None:
+    dev, pro = finish(engine, APPLE), finish(engine, replace(APPLE, model="flux-pro"))
+    assert (dev.drawn_by, pro.drawn_by) == ("tiny-dev", "fluxserve-mini")
+    assert dev.facts["fingerprint"] != pro.facts["fingerprint"]
+    assert engine.fingerprint == "+".join(sorted([str(dev.facts["fingerprint"]), str(pro.facts["fingerprint"])]))
+
+
+@pytest.mark.parametrize("prompt", ["", "\ud800 half a surrogate", "word " * 2000, "日本語 🍎", "\x00"])
+def test_any_prompt_can_be_drawn(engine: DiffusionEngine, prompt: str) -> None:
+    assert finish(engine, replace(APPLE, prompt=prompt, model="flux-pro", steps=1)).pixels.size == APPLE.size
+
+
+def test_a_discarded_generation_is_never_heard_of_again(engine: DiffusionEngine) -> None:
+    engine.admit("waiting", APPLE)
+    engine.discard("waiting")
+    engine.admit("running", APPLE)
+    engine.admit("staying", APPLE)
+    engine.step()
+    engine.discard("running")
+    engine.discard("unknown")
+    assert engine.active == 1
+    assert {event.ref for event in run(engine)} == {"staying"}
+
+
+def test_a_short_one_overtakes_a_long_one(engine: DiffusionEngine) -> None:
+    engine.admit("long", replace(APPLE, steps=50, size=Size(256, 320)))
+    for _ in range(5):
+        engine.step()
+    engine.admit("short", APPLE)
+    for _ in range(2 * APPLE.steps):
+        finished = {event.ref for event in engine.step() if isinstance(event, Finished)}
+        if finished:
+            break
+    assert finished == {"short"}
+
+
+@pytest.mark.parametrize("canonical_batch", [1, 2])
+@pytest.mark.parametrize(
+    ("breaks", "error"),
+    [
+        (runs_out_of_memory, OutOfMemory),
+        (raises, DrawingFailed),
+        (returns_nan, BadPicture),
+        (returns_infinity, BadPicture),
+    ],
+)
+def test_one_bad_generation_fails_alone_and_no_library_text_gets_out(
+    settings_for: Callable[..., Settings],
+    dev_folder: Path,
+    canonical_batch: int,
+    breaks: Callable[[Tensor], Tensor],
+    error: type[EngineError],
+) -> None:
+    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}, canonical_batch))
+    expected = finish(engine, APPLE)
+    for ref, prompt in {"one": "a red apple", "two": "a bad apple", "three": "a red apple"}.items():
+        engine.admit(ref, replace(APPLE, prompt=prompt))
+    outcomes = {event.ref: event for event in run(engine)}
+    failed = outcomes["two"]
+    assert isinstance(failed, Failed)
+    assert type(failed.error) is error
+    assert not [word for word in ("0xdeadbeef", "secret", "/home") if word in failed.error.message]
+    for ref in ("one", "three"):
+        good = outcomes[ref]
+        assert isinstance(good, Finished)
+        assert good.pixels == expected.pixels
+    assert finish(engine, APPLE).pixels == expected.pixels
+
+
+def test_a_broken_device_is_not_blamed_on_a_generation(settings_for: Callable[..., Settings], dev_folder: Path) -> None:
+    def breaks(velocity: Tensor) -> Tensor:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}))
+    engine.admit("a", replace(APPLE, prompt="bad"))
+    with pytest.raises(torch.AcceleratorError):
+        engine.step()
+
+
+def spoiled(folder: Path, copy: Path, file: str, tensor: str, value: float) -> Path:
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / file)
+    save_file(tensors | {tensor: torch.full_like(tensors[tensor], value)}, copy / file)
+    return copy
+
+
+def test_weights_that_draw_one_colour_stop_the_start(
+    settings_for: Callable[..., Settings], dev_folder: Path, tmp_path: Path
+) -> None:
+    file = "vae/diffusion_pytorch_model.safetensors"
+    folder = spoiled(dev_folder, tmp_path / "grey", file, "decoder.conv_out.weight", 0.0)
+    with pytest.raises(BadPicture):
+        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+
+
+def test_weights_that_draw_nothing_finite_stop_the_start(
+    settings_for: Callable[..., Settings], dev_folder: Path, tmp_path: Path
+) -> None:
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    folder = spoiled(dev_folder, tmp_path / "nan", file, "proj_out.weight", float("nan"))
+    with pytest.raises(BadPicture):
+        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+
+
+def test_weights_that_do_not_fit_their_config_are_refused_without_library_text(
+    settings_for: Callable[..., Settings], dev_folder: Path, schnell_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(dev_folder, folder)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    shutil.copy(schnell_folder / name, folder / name)
+    with pytest.raises(CheckpointRefused, match="mixed cannot be loaded") as refused:
+        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+    assert "time_text_embed" not in refused.value.message
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04pickle"])
+def test_a_weights_file_that_is_no_safetensors_is_refused(
+    settings_for: Callable[..., Settings], dev_folder: Path, tmp_path: Path, content: bytes
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(dev_folder, folder)
+    (folder / "text_encoder/model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointRefused):
+        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+
+
+def test_a_missing_checkpoint_and_an_unknown_model_stop_the_start(settings_for: Callable[..., Settings]) -> None:
+    with pytest.raises(CheckpointMissing):
+        DiffusionEngine(settings_for({"flux-dev": Path("/no/such/folder")})).warm()
+    with pytest.raises(UnknownSetting):
+        DiffusionEngine(settings_for({"flux-9": Path("mini")})).warm()
+
+
+def test_the_fingerprint_changes_with_whatever_may_change_a_pixel(dev_folder: Path, tmp_path: Path) -> None:
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    other = spoiled(dev_folder, tmp_path / "other", file, "proj_out.bias", 0.5)
+    weights = weights_hash(dev_folder)
+    words = [
+        fingerprint(weights, CPU, {}),
+        fingerprint(weights, replace(CPU, dtype="bfloat16"), {}),
+        fingerprint(weights, replace(CPU, threads=2), {}),
+        fingerprint(weights, replace(CPU, device="mps"), {}),
+        fingerprint(weights, CPU, {Size(256, 256): 4}),
+        fingerprint(weights_hash(other), CPU, {}),
+    ]
+    assert len(set(words)) == len(words)
+    assert fingerprint(weights_hash(dev_folder), replace(CPU, token_budget=1), {Size(256, 256): 1}) == words[0]
+
+
+def test_a_small_file_of_the_checkpoint_counts_too(dev_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dev_folder, copy)
+    before = weights_hash(copy)
+    (copy / "README.md").write_text("words")
+    assert weights_hash(copy) == before
+    (copy / "fluxserve.toml").write_text("cfg_scale = 2.0")
+    assert weights_hash(copy) != before
+
+
+def test_weights_in_the_hub_cache_are_known_by_the_name_of_their_blob(dev_folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots/abc", tmp_path / "blobs"
+    shutil.copytree(dev_folder, snapshot)
+    blobs.mkdir()
+    weights = snapshot / "transformer/diffusion_pytorch_model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    weights.rename(blobs / digest)
+    weights.symlink_to(blobs / digest)
+    assert weights_hash(snapshot) == weights_hash(dev_folder)
+
+
+def test_tiny_networks_get_one_thread_and_large_ones_all_cores() -> None:
+    assert resolve(Settings(device="cpu"), 10 * 2**20).threads == 1
+    assert resolve(Settings(device="cpu", threads=3), 10 * 2**20).threads == 3
+    assert resolve(Settings(device="cpu"), 2**40).threads == len(os.sched_getaffinity(0))
+
+
+def test_seeds_that_share_their_lower_half_draw_different_noise() -> None:
+    seeds = [0, 1, 2**32, 2**32 + 1, 2**33, 2**63, 2**64 - 1, 2**32 - 1]
+    drawn = [noise(seed, (1, 4, 4, 4)) for seed in seeds]
+    assert len({tuple(one.flatten().tolist()) for one in drawn}) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_seeds_below_two_to_the_32_are_torchs_own(seed: int) -> None:
+    assert generator_seed(seed) == seed
+    assert noise(seed, (3, 5)).equal(torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)))

@@ -1,0 +1,123 @@
+"""Our loop draws what diffusers' own FluxPipeline draws from the same weights, prompt and seed."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+from fluxserve import mini
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine import sampling
+from fluxserve.engine.drawer import Drawer
+from fluxserve.engine.trajectory import Trajectory, generator_seed
+
+NAMES = ("dev", "schnell", "shifted", "mini")
+SEEDS = (0, 7, 2**32, 2**64 - 1)
+
+
+def generation(*, seed: int = 7, steps: int = 4, guidance: float = 3.5, size: Size) -> Generation:
+    return Generation(
+        model="flux-dev",
+        prompt="a red apple",
+        size=size,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        output_format="png",
+    )
+
+
+def draw(drawer: Drawer, wanted: Generation) -> Trajectory:
+    with torch.inference_mode():
+        trajectory = drawer.start("a", wanted, 0)
+        while not trajectory.is_done:
+            trajectory = trajectory.moved(drawer.velocities([trajectory])[0], 0)
+    return trajectory
+
+
+def draw_stock(pipeline: FluxPipeline, drawer: Drawer, wanted: Generation, output_type: str) -> np.ndarray:
+    checkpoint = drawer.checkpoint
+    drawn = pipeline(
+        wanted.prompt,
+        negative_prompt="" if checkpoint.cfg_scale > 1 else None,
+        true_cfg_scale=checkpoint.cfg_scale,
+        height=wanted.size.height,
+        width=wanted.size.width,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance,
+        generator=torch.Generator("cpu").manual_seed(generator_seed(wanted.seed)),
+        max_sequence_length=checkpoint.text_length,
+        output_type=output_type,
+    ).images
+    return np.asarray(drawn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_latents_are_the_pipelines(
+    drawers: dict[str, Drawer], pipelines: dict[str, FluxPipeline], name: str, seed: int
+) -> None:
+    wanted = generation(seed=seed, size=Size(128, 128))
+    ours = draw(drawers[name], wanted).latents.numpy()
+    theirs = draw_stock(pipelines[name], drawers[name], wanted, "latent")
+    assert np.abs(theirs).max() > 0.5
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["dev", "schnell"])
+@pytest.mark.parametrize("steps", [1, 2, 28])
+def test_the_latents_are_the_pipelines_at_any_number_of_steps_and_in_any_shape(
+    drawers: dict[str, Drawer], pipelines: dict[str, FluxPipeline], name: str, steps: int
+) -> None:
+    wanted = generation(steps=steps, size=Size(160, 64))
+    ours = draw(drawers[name], wanted).latents.numpy()
+    np.testing.assert_allclose(ours, draw_stock(pipelines[name], drawers[name], wanted, "latent"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pixels_are_the_pipelines(
+    drawers: dict[str, Drawer], pipelines: dict[str, FluxPipeline], name: str
+) -> None:
+    wanted = generation(size=Size(128, 128))
+    with torch.inference_mode():
+        pixels = drawers[name].finish(draw(drawers[name], wanted)).pixels
+    ours = np.frombuffer(pixels.data, dtype=np.uint8).reshape(128, 128, 3).astype(int)
+    theirs = (draw_stock(pipelines[name], drawers[name], wanted, "np")[0] * 255).round().astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 0.001
+
+
+def test_guidance_changes_what_weights_with_an_embedding_for_it_draw(drawers: dict[str, Drawer]) -> None:
+    low, high = (draw(drawers["dev"], generation(guidance=g, size=Size(64, 64))).latents for g in (1.5, 5.0))
+    assert not low.equal(high)
+    low, high = (draw(drawers["schnell"], generation(guidance=g, size=Size(64, 64))).latents for g in (1.5, 5.0))
+    assert low.equal(high)
+
+
+def test_the_stock_pipeline_loads_mini_as_it_lies_in_the_package(drawers: dict[str, Drawer]) -> None:
+    pipeline = FluxPipeline.from_pretrained(mini.folder(), dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    wanted = generation(size=Size(128, 128))
+    theirs = draw_stock(pipeline, drawers["mini"], wanted, "latent")
+    np.testing.assert_allclose(draw(drawers["mini"], wanted).latents.numpy(), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 2, 4, 28, 50])
+@pytest.mark.parametrize("tokens", [16, 256, 3072, 16464])
+def test_the_noise_levels_are_the_schedulers(drawers: dict[str, Drawer], name: str, steps: int, tokens: int) -> None:
+    checkpoint = drawers[name].checkpoint
+    theirs = FlowMatchEulerDiscreteScheduler.from_pretrained(checkpoint.path / "scheduler")
+    theirs.set_timesteps(sigmas=list(np.linspace(1.0, 1 / steps, steps)), mu=calculate_shift(tokens))
+    ours = sampling.sigmas(checkpoint.schedule, steps, tokens)
+    np.testing.assert_allclose(ours, theirs.sigmas.numpy(), atol=2e-7, rtol=0)
+
+
+def test_a_step_is_the_schedulers_step(drawers: dict[str, Drawer]) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(drawers["dev"].checkpoint.path / "scheduler")
+    scheduler.set_timesteps(sigmas=[1.0, 0.7, 0.4], mu=0.8)
+    latents, velocity = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))[:, None]
+    theirs = scheduler.step(velocity, scheduler.timesteps[0], latents, return_dict=False)[0]
+    ours = sampling.advance(latents, velocity, float(scheduler.sigmas[0]), float(scheduler.sigmas[1]))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

@@ -1,0 +1,138 @@
+"""What every engine promises the worker: the fake one and the real one, drawing with mini."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from fluxserve import engine as engines
+from fluxserve.catalogue import MODELS, Generation, Size
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Engine, Event, Failed, Finished, Progressed
+from fluxserve.settings import EngineChoice, Settings
+
+APPLE = Generation(
+    model="flux-schnell",
+    prompt="a red apple",
+    size=Size(320, 256),
+    seed=7,
+    steps=3,
+    guidance=3.5,
+    output_format="jpeg",
+)
+
+
+def make(name: EngineChoice) -> Engine:
+    made = engines.create(Settings(engine=name, device="cpu"))
+    made.warm()
+    return made
+
+
+@pytest.fixture(scope="module", params=["fake", "diffusion"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return make(request.param)
+
+
+def run(engine: Engine) -> Sequence[Event]:
+    events: list[Event] = []
+    while engine.active:
+        events += engine.step()
+    return events
+
+
+def finish(engine: Engine, generation: Generation) -> Finished:
+    engine.admit("a", generation)
+    finished = run(engine)[-1]
+    assert isinstance(finished, Finished)
+    return finished
+
+
+def test_a_warm_engine_has_nothing_to_do(engine: Engine) -> None:
+    assert engine.active == 0
+    assert not engine.step()
+
+
+def test_it_says_what_it_draws_and_how_much_it_holds(engine: Engine) -> None:
+    assert engine.models == tuple(MODELS)
+    assert engine.capacity >= 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_it_draws_every_model_it_names(engine: Engine, model: str) -> None:
+    assert finish(engine, replace(APPLE, model=model, steps=1)).pixels.size == APPLE.size
+
+
+@pytest.mark.parametrize("size", [Size(256, 256), Size(1440, 256), Size(256, 1440), Size(3136, 1344)])
+def test_a_picture_has_exactly_the_size_asked_for(engine: Engine, size: Size) -> None:
+    pixels = finish(engine, replace(APPLE, size=size, steps=1)).pixels
+    assert (pixels.size, len(pixels.data)) == (size, 3 * size.area)
+
+
+def test_progress_rises_to_the_last_step_and_the_picture_comes_last(engine: Engine) -> None:
+    engine.admit("a", APPLE)
+    *progress, last = run(engine)
+    steps = [event.step for event in progress if isinstance(event, Progressed)]
+    assert len(steps) == len(progress)
+    assert steps == sorted(set(steps))
+    assert steps[-1] == APPLE.steps
+    assert isinstance(last, Finished)
+
+
+def test_the_same_generation_is_the_same_picture(engine: Engine) -> None:
+    assert finish(engine, APPLE) == finish(engine, replace(APPLE, output_format="png"))
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**32 + 7, 2**64 - 1])
+def test_another_seed_is_another_picture(engine: Engine, seed: int) -> None:
+    assert finish(engine, APPLE).pixels.data != finish(engine, replace(APPLE, seed=seed)).pixels.data
+
+
+def test_the_facts_say_what_was_drawn(engine: Engine) -> None:
+    finished = finish(engine, APPLE)
+    assert set(finished.facts) == {"pixels_sha256", "drawn_at", "steps", "fingerprint"}
+    assert finished.facts["pixels_sha256"] == pixels_of.sha256(finished.pixels)
+    assert finished.facts["steps"] == APPLE.steps
+    assert finished.facts["fingerprint"]
+    assert finished.drawn_by
+
+
+def test_many_generations_end_once_each(engine: Engine) -> None:
+    refs = [str(number) for number in range(2 * engine.capacity)]
+    for number, ref in enumerate(refs):
+        engine.admit(ref, replace(APPLE, seed=number, steps=1 + number % 3))
+    assert engine.active == len(refs)
+    outcomes = [event.ref for event in run(engine) if isinstance(event, Finished | Failed)]
+    assert sorted(outcomes) == sorted(refs)
+
+
+def test_a_generation_comes_out_the_same_beside_others(engine: Engine) -> None:
+    alone = finish(engine, APPLE)
+    engine.admit("other", replace(APPLE, seed=99, steps=5))
+    engine.step()
+    engine.admit("a", APPLE)
+    engine.admit("tall", replace(APPLE, size=Size(256, 512), prompt="a cat face"))
+    together = {event.ref: event for event in run(engine) if isinstance(event, Finished)}
+    assert together["a"] == alone
+
+
+def test_what_is_discarded_is_never_heard_of_again(engine: Engine) -> None:
+    engine.admit("gone", APPLE)
+    engine.admit("stays", APPLE)
+    engine.discard("gone")
+    engine.discard("never admitted")
+    assert engine.active == 1
+    assert {event.ref for event in run(engine)} == {"stays"}
+
+
+def test_a_ref_can_be_used_again(engine: Engine) -> None:
+    first = finish(engine, APPLE)
+    engine.admit("a", replace(APPLE, seed=3))
+    engine.discard("a")
+    assert finish(engine, APPLE) == first
+
+
+@pytest.mark.parametrize("name", ["fake", "diffusion"])
+def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(name: EngineChoice) -> None:
+    one, other = make(name), make(name)
+    assert one.fingerprint == other.fingerprint != ""
+    assert finish(one, APPLE) == finish(other, APPLE)
