@@ -49,7 +49,7 @@ class LinkSigner:
         """The path of a link to `object_name` until `expires_at`, such as `/results/TOKEN/sample.jpeg`."""
         stem, _, suffix = object_name.rpartition(".")
         claim = _VERSION + self._id + expires_at.to_bytes(_EXPIRY) + bytes.fromhex(stem[3:])
-        mac = _mac(self._key, b"picture", claim, suffix.encode())
+        mac = signature(self._key, b"picture", claim, suffix.encode())
         return f"/results/{base64.urlsafe_b64encode(claim + mac).decode()}/sample.{suffix}"
 
     def open_picture(self, token: str, name: str, now: float) -> PictureLink:
@@ -60,7 +60,7 @@ class LinkSigner:
         if (
             key is None
             or stem != "sample"
-            or not hmac.compare_digest(mac, _mac(key, b"picture", claim, _bytes(suffix)))
+            or not hmac.compare_digest(mac, signature(key, b"picture", claim, _bytes(suffix)))
         ):
             raise LinkRefused(_NOT_VALID)
         expires_at = int.from_bytes(claim[1 + _KEY_ID : -_RANDOM])
@@ -76,18 +76,19 @@ class LinkSigner:
         return _capability(self._key, task_id)
 
     def is_capability(self, task_id: str, text: str) -> bool:
-        """Whether `text` is a capability for `task_id`; takes the same time whichever it is."""
+        """Whether `text` is a capability for `task_id`, compared in constant time."""
         given = _bytes(text)
-        return any([hmac.compare_digest(_capability(key, task_id).encode(), given) for key in self._keys.values()])
+        return any(hmac.compare_digest(_capability(key, task_id).encode(), given) for key in self._keys.values())
 
 
-def _mac(key: bytes, purpose: bytes, *fields: bytes) -> bytes:
+def signature(key: bytes, purpose: bytes, *fields: bytes) -> bytes:
+    """128 bits over the purpose and each field with its length in front."""
     parts = [b"%d:%b" % (len(field), field) for field in (purpose, *fields)]
     return hmac.digest(key, b"".join(parts), "sha256")[:_MAC]
 
 
 def _capability(key: bytes, task_id: str) -> str:
-    mac = _mac(key, b"capability", _bytes(task_id))
+    mac = signature(key, b"capability", _bytes(task_id))
     return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 

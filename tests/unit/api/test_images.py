@@ -1,0 +1,185 @@
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from fluxserve.api.images import Pictures
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.storage import LocalStorage, new_object_name
+
+KEY = bytes(32)
+PICTURE = b"\xff\xd8 a picture \xff\xd9"
+NOW = 1_800_000_000.0
+ORIGIN = "https://app.example.com"
+
+
+class Server:
+    """The handler with a folder of pictures and a clock that can be turned."""
+
+    def __init__(self, folder: Path) -> None:
+        self.signer = LinkSigner([KEY], 600)
+        self.storage = LocalStorage(folder)
+        self.now = NOW
+        self.app = Pictures(self.signer, self.storage, lambda: self.now, [ORIGIN + "/"])
+
+    def picture(self, suffix: str = "jpeg") -> str:
+        name = new_object_name("png")[:-3] + suffix
+        self.storage.put(name, PICTURE)
+        return self.signer.sign_picture(name, int(self.now) + 600)
+
+    def sent(self, method: str, path: str) -> list[Message]:
+        """The ASGI messages themselves."""
+        messages: list[Message] = []
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        async def receive() -> Message:
+            raise AssertionError("nothing is read")
+
+        asyncio.run(self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send))
+        return messages
+
+    def ask(self, method: str, path: str, **headers: str) -> httpx.Response:
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+        return asyncio.run(asked())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp"])
+def test_a_link_gives_the_picture_with_headers_that_make_it_harmless(server: Server, suffix: str) -> None:
+    answer = server.ask("GET", server.picture(suffix))
+    assert (answer.status_code, answer.content) == (200, PICTURE)
+    assert dict(answer.headers) == {
+        "content-type": f"image/{suffix}",
+        "content-length": str(len(PICTURE)),
+        "content-disposition": f'inline; filename="sample.{suffix}"',
+        "cache-control": "private, max-age=600",
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "cross-origin-resource-policy": "same-site",
+        "vary": "Origin",
+    }
+
+
+def test_a_cache_may_keep_a_picture_only_as_long_as_its_link_lives(server: Server) -> None:
+    path = server.picture()
+    server.now += 599.5
+    assert server.ask("GET", path).headers["cache-control"] == "private, max-age=0"
+
+
+def test_a_head_gives_the_same_headers_without_the_picture(server: Server) -> None:
+    path = server.picture()
+    head, get = server.ask("HEAD", path), server.ask("GET", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == get.headers
+    assert server.sent("HEAD", path)[1:] == [{"type": "http.response.body", "body": b""}]
+
+
+def test_a_picture_is_sent_at_once(server: Server) -> None:
+    assert server.sent("GET", server.picture())[1:] == [{"type": "http.response.body", "body": PICTURE}]
+
+
+def test_keys_and_other_headers_and_ranges_change_nothing(server: Server) -> None:
+    answer = server.ask(
+        "GET", server.picture(), x_key="wrong", authorization="Bearer wrong", range="bytes=0-3", accept="text/html"
+    )
+    assert (answer.status_code, answer.content) == (200, PICTURE)
+
+
+def test_a_picture_may_be_fetched_again_until_the_link_expires(server: Server) -> None:
+    path = server.picture()
+    for _ in range(3):
+        server.now += 199
+        assert server.ask("GET", path).status_code == 200
+    server.now += 3
+    answer = server.ask("GET", path)
+    assert answer.status_code == 403
+    body = answer.json()
+    assert body["status_code"] == 403
+    assert body["detail"] == body["message"] == "This link expired 0 s ago. Poll the task again for a new one."
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_forged_link_is_refused_and_says_what_to_do(server: Server) -> None:
+    path = server.picture()
+    for forged in (
+        path.replace(".jpeg", ".png"),
+        path.replace("sample", "simple"),
+        path[:30] + ("A" if path[30] != "A" else "B") + path[31:],
+        "/results/x/sample.jpeg",
+        "/results//sample.jpeg",
+        "/results/..%2f..%2fsecrets.json/sample.jpeg",
+    ):
+        answer = server.ask("GET", forged)
+        assert answer.status_code in (403, 404)
+        assert answer.json()["status_code"] == answer.status_code
+    assert "poll the task again" in server.ask("GET", "/results/x/sample.jpeg").json()["message"]
+
+
+def test_another_servers_link_is_refused(server: Server) -> None:
+    name = new_object_name("jpeg")
+    server.storage.put(name, PICTURE)
+    path = LinkSigner([bytes(31) + b"x"], 600).sign_picture(name, int(NOW) + 600)
+    assert server.ask("GET", path).status_code == 403
+
+
+def test_a_deleted_picture_is_not_found(server: Server) -> None:
+    name = new_object_name("jpeg")
+    answer = server.ask("GET", server.signer.sign_picture(name, int(NOW) + 600))
+    assert answer.status_code == 404
+    assert "gone" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/results/", "/results/a", "/results/a/sample.jpeg/b", "/results/a/b/c/d"])
+def test_other_paths_below_results_are_not_found(server: Server, path: str) -> None:
+    assert server.ask("GET", path).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_told_what_is_allowed(server: Server, method: str) -> None:
+    answer = server.ask(method, server.picture())
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert server.ask("GET", server.picture()).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["picture", "/results/x/sample.jpeg"], ids=["picture", "error"])
+def test_only_a_listed_origin_is_named(server: Server, path: str) -> None:
+    path = server.picture() if path == "picture" else path
+    listed = server.ask("GET", path, origin=ORIGIN)
+    assert (listed.headers["access-control-allow-origin"], listed.headers["vary"]) == (ORIGIN, "Origin")
+    for other in ("https://evil.example.com", ORIGIN + ".evil.com", ORIGIN.upper(), "null", ""):
+        answer = server.ask("GET", path, origin=other)
+        assert answer.headers["vary"] == "Origin"
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_credentials_are_never_allowed_across_origins(server: Server) -> None:
+    assert "access-control-allow-credentials" not in server.ask("GET", server.picture(), origin=ORIGIN).headers
+
+
+def test_a_preflight_of_a_listed_origin_is_answered(server: Server) -> None:
+    answer = server.ask("OPTIONS", server.picture(), origin=ORIGIN, access_control_request_method="GET")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
+    assert server.ask("OPTIONS", server.picture(), origin="https://evil.example.com").status_code == 405
+
+
+def test_without_listed_origins_nothing_varies(server: Server) -> None:
+    server.app = Pictures(server.signer, server.storage, lambda: NOW, [])
+    answer = server.ask("GET", server.picture(), origin=ORIGIN)
+    assert "vary" not in answer.headers
+    assert "access-control-allow-origin" not in answer.headers
