@@ -56,9 +56,11 @@ INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 INSERT_LEDGER = "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES (?, ?, ?, ?, ?)"
 INSERT_OUTBOX = "INSERT INTO outbox (task_id, state, at) VALUES (?, ?, ?)"
 GIVE_BACK = "UPDATE accounts SET balance = balance + ? WHERE id = ?"
-SELECT_HEAD = (
-    "SELECT batch_key, spoiled FROM tasks WHERE state = 'queued' AND model IN ({models}) ORDER BY turn, seq LIMIT 1"
-)
+SELECT_HEAD = """
+    SELECT batch_key, spoiled, turn FROM tasks WHERE state = 'queued' AND model IN ({models})
+    ORDER BY turn, seq LIMIT 1
+"""
+SELECT_HELD = "SELECT count(*), coalesce(max(spoiled), 0) FROM tasks WHERE worker_id = ? AND state = 'running'"
 CLAIM = f"""
     UPDATE tasks
     SET state = 'running', fence = fence + 1, worker_id = ?, lease_until = ?, started_at = coalesce(started_at, ?)
@@ -73,7 +75,8 @@ COMPLETE = f"""
 """
 FAIL = f"""
     UPDATE tasks SET state = 'error', finished_at = ?, error = ?, worker_id = NULL, lease_until = NULL
-    WHERE id = ? AND (fence = ? OR ? IS NULL) AND state IN ({_states(Event.FAILED)}) RETURNING {COLUMNS}
+    WHERE id = ? AND ((fence = ? AND state = 'running') OR ? IS NULL) AND state IN ({_states(Event.FAILED)})
+    RETURNING {COLUMNS}
 """
 RELEASE = f"""
     UPDATE tasks SET state = 'queued', worker_id = NULL, lease_until = NULL, spoiled = ?, best_step = ?
@@ -82,12 +85,10 @@ RELEASE = f"""
 SELECT_ATTEMPTS = "SELECT spoiled, best_step FROM tasks WHERE id = ?"
 EXTEND = "UPDATE tasks SET lease_until = ? WHERE worker_id = ? AND state = 'running'"
 FORGET_PICTURE = "UPDATE tasks SET object_name = NULL WHERE id = ? AND object_name = ?"
-_OLD = "(SELECT id FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
+_OLD = "(SELECT id FROM tasks WHERE finished_at < ? ORDER BY finished_at, seq LIMIT ?)"
 DELETE_OUTBOX = f"DELETE FROM outbox WHERE task_id IN {_OLD}"
 DELETE_EXTRAS = f"DELETE FROM extras WHERE task_id IN {_OLD}"
-DELETE_TASKS = (
-    "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"
-)
+DELETE_TASKS = f"DELETE FROM tasks WHERE id IN {_OLD}"
 
 SELECT_LAPSED = f"SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until < ?"
 SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE state IN ('preparing', 'queued', 'running') ORDER BY turn, seq"
@@ -183,7 +184,7 @@ def _fresh_record(new: Submission) -> TaskRecord:
 
 
 def claim_many(connection: sqlite3.Connection, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
-    """For each worker: the head of the queue and what can be drawn with it. A suspect task goes alone."""
+    """For each worker: the head of the queue and what can be drawn with it. A suspect task has a worker alone."""
     return [_claim(connection, request) for request in requests]
 
 
@@ -192,15 +193,18 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRe
     head = connection.execute(SELECT_HEAD.format(models=marks), request.models).fetchone()
     if head is None or request.limit < 1:
         return []
-    batch_key, spoiled = head
+    batch_key, spoiled, turn = head
     suspect = spoiled > 0
+    held, most_spoiled = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
+    if most_spoiled or (suspect and held):  # a worker that dies of one task must not spoil another
+        return []
     rows = connection.execute(
         CLAIM,
         (request.worker_id, request.lease_until, request.now, batch_key, int(suspect), 1 if suspect else request.limit),
     ).fetchall()
     rows.sort(key=lambda row: row[-2:])
-    if rows:
-        connection.execute("UPDATE clock SET turn = max(turn, ?)", (rows[-1][-2],))
+    # The head's turn and not the last's: a batch may reach far back, and newcomers are not to wait for that.
+    connection.execute("UPDATE clock SET turn = max(turn, ?)", (turn,))
     return [to_record(row) for row in rows]
 
 
@@ -260,7 +264,7 @@ def _release(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None:
     if released is None:
         return None
     if attempts.is_exhausted:
-        return _fail(connection, Failure(task_id=loss.task_id, fence=loss.fence, reason=loss.reason, now=loss.now))
+        return _fail(connection, Failure(task_id=loss.task_id, fence=None, reason=loss.reason, now=loss.now))
     return to_record(released)
 
 
@@ -279,7 +283,10 @@ def forget_pictures(connection: sqlite3.Connection, pictures: Sequence[Picture])
 
 def delete_old(connection: sqlite3.Connection, cutoffs: Sequence[tuple[float, int]]) -> list[int]:
     """Tasks that ended before each cutoff, at most so many at a time."""
-    for cutoff in cutoffs:
-        connection.execute(DELETE_OUTBOX, cutoff)
-        connection.execute(DELETE_EXTRAS, cutoff)
-    return [connection.execute(DELETE_TASKS, cutoff).rowcount for cutoff in cutoffs]
+    return [_delete_old(connection, cutoff) for cutoff in cutoffs]
+
+
+def _delete_old(connection: sqlite3.Connection, cutoff: tuple[float, int]) -> int:
+    connection.execute(DELETE_OUTBOX, cutoff)
+    connection.execute(DELETE_EXTRAS, cutoff)
+    return connection.execute(DELETE_TASKS, cutoff).rowcount

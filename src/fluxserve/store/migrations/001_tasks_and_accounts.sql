@@ -19,7 +19,7 @@ CREATE TABLE api_keys (
 
 CREATE TABLE clock (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
-    turn     REAL NOT NULL                               -- fair turns: the tag of the newest claim
+    turn     REAL NOT NULL                               -- fair turns: the tag of the head of the newest claim
 ) STRICT;
 INSERT INTO clock VALUES (1, 0);
 
