@@ -1,0 +1,156 @@
+"""Values for tests of the durable core: keys, submissions, outcomes. Every argument has an unremarkable default."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from typing import ParamSpec
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.store.base import (
+    ClaimRequest,
+    Completion,
+    Drawn,
+    Failure,
+    KeyEntry,
+    Loss,
+    NewKey,
+    Reason,
+    Store,
+    Submission,
+    TaskRecord,
+)
+
+P = ParamSpec("P")
+NOW = 1_000_000.0
+LEASE_S = 30.0
+SQUARE = Size(512, 512)
+EVERY_MODEL = ("flux-pro-1.1", "flux-pro", "flux-dev", "flux-schnell", "flux-pro-1.1-ultra")
+DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None})
+REASON = Reason(code="DrawingFailed", message="The engine could not draw this task.")
+
+
+def in_event_loop(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
+    """Lets a test be written with await: each call runs in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+def generation(
+    *, model: str = "flux-dev", size: Size = SQUARE, prompt: str = "a red apple", seed: int = 7
+) -> Generation:
+    """What to draw."""
+    return Generation(
+        model=model, prompt=prompt, size=size, seed=seed, steps=28, guidance=3.5, output_format="jpeg"
+    )  # fmt: skip
+
+
+def new_key(
+    *,
+    name: str = "a key",
+    account: str = "alice",
+    credits_: int | None = None,
+    max_active: int | None = None,
+    now: float = NOW,
+) -> NewKey:
+    """A key to create; `credits_` (thousandths) None: an unlimited account."""
+    key_id = uuid.uuid4().hex
+    return NewKey(
+        id=key_id,
+        digest=key_id.encode(),
+        name=name,
+        account=account,
+        unlimited=credits_ is None,
+        grant=credits_ or 0,
+        max_active=max_active,
+        rate_per_minute=None,
+        now=now,
+    )
+
+
+def submission(
+    entry: KeyEntry,
+    *,
+    task_id: str | None = None,
+    drawing: Generation | None = None,
+    cost: int = 1000,
+    idempotency_key: str | None = None,
+    request_hash: bytes = b"the same request",
+    max_active: int | None = None,
+    extras: Mapping[str, object] | None = None,
+    now: float = NOW,
+) -> Submission:
+    """A request of `entry`'s key."""
+    return Submission(
+        id=task_id or str(uuid.uuid4()),
+        account_id=entry.key.account_id,
+        key_id=entry.key.id,
+        generation=drawing or generation(),
+        extras=extras or {},
+        warnings=("raw is not drawn yet",),
+        dialect="bfl",
+        origin="http://127.0.0.1:8808",
+        webhook_url="https://example.com/hook",
+        webhook_secret="hush",
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+        cost=cost,
+        max_active=max_active,
+        now=now,
+    )
+
+
+def claim_request(
+    worker_id: str = "w1", *, models: tuple[str, ...] = EVERY_MODEL, limit: int = 1, now: float = NOW
+) -> ClaimRequest:
+    """A worker with room for `limit` tasks; the lease ends LEASE_S after `now`."""
+    return ClaimRequest(worker_id=worker_id, models=models, limit=limit, lease_until=now + LEASE_S, now=now)
+
+
+def completion(
+    task: TaskRecord, *, fence: int | None = None, used: int | None = None, object_name: str = "", now: float = NOW
+) -> Completion:
+    """`task` was drawn; `fence` None: under the claim that the record shows."""
+    return Completion(
+        task_id=task.id,
+        fence=task.fence if fence is None else fence,
+        object_name=object_name or f"{task.id}-{task.fence}.jpeg",
+        drawn=DRAWN,
+        used=used,
+        now=now,
+    )
+
+
+def failure(task: TaskRecord, *, now: float = NOW) -> Failure:
+    """`task` failed under the claim that the record shows."""
+    return Failure(task_id=task.id, fence=task.fence, reason=REASON, now=now)
+
+
+def loss(task: TaskRecord, *, step: int = 0, suspected: bool = True, now: float = NOW) -> Loss:
+    """The worker lost `task` at `step`."""
+    return Loss(task_id=task.id, fence=task.fence, step=step, suspected=suspected, reason=REASON, now=now)
+
+
+async def submitted(store: Store, entry: KeyEntry, *, count: int = 1) -> list[TaskRecord]:
+    """`count` accepted tasks of `entry`."""
+    outcomes = await store.submit_many([submission(entry) for _ in range(count)])
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    assert len(records) == count
+    return records
+
+
+async def claimed(store: Store, worker_id: str = "w1", *, limit: int = 1, now: float = NOW) -> list[TaskRecord]:
+    """What a worker gets."""
+    return (await store.claim_many([claim_request(worker_id, limit=limit, now=now)]))[0]
+
+
+async def claimed_one(store: Store, worker_id: str = "w1", *, now: float = NOW) -> TaskRecord:
+    """The one task that a worker gets."""
+    (record,) = await claimed(store, worker_id, now=now)
+    return record
