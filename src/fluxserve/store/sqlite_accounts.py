@@ -74,6 +74,7 @@ def _in(states: Sequence[State]) -> str:
     return ", ".join(f"'{state}'" for state in states)
 
 
+_KNOWN = _in(tuple(State))
 _FINAL = _in(sorted(FINAL))
 _CHARGED = _in((State.READY, State.CONTENT_MODERATED))
 
@@ -83,6 +84,14 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Account {0}: its balance is not the sum of its ledger.",
         "SELECT a.id FROM accounts a WHERE a.balance IS NOT NULL AND a.balance != "
         "(SELECT coalesce(sum(amount), 0) FROM ledger l WHERE l.account_id = a.id)",
+    ),
+    (
+        "Ledger row {0}: its amount has the wrong sign.",
+        "SELECT seq FROM ledger WHERE (kind = 'reserve' AND amount > 0) OR (kind != 'reserve' AND amount < 0)",
+    ),
+    (
+        "Task {0}: its ledger is another account's.",
+        "SELECT DISTINCT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id WHERE l.account_id != t.account_id",
     ),
     (
         "Task {0}: it was not reserved exactly once.",
@@ -125,9 +134,19 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         f"OR t.state NOT IN ({_FINAL})",
     ),
     (
+        "Task {0}: its state is unknown.",
+        f"SELECT id FROM tasks WHERE state NOT IN ({_KNOWN})",
+    ),
+    (
         "Task {0}: its state and its times or its worker disagree.",
         f"SELECT id FROM tasks WHERE (state IN ({_FINAL})) != (finished_at IS NOT NULL) "
-        "OR (state = 'running') != (worker_id IS NOT NULL) OR (state = 'ready') != (result IS NOT NULL)",
+        "OR (state = 'running') != (worker_id IS NOT NULL) OR (state = 'running') != (lease_until IS NOT NULL) "
+        "OR (state = 'running' AND fence < 1)",
+    ),
+    (
+        "Task {0}: its state and what it answers disagree.",
+        "SELECT id FROM tasks WHERE (state = 'ready') != (result IS NOT NULL) "
+        "OR (state = 'error') != (error IS NOT NULL) OR (object_name IS NOT NULL AND state != 'ready')",
     ),
     (
         "Task {0}: it spoiled more attempts than it may have.",
@@ -137,6 +156,10 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Task {0}: its account or key does not exist.",
         "SELECT t.id FROM tasks t LEFT JOIN api_keys k ON k.id = t.key_id "
         "WHERE k.id IS NULL OR k.account_id != t.account_id",
+    ),
+    (
+        "Task {0}: it is gone, but its fields are kept.",
+        "SELECT e.task_id FROM extras e LEFT JOIN tasks t ON t.id = e.task_id WHERE t.id IS NULL",
     ),
 )
 
