@@ -160,7 +160,7 @@ class Server:
         sockets = await open_sockets(
             settings, folder, gateway, admin.AdminSocket(store=store, keyring=keyring, now=time.time)
         )
-        http = _HttpServer(_http_config(app, frozenset(settings.trusted_proxies.split(","))))
+        http = _HttpServer(_http_config(app, frozenset(settings.trusted_proxies)))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         fleet.start()
         self._listen_to_signals()

@@ -54,8 +54,9 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^/\s]+$",
         description="Origin of every link, such as https://flux.example.com; by default the request's own.",
     )
-    trusted_proxies: str = Field(
-        "127.0.0.1", description="Addresses whose X-Forwarded-Proto and X-Forwarded-For are believed, with commas."
+    trusted_proxies: Names = Field(
+        ("127.0.0.1",),
+        description="Addresses whose X-Forwarded-Proto and X-Forwarded-Host are believed, with commas.",
     )
     allowed_hosts: Names = Field(
         (),

@@ -14,7 +14,7 @@ from fluxserve.settings import Settings
 
 MISSING = "Not authenticated"
 WRONG = "Not authenticated - Invalid Authentication"
-_HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _SCHEMES = ("bearer ", "x-key ")
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -67,10 +67,10 @@ def origin(scope: Scope, settings: Settings) -> str:
         return settings.public_url
     scheme, host = scope["scheme"], header(scope, b"host") or ""
     client = scope.get("client")
-    if client is not None and client[0] in settings.trusted_proxies.split(","):
+    if client is not None and client[0] in settings.trusted_proxies:
         scheme = (header(scope, b"x-forwarded-proto") or scheme).split(",")[0].strip()
         host = (header(scope, b"x-forwarded-host") or host).split(",")[0].strip()
-    if not _HOST.match(host) or scheme not in ("http", "https"):
+    if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
         raise MisdirectedHost("The Host header is not a host name.")
     return f"{scheme}://{host}"
 
@@ -79,6 +79,6 @@ def check_host(scope: Scope, allowed: Sequence[str]) -> None:
     """Refuse a Host that is not listed; an empty list allows any. Raises MisdirectedHost."""
     if not allowed:
         return
-    host = _HOST.match(header(scope, b"host") or "")
+    host = _HOST.fullmatch(header(scope, b"host") or "")
     if host is None or host.group(1).lower() not in allowed:
         raise MisdirectedHost("This server does not answer for that host name.")
