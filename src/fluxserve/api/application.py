@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fluxserve import catalogue
 from fluxserve.api import DIALECTS
 from fluxserve.api.about import Readiness, router
 from fluxserve.api.dialect import Dialect
@@ -22,7 +23,7 @@ from fluxserve.api.submit import submit_endpoint
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
 from fluxserve.engine.checkpoints import Checkpoint
-from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
+from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownModel, UnknownRoute
 from fluxserve.service.service import Service
 
 
@@ -39,12 +40,9 @@ def build(
     app = _framework()
     app.include_router(router(checkpoints, readiness))
     for dialect in DIALECTS:
-        app.add_route(
-            dialect.prefix + "/{model}",
-            submit_endpoint(dialect, service, signer),
-            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            include_in_schema=False,
-        )
+        for spec in catalogue.MODELS.values():
+            endpoint = submit_endpoint(dialect, spec, service, signer)
+            app.add_route(f"{dialect.prefix}/{spec.name}", endpoint, methods=["POST"], include_in_schema=False)
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     return Gate(
@@ -68,15 +66,32 @@ def _framework() -> FastAPI:
 
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker; registered for this class
+        dialect = _dialect_of(request)
         if error.status_code == 405:
-            known: FluxserveError = MethodNotAllowed("That method is not allowed here.")
-        else:
-            known = UnknownRoute("There is nothing at this path. POST /v1/flux-dev draws; /docs lists everything.")
-        return error_response(known, _dialect_of(request), dict(error.headers or {}))
+            allow = _allow((error.headers or {}).get("Allow", ""))
+            message = f"That method is not allowed here. Allowed: {allow}."
+            return error_response(MethodNotAllowed(message), dialect, {"allow": allow})
+        return error_response(_not_found(request, dialect), dialect)
 
     app.add_exception_handler(FluxserveError, ours)
     app.add_exception_handler(HTTPException, framework)
     return app
+
+
+def _not_found(request: Request, dialect: Dialect | None) -> FluxserveError:
+    """Whoever submits where no route is has misspelt a model."""
+    if dialect is not None and request.method == "POST":
+        try:
+            catalogue.find(request.url.path.removeprefix(dialect.prefix + "/"))
+        except UnknownModel as error:
+            return error
+    return UnknownRoute("There is nothing at this path. POST /v1/flux-dev draws; /docs lists everything.")
+
+
+def _allow(methods: str) -> str:
+    """The methods in order; the gate answers HEAD wherever the framework answers GET."""
+    names = set(methods.split(", "))
+    return ", ".join(sorted(names | {"HEAD"} if "GET" in names else names))
 
 
 def _dialect_of(request: Request) -> Dialect | None:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluxserve.api import auth
+from fluxserve.api.cors import Cors
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.images import Pictures
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
-from fluxserve.errors import BodyTooLarge, FluxserveError
+from fluxserve.errors import BodyTooLarge, FluxserveError, UnknownRoute
 from fluxserve.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Gate:
         self._polls = polls
         self._pictures = pictures
         self._dialects = dialects
+        self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -40,30 +42,44 @@ class Gate:
             return
         path: str = scope["path"]
         dialect = next((d for d in self._dialects if path.startswith(d.prefix + "/")), None)
+        is_picture = path.startswith("/results/")
+        # Pictures tell browsers for themselves.
+        cors = [] if is_picture else self._cors.headers(scope)
         started = False
 
         async def watch(message: Message) -> None:
             nonlocal started
+            if cors and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *cors]
             started = True
             await send(message)
 
         try:
             auth.check_host(scope, self._service.settings.allowed_hosts)
-            if path.startswith("/results/"):
-                await self._pictures(scope, receive, watch)
-            elif dialect is not None and path == dialect.prefix + "/get_result":
-                await self._polls(scope, receive, watch, dialect)
-            elif dialect is not None:
-                await self._guarded(scope, receive, watch)
-            else:
-                await self._app(scope, receive, watch)
+            if not is_picture and await self._cors.answer_preflight(scope, send):
+                return
+            await self._route(scope, receive, watch, dialect)
         except FluxserveError as error:
-            await send_error(send, error, dialect)
+            await send_error(watch, error, dialect)
         except Exception as error:
             logger.exception("A request met a defect of fluxserve", extra={"path": path}, exc_info=error)
             if started:
                 raise
-            await send_error(send, INTERNAL, dialect)
+            await send_error(watch, INTERNAL, dialect)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect | None) -> None:
+        path: str = scope["path"]
+        if b"%2f" in scope["raw_path"].lower():
+            # What a proxy in front takes for one segment must not be two here.
+            raise UnknownRoute("There is nothing at this path: no path here has an escaped slash.")
+        if path.startswith("/results/"):
+            await self._pictures(scope, receive, send)
+        elif dialect is not None and path == dialect.prefix + "/get_result":
+            await self._polls(scope, receive, send, dialect)
+        elif dialect is not None:
+            await self._guarded(_as_get(scope), receive, send)
+        else:
+            await self._app(_as_get(scope), receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["fluxserve.key"] = auth.authenticate(scope["headers"], self._service.keyring)
@@ -82,8 +98,13 @@ class Gate:
         await self._app(scope, counted, send)
 
 
+def _as_get(scope: Scope) -> Scope:
+    """A HEAD is a GET whose body the server leaves out."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+
 def _check_length(text: str | None, limit: int) -> None:
-    if text is not None and text.isdigit() and int(text) > limit:
+    if text is not None and text.isdecimal() and int(text) > limit:
         raise _too_large(limit)
 
 

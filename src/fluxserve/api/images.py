@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Scope, Send
 
+from fluxserve.api.cors import Cors
 from fluxserve.api.responses import Headers, send_error
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
@@ -34,15 +35,14 @@ class Pictures:
         self._signer = signer
         self._storage = storage
         self._now = now
-        self._origins = frozenset(origin.rstrip("/").encode() for origin in cors_origins)
+        self._cors = Cors(cors_origins, _ALLOW)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One download, or a browser's question whether it may."""
         del receive
-        cors = self._cors(scope)
-        if scope["method"] == "OPTIONS" and cors[1:]:
-            await _send(send, 204, _preflight(cors), b"")
+        if await self._cors.answer_preflight(scope, send):
             return
+        cors = self._cors.headers(scope)
         try:
             headers, picture = await self._picture(scope)
         except FluxserveError as error:
@@ -70,24 +70,6 @@ class Pictures:
             *_SAFE,
         ]
         return headers, picture
-
-    def _cors(self, scope: Scope) -> Headers:
-        """`Vary` where answers differ by origin; then, for a listed origin, its permission."""
-        if not self._origins:
-            return []
-        origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
-        permission = [(b"access-control-allow-origin", origin)] if origin in self._origins else []
-        return [(b"vary", b"Origin"), *permission]
-
-
-def _preflight(cors: Headers) -> Headers:
-    # Clients send their key along; "*" alone does not cover Authorization.
-    return [
-        *cors,
-        (b"access-control-allow-methods", _ALLOW),
-        (b"access-control-allow-headers", b"*, Authorization"),
-        (b"access-control-max-age", b"600"),
-    ]
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -23,6 +23,8 @@ from fluxserve.tasks.task import State
 
 #: Longest id that is echoed and looked up.
 ID_LIMIT = 128
+#: Most fields of a query that are read; each `t` among them costs a signature.
+MAX_FIELDS = 100
 
 
 class Polls:
@@ -75,9 +77,10 @@ class Polls:
 
 def _query(query: bytes) -> tuple[str, list[str]]:
     """The task id and the capabilities; other parameters and repetitions are tolerated."""
-    fields = (
-        parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100, errors="replace") if query else {}
-    )
+    try:
+        fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="replace")
+    except ValueError:
+        raise invalid(("query",), "too_long", f"There should be at most {MAX_FIELDS} fields", None) from None
     ids = fields.get("id")
     if not ids:
         raise invalid(("query", "id"), "missing", "Field required", None)

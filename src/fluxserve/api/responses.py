@@ -77,8 +77,6 @@ def error_response(
 ) -> Response:
     """The answer to a request that failed inside the framework."""
     ours = {name.decode(): value.decode() for name, value in error_headers(error)}
-    if isinstance(error, e.MethodNotAllowed):
-        ours.setdefault("allow", "POST")
     return Response(
         _encode(error_body(error, dialect)),
         status_of(error),
