@@ -1,11 +1,15 @@
 """The engine around the networks: events, failures, sizes, several checkpoints, fingerprints."""
 
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -250,6 +254,50 @@ def test_weights_that_draw_nothing_finite_stop_the_start(
     folder = spoiled(dev_folder, tmp_path / "nan", file, "proj_out.weight", float("nan"))
     with pytest.raises(BadPicture):
         DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+
+
+def test_weights_in_shards_are_the_same_weights(
+    settings_for: Callable[..., Settings], engine: DiffusionEngine, dev_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sharded"
+    shutil.copytree(dev_folder, folder)
+    whole = folder / "transformer/diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    halves = {"one.safetensors": sorted(tensors)[::2], "two.safetensors": sorted(tensors)[1::2]}
+    for file, names in halves.items():
+        save_file({name: tensors[name] for name in names}, whole.with_name(file))
+    weight_map = {name: file for file, names in halves.items() for name in names}
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    sharded = DiffusionEngine(settings_for({"flux-dev": folder}))
+    sharded.warm()
+    assert finish(sharded, APPLE).pixels == finish(engine, APPLE).pixels
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_draws_nearly_the_same_picture(dtype: Literal["bfloat16", "float16"]) -> None:
+    engines = [DiffusionEngine(Settings(device="cpu", dtype=name)) for name in ("float32", dtype)]
+    for engine in engines:
+        engine.warm()
+    exact, half = (finish(engine, replace(APPLE, steps=8)) for engine in engines)
+    differences = [abs(a - b) for a, b in zip(exact.pixels.data, half.pixels.data, strict=True)]
+    assert 0 < sum(differences) / len(differences) < 4
+    assert exact.facts["fingerprint"] != half.facts["fingerprint"]
+
+
+def test_loading_and_drawing_ask_the_network_for_nothing() -> None:
+    code = """
+import sys
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        raise SystemExit(f"{event} {arguments[1:]}")
+sys.addaudithook(refuse)
+from fluxserve import engine
+from fluxserve.settings import Settings
+engine.create(Settings(engine="diffusion", device="cpu")).warm()
+"""
+    finished = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 def test_weights_that_do_not_fit_their_config_are_refused_without_library_text(

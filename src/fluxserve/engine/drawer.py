@@ -36,7 +36,7 @@ _SELF_TEST_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawer:
-    """`batches`: rows of a forward pass by drawn size, 1 where a size is not named."""
+    """`batches`: pictures in a forward pass by drawn size, 1 where a size is not named."""
 
     checkpoint: Checkpoint
     network: Network
@@ -60,13 +60,17 @@ class Drawer:
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         """The velocity of each trajectory where it stands; all have one drawn size."""
-        rows = [self._row(trajectory, trajectory.conditioning) for trajectory in trajectories]
-        conditional = self._predict(rows, trajectories[0].drawn_size)
-        if self.checkpoint.cfg_scale <= 1:
-            return conditional
-        rows = [self._row(trajectory, self.unconditional) for trajectory in trajectories]
-        unconditional = self._predict(rows, trajectories[0].drawn_size)
-        return sampling.guided(conditional, unconditional, self.checkpoint.cfg_scale)
+        size, per_picture = trajectories[0].drawn_size, _rows_per_picture(self.checkpoint)
+        # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
+        rows = [
+            _row(trajectory, conditioning)
+            for trajectory in trajectories
+            for conditioning in (trajectory.conditioning, self.unconditional)[:per_picture]
+        ]
+        velocities = forward.predict(self.network, rows, size, self.batches.get(size, 1) * per_picture)
+        if per_picture == 1:
+            return velocities
+        return sampling.guided(velocities[::2], velocities[1::2], self.checkpoint.cfg_scale)
 
     def finish(self, trajectory: Trajectory) -> Finished:
         """Decode, check and fit the picture; raises BadPicture."""
@@ -85,17 +89,6 @@ class Drawer:
                 "steps": trajectory.steps,
                 "fingerprint": self.fingerprint,
             },
-        )
-
-    def _predict(self, rows: Sequence[Row], size: Size) -> list[Tensor]:
-        return forward.predict(self.network, rows, size, self.batches.get(size, 1))
-
-    def _row(self, trajectory: Trajectory, conditioning: Conditioning) -> Row:
-        return Row(
-            latents=trajectory.latents,
-            sigma=trajectory.sigma,
-            guidance=trajectory.generation.guidance,
-            conditioning=conditioning,
         )
 
 
@@ -137,21 +130,34 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 def sound_batches(
     checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int
 ) -> Mapping[Size, int]:
-    """The sizes that are drawn with `canonical_batch` rows: those that fit the budget and pass the self-test."""
+    """The sizes drawn with `canonical_batch` pictures a pass: those that fit the budget and pass the self-test."""
     if canonical_batch == 1:
         return {}
     per_token = (2 * checkpoint.vae_factor) ** 2
+    rows = canonical_batch * _rows_per_picture(checkpoint)
     sizes = {drawn_size(checkpoint, size) for size in _TESTED_SIZES}
     fitting = [size for size in sizes if size.area // per_token * canonical_batch <= runtime.token_budget]
     passed = {
-        size: canonical_batch
-        for size in fitting
-        if forward.holds(network, size, canonical_batch, seconds=_SELF_TEST_SECONDS)
+        size: canonical_batch for size in fitting if forward.holds(network, size, rows, seconds=_SELF_TEST_SECONDS)
     }
     logger.info(
-        "Forward passes of %d rows hold for %s; other sizes are drawn one row at a time",
+        "Forward passes of %d pictures hold for %s; other sizes are drawn one at a time",
         canonical_batch,
         ", ".join(map(str, passed)) or "no size",
         extra={"action": "batch_self_test"},
     )
     return passed
+
+
+def _rows_per_picture(checkpoint: Checkpoint) -> int:
+    """Two with true guidance: with and without the prompt."""
+    return 2 if checkpoint.cfg_scale > 1 else 1
+
+
+def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:
+    return Row(
+        latents=trajectory.latents,
+        sigma=trajectory.sigma,
+        guidance=trajectory.generation.guidance,
+        conditioning=conditioning,
+    )

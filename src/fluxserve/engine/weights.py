@@ -11,7 +11,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.engine import layout
 from fluxserve.engine.device import Runtime
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 logger = logging.getLogger(__name__)
+_Network = TypeVar("_Network", bound="torch.nn.Module")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ def _network(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> 
         for name, tensor in load_file(folder / file, device=runtime.device).items()
     }
     network.load_state_dict(tensors, assign=True)
-    return network.eval().requires_grad_(requires_grad=False)
+    return _settled(network)
 
 
 def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> PreTrainedModel:
@@ -93,7 +94,19 @@ def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime
     encoder = getattr(transformers, index.class_of(part)).from_pretrained(
         folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
     )
-    return encoder.to(runtime.torch_device).eval().requires_grad_(requires_grad=False)
+    return _settled(encoder.to(runtime.torch_device))
+
+
+def _settled(network: _Network) -> _Network:
+    """For inference only, each tensor on a CPU in memory of its own.
+
+    A tensor mapped from a file lies where the file has it, and kernels take other paths, with other last bits, for
+    memory that is not aligned: the same weights in other files would draw other pixels.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return network.eval().requires_grad_(requires_grad=False)
 
 
 def _tokenizer(folder: Path, part: str, index: layout.Index) -> PreTrainedTokenizerBase:
