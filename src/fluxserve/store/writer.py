@@ -87,6 +87,10 @@ class GroupWriter:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # the file is locked or lost: no call would fare better alone
+            self._roll_back()
+            return [(call, translate(error)) for call in group]
+        try:
             outcomes = [outcome for run in _runs(group) for outcome in _run_merged(connection, run)]
         except Exception as error:  # noqa: BLE001 - any failure of an element must leave the others unharmed
             self._roll_back()

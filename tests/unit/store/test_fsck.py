@@ -50,7 +50,8 @@ DAMAGE = {
         ["Task {ready}: it ended well but was not settled exactly once and never refunded."],
     ),
     "a ready task settled twice": (
-        "DROP INDEX ledger_once; INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES(:account, :ready, 'settle', 0, 0)",
+        "DROP INDEX ledger_once; INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES"
+        "(:account, :ready, 'settle', 0, 0)",
         ["Task {ready}: it ended well but was not settled exactly once and never refunded."],
     ),
     "a ready task that was refunded too": (
