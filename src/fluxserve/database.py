@@ -119,6 +119,9 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
 
 def backup(connection: sqlite3.Connection, target: Path) -> None:
     """Write a consistent copy to `target` (mode 0600), complete or not at all; the server may go on meanwhile."""
+    (_, _, own), *_ = connection.execute("PRAGMA database_list")
+    if target.exists() and target.samefile(own):
+        raise ConfigurationError(f"{target} is the database itself: choose another place for the backup.")
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,33 +134,61 @@ def backup(connection: sqlite3.Connection, target: Path) -> None:
         connection.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
+        partial.unlink()
         raise translate(error) from None
     finally:
         copy.close()
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(target)
+    _put_in_place(partial, target)
 
 
 def restore(source: Path, target: Path) -> None:
     """Put a checked backup in the database's place; what was there is kept as `*.before-restore`."""
+    _check_backup(source, target)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.copyfile(source, partial)
+        partial.chmod(0o600)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise ConfigurationError(f"The backup cannot be copied to {target.parent}: check its free space.") from None
+    for suffix in ("", "-wal", "-shm"):
+        old = target.with_name(target.name + suffix)
+        kept = target.with_name(target.name + suffix + ".before-restore")
+        kept.unlink(missing_ok=True)  # the log of an earlier restore's database would damage this one
+        if old.exists():
+            old.replace(kept)
+    _put_in_place(partial, target)
+
+
+def _check_backup(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ConfigurationError(f"There is no backup at {source}.")
+    if target.exists() and source.samefile(target):
+        raise ConfigurationError(f"{source} is the database itself, not a backup.")
     probe = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         check(probe)
+        (version,) = probe.execute("PRAGMA user_version").fetchone()
+    except DatabaseDamaged:
+        raise DatabaseDamaged(f"The backup {source} is damaged; nothing was changed. Restore another one.") from None
     finally:
         probe.close()
-    for suffix in ("", "-wal", "-shm"):
-        old = target.with_name(target.name + suffix)
-        if old.exists():
-            old.replace(target.with_name(target.name + suffix + ".before-restore"))
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    partial.chmod(0o600)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    if not version:
+        raise ConfigurationError(f"{source} holds no fluxserve database; nothing was changed.")
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    _sync(partial)
     partial.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
