@@ -41,13 +41,21 @@ from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
-from fluxserve.worker.connection import make_run_dir, run_dir, worker_lock
+from fluxserve.worker.connection import (
+    LOCAL_PREFIX,
+    forget_dead_workers,
+    make_run_dir,
+    remove_run_dir,
+    run_dir,
+    worker_lock,
+)
 from fluxserve.worker.loop import Worker
 
 logger = logging.getLogger(__name__)
 #: Open connections get this long to end after the workers have drained.
-CLOSE_S = 3.0
-OUTCOMES_S = 2.0
+CLOSE_S = 2.0
+#: Outcomes that arrived last get this long to be written down.
+OUTCOMES_S = 1.0
 LICENSES_FILE = "accepted_licenses.json"
 
 
@@ -104,11 +112,12 @@ class Server:
     async def run(self) -> None:
         """1. check, 2. open, 3. wire, 4. serve until told to stop, 5. drain and close."""
         settings = self._settings
+        self._listen_to_signals()
         checkpoints = dict(plan(settings))
         prepare_data_dir(settings.data_dir)
-        folder = make_run_dir(settings.data_dir)
         with (
             database.hold_lock(lock_path(settings), what=f"The data folder {settings.data_dir}"),
+            run_folder(settings) as folder,
             listening(settings) as listener,
         ):
             secrets = load_or_create(settings.data_dir)
@@ -143,7 +152,8 @@ class Server:
         gateway = Gateway(
             service,
             token=settings.worker_token.get_secret_value() if settings.worker_token else None,
-            is_alive=lambda worker_id: database.is_locked(worker_lock(folder, worker_id)),
+            is_alive=lambda worker_id: is_alive(folder, worker_id),
+            on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
         await gateway.adopt(await service.start())
@@ -156,47 +166,61 @@ class Server:
             now=time.time,
         )
         sweeper = Sweeper(settings=settings, store=store, storage=storage, views=service.views, now=time.time)
-        background = [asyncio.create_task(gateway.reap()), asyncio.create_task(sweeper.run())]
         sockets = await open_sockets(
             settings, folder, gateway, admin.AdminSocket(store=store, keyring=keyring, now=time.time)
         )
         http = _HttpServer(_http_config(app, frozenset(settings.trusted_proxies)))
-        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        background = [
+            asyncio.create_task(part) for part in (http.serve(sockets=[listener]), gateway.reap(), sweeper.run())
+        ]
         fleet.start()
-        self._listen_to_signals()
         url = _url(settings, listener)
-        address_path(settings.data_dir).write_text(url + "\n", "utf-8")
-        self._announce(
-            Running(
-                url=url, data_dir=settings.data_dir, new_key=new_key, engine=choice,
-                checkpoints=checkpoints,
-            )
-        )  # fmt: skip
-        await asyncio.wait([asyncio.create_task(self._stop.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
-        address_path(settings.data_dir).unlink(missing_ok=True)
+        with self._published(url):
+            self._announce(
+                Running(
+                    url=url, data_dir=settings.data_dir, new_key=new_key, engine=choice,
+                    checkpoints=checkpoints,
+                )
+            )  # fmt: skip
+            # None of the parts ends by itself; if one does, the server is broken and has to go.
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
         await self._shut_down(service, gateway, fleet)
         http.should_exit = True
-        await serving
-        for task in background:
+        await background[0]
+        for task in background[1:]:
             task.cancel()
         for server in sockets:
             server.close()
-        await asyncio.gather(*background, return_exceptions=True)
+        for outcome in await asyncio.gather(*background, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    @contextlib.contextmanager
+    def _published(self, url: str) -> Iterator[None]:
+        """Tell the command line on this machine where to find us; it can do without."""
+        path = address_path(self._settings.data_dir)
+        try:
+            path.write_text(url + "\n", "utf-8")
+        except OSError:
+            logger.warning("The address file cannot be written", extra={"action": "not_published"})
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
     async def _shut_down(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> None:
         """Accept nothing more, let what runs finish, keep answering polls meanwhile."""
         logger.info("Stopping: running tasks are finished, waiting ones stay queued", extra={"action": "stopping"})
         service.stop_accepting()
         gateway.drain()
-        draining = asyncio.create_task(fleet.stop(self._settings.drain))
+        draining = asyncio.create_task(fleet.stop(self._settings.drain, is_connected=gateway.is_connected))
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             draining.cancel()
-            await fleet.stop(0.0)
-        deadline = time.monotonic() + OUTCOMES_S
-        while gateway.busy and time.monotonic() < deadline and not self._hurry.is_set():
-            await asyncio.sleep(0.02)
+            await fleet.stop(0.0, is_connected=gateway.is_connected)
+        await gateway.write_down_all(OUTCOMES_S)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -243,6 +267,23 @@ def _http_config(app: Gate, exempt: frozenset[str]) -> uvicorn.Config:
         timeout_graceful_shutdown=int(CLOSE_S),
         backlog=4096,
     )
+
+
+@contextlib.contextmanager
+def run_folder(settings: Settings) -> Iterator[Path]:
+    """The private folder of sockets and workers' locks, cleared of what killed processes left there."""
+    folder = make_run_dir(settings.data_dir)
+    forget_dead_workers(folder, database.is_locked)
+    try:
+        yield folder
+    finally:
+        remove_run_dir(folder)
+
+
+def is_alive(folder: Path, worker_id: str) -> bool:
+    """Whether a worker may come back: its process lives, or it is on another machine, where only its lease can tell."""
+    lock = worker_lock(folder, worker_id)
+    return not worker_id.startswith(LOCAL_PREFIX) or (lock.exists() and database.is_locked(lock))
 
 
 @contextlib.contextmanager
@@ -323,7 +364,7 @@ def accepted_licenses(settings: Settings) -> frozenset[str]:
 
 
 def accept_licenses(settings: Settings, ask: Callable[[Checkpoint], bool] | None) -> None:
-    """Make sure the weights' licences are accepted, asking once where somebody can answer. Raises LicenseNotAccepted."""
+    """Make sure the weights' licences are accepted, asking where somebody can answer. Raises LicenseNotAccepted."""
     accepted = accepted_licenses(settings)
     for checkpoint in plan(settings).values():
         needed = checkpoint.license_needed
@@ -353,7 +394,13 @@ async def open_sockets(
         if settings.worker_token is None:
             raise ConfigurationError("worker_listen needs worker_token: set FLUXSERVE_WORKER_TOKEN.")
         host, _, port = settings.worker_listen.rpartition(":")
-        servers.append(await asyncio.start_server(gateway.serve_remote, host, int(port), limit=2**20))
+        try:
+            servers.append(await asyncio.start_server(gateway.serve_remote, host, int(port), limit=2**20))
+        except OSError:
+            raise ConfigurationError(
+                f"Workers cannot be listened for on {settings.worker_listen}: another program uses it, or the address "
+                "is not this machine's. Choose another worker_listen."
+            ) from None
     return servers
 
 
@@ -382,14 +429,16 @@ def restore(settings: Settings, source: Path) -> None:
 
 
 def run_worker(settings: Settings, *, server: str, worker_id: str, parented: bool) -> None:
-    """Draw for a server until it drains us or is gone for too long."""
+    """Draw for a server until it drains us or is gone for too long; ends the process."""
     token = settings.worker_token.get_secret_value() if settings.worker_token else ""
     with contextlib.ExitStack() as stack:
         if parented:
-            lock = worker_lock(run_dir(settings.data_dir), worker_id)
+            lock = worker_lock(make_run_dir(settings.data_dir), worker_id)
             stack.enter_context(database.hold_lock(lock, what=f"The worker name {worker_id}"))
             stack.callback(lock.unlink, missing_ok=True)
         asyncio.run(_work(settings, server, worker_id, token, parented=parented))
+    logging.shutdown()
+    os._exit(0)  # an engine that hangs would keep the interpreter from ending for ever
 
 
 async def _work(settings: Settings, server: str, worker_id: str, token: str, *, parented: bool) -> None:
@@ -399,8 +448,7 @@ async def _work(settings: Settings, server: str, worker_id: str, token: str, *, 
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Signals to the whole group reach the server too, and it drains its workers in order.
-        loop.add_signal_handler(number, (lambda: None) if parented else worker.drain)
+        loop.add_signal_handler(number, worker.drain)
     if parented:
         loop.add_reader(sys.stdin.fileno(), _watch_pipe, loop, worker)
     await worker.run()

@@ -9,57 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from fluxserve.catalogue import OutputFormat
-from fluxserve.errors import FluxserveError, Unavailable, WorkerProtocolError
+from fluxserve.api.worker_session import Claim, Session, claims_of, losses_of, objection
+from fluxserve.errors import FluxserveError, WorkerProtocolError
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.worker import protocol as p
+from fluxserve.worker.connection import same_user
 
 logger = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 10.0
 REAP_INTERVAL_S = 0.5
 RETRY_S = 1.0
-
-
-@dataclass(slots=True)
-class Claim:
-    """A task that a session holds; `step` is None until the worker has begun to draw it."""
-
-    fence: int
-    output_format: OutputFormat
-    step: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One connected worker."""
-
-    hello: p.Hello
-    writer: asyncio.StreamWriter
-    is_local: bool
-    heard_at: float
-    claims: dict[str, Claim] = field(default_factory=dict)
-    wanted: int = 0
-    wants: asyncio.Event = field(default_factory=asyncio.Event)
-    draining: bool = False
-    claiming: bool = False
-    closed: bool = False
-
-    @property
-    def id(self) -> str:
-        """The worker's id."""
-        return self.hello.worker_id
-
-    def send(self, message: p.FromServer) -> None:
-        """Queue a message; a dead socket shows on the reading side."""
-        if not self.writer.is_closing():
-            self.writer.write(p.to_frame(message))
+#: A worker without tasks looks again this often, for a disk or a store that was in trouble.
+LOOK_S = 1.0
+MOST_WANTED = 1024
 
 
 class Gateway:
@@ -71,18 +38,25 @@ class Gateway:
         *,
         token: str | None = None,
         is_alive: Callable[[str], bool],
+        on_ready: Callable[[str], None],
         on_hung: Callable[[str], None],
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`is_alive(worker_id)`: a local worker's process lives. `on_hung(worker_id)`: it lost its lease."""
+        """`is_alive(worker_id)`: a local worker's process lives; a remote one counts as alive until its lease ends.
+
+        `on_ready(worker_id)`: it is connected and warm. `on_hung(worker_id)`: it lost its lease.
+        """
         self._service = service
         self._token = token
         self._is_alive = is_alive
+        self._on_ready = on_ready
         self._on_hung = on_hung
         self._steady = steady
         self._sessions: dict[str, Session] = {}
+        #: Claims of workers that are not connected but may come back.
         self._departed: dict[str, dict[str, Claim]] = {}
-        self._outcomes: set[asyncio.Task[None]] = set()
+        self._dispatchers: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     @property
@@ -90,20 +64,27 @@ class Gateway:
         """Workers that are warm and take tasks."""
         return sum(not session.draining for session in self._sessions.values())
 
-    @property
-    def busy(self) -> bool:
-        """Some worker still holds tasks, or an outcome is being written down."""
-        return bool(self._outcomes) or any(session.claims for session in self._sessions.values())
+    def is_connected(self, worker_id: str) -> bool:
+        """Whether the worker has a connection."""
+        return worker_id in self._sessions
 
     async def adopt(self, running: list[TaskRecord]) -> None:
         """At start: tasks of workers that died with the last server go back; living ones get a lease to return."""
-        gone = [record for record in running if record.worker_id is not None and not self._is_alive(record.worker_id)]
-        await self._service.release([Lost(task_id=record.id, fence=record.fence) for record in gone])
+        gone: list[Lost] = []
         for worker_id in {record.worker_id for record in running if record.worker_id is not None}:
-            await self._service.extend(worker_id)
+            claims = claims_of(record for record in running if record.worker_id == worker_id)
+            if self._is_alive(worker_id):
+                self._departed[worker_id] = claims
+                await self._service.extend(worker_id)
+            else:
+                gone += losses_of(claims, suspected=False)
+        await self._service.release(gone)
 
     async def serve_local(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection on the unix socket."""
+        if not same_user(writer.get_extra_info("socket")):
+            writer.close()
+            return
         await self._serve(reader, writer, is_local=True)
 
     async def serve_remote(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,30 +97,28 @@ class Gateway:
             session = await self._welcome(reader, writer, is_local=is_local)
             if session is None:
                 return
-            dispatch = asyncio.create_task(self._dispatch(session))
-            try:
-                while (message := await p.read_from_worker(reader)) is not None:
-                    session.heard_at = self._steady()
-                    await self._receive(session, message)
-            finally:
-                session.closed = True
-                if not session.claiming:  # a claim under way is given back by the dispatcher itself
-                    dispatch.cancel()
-        except WorkerProtocolError as error:
+            _hold(self._dispatchers, self._dispatch_while_open(session))
+            while (message := await p.read_from_worker(reader)) is not None:
+                session.heard_at = self._steady()
+                await self._receive(session, message)
+        except FluxserveError as error:  # nonsense, or a store in trouble at the hello: the worker dials again
             logger.warning("A worker was cut off", extra={"action": "cut_off", "reason": error.message})
         except asyncio.CancelledError:
             pass  # the server is closing its connections
         finally:
             writer.close()
             if session is not None:
-                await self._lose(session)
+                self._lose(session)
 
     async def _welcome(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_local: bool
     ) -> Session | None:
-        with contextlib.suppress(TimeoutError):
-            hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
-            reason = self._objection(hello, is_local=is_local)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            try:
+                hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
+                reason = objection(hello, is_local=is_local, token=self._token)
+            except WorkerProtocolError:
+                hello, reason = None, "The hello cannot be read: use equal versions of fluxserve."
             if reason is None and isinstance(hello, p.Hello):
                 return await self._admit(hello, writer, is_local=is_local)
             logger.warning("A worker was refused", extra={"action": "refused", "reason": reason})
@@ -147,26 +126,14 @@ class Gateway:
             await writer.drain()
         return None
 
-    def _objection(self, hello: p.FromWorker | None, *, is_local: bool) -> str | None:
-        if not isinstance(hello, p.Hello):
-            return "The first message has to be a hello."
-        if hello.version != p.VERSION:
-            return f"This server speaks worker protocol {p.VERSION}, the worker {hello.version}: use equal versions."
-        if not is_local and not (self._token and hmac.compare_digest(hello.token.encode(), self._token.encode())):
-            return "The worker token is wrong."
-        return None
-
     async def _admit(self, hello: p.Hello, writer: asyncio.StreamWriter, *, is_local: bool) -> Session:
+        await self._service.extend(hello.worker_id)
         kept = await self._service.held(hello.worker_id, [(held.task_id, held.fence) for held in hello.held])
         session = Session(hello=hello, writer=writer, is_local=is_local, heard_at=self._steady())
-        session.claims = {record.id: Claim(record.fence, record.generation.output_format) for record in kept}
+        session.claims = claims_of(kept)
         session.draining = hello.orphan or self._stopping
-        self._departed.pop(session.id, None)
-        if (stale := self._sessions.get(session.id)) is not None:
-            stale.claims.clear()  # the worker dialled again before the old connection was seen to be dead
-            stale.writer.transport.abort()
+        self._forget_former(session)
         self._sessions[session.id] = session
-        await self._service.extend(session.id)
         session.send(
             p.Welcome(
                 heartbeat=self._service.settings.heartbeat,
@@ -179,34 +146,43 @@ class Gateway:
             "Worker ready",
             extra={"action": "worker_ready", "worker": session.id, "engine": hello.engine, "kept": len(kept)},
         )
+        self._on_ready(session.id)
         return session
 
-    async def _dispatch(self, session: Session) -> None:
-        """Claim for the session whenever it wants tasks and there are some."""
-        changed = self._service.queue_changed
-        while True:
-            await session.wants.wait()
-            seen = changed.version
-            records: list[TaskRecord] = []
-            if not session.draining:
-                session.claiming = True
-                with contextlib.suppress(FluxserveError):  # the store is in trouble: the next change tries again
-                    records = await self._service.claim(session.id, session.hello.models, session.wanted)
-                session.claiming = False
-            if session.closed:
-                await self._service.release([Lost(task_id=record.id, fence=record.fence) for record in records])
-                return
-            if not records:
+    def _forget_former(self, session: Session) -> None:
+        """What the worker held before and does not present now never reached it, or was given up: back in the queue."""
+        former = self._departed.pop(session.id, {})
+        if (stale := self._sessions.get(session.id)) is not None:
+            former = former | stale.claims
+            stale.claims = {}  # the worker dialled again before the old connection was seen to be dead
+            stale.close()
+            stale.writer.transport.abort()
+        missing = {task_id: claim for task_id, claim in former.items() if task_id not in session.claims}
+        self._give_back(missing)
+
+    async def _dispatch_while_open(self, session: Session) -> None:
+        with self._service.queue_changed.watching(session.look):
+            while not session.closed:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.beyond(seen), 1.0)
-                continue
+                    await asyncio.wait_for(session.look.wait(), LOOK_S)
+                session.look.clear()
+                if session.wanted > 0 and not (session.draining or session.closed):
+                    await self._dispatch(session)
+
+    async def _dispatch(self, session: Session) -> None:
+        """Claim what the session wants, as far as there is something for it."""
+        records: list[TaskRecord] = []
+        with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
+            records = await self._service.claim(session.id, session.hello.models, session.wanted)
+        if session.closed:  # the connection was lost meanwhile
+            self._give_back(claims_of(records))
+        elif records:
             self._assign(session, records)
 
     def _assign(self, session: Session, records: list[TaskRecord]) -> None:
-        session.claims |= {record.id: Claim(record.fence, record.generation.output_format) for record in records}
-        session.wanted -= len(records)
-        if session.wanted <= 0:
-            session.wants.clear()
+        session.claims |= claims_of(records)
+        session.wanted = max(0, session.wanted - len(records))
+        session.look.set()
         session.send(
             p.Tasks(
                 assignments=tuple(
@@ -219,27 +195,32 @@ class Gateway:
     async def _receive(self, session: Session, message: p.FromWorker) -> None:
         match message:
             case p.Want(count=count):
-                session.wanted = min(max(count, 0), 1024)
-                (session.wants.set if session.wanted else session.wants.clear)()
+                session.wanted = min(max(count, 0), MOST_WANTED)
+                session.look.set()
             case p.Progress(task_id=task_id, step=step, steps=steps):
-                if (claim := session.claims.get(task_id)) is not None and claim.fence == message.fence:
+                if (claim := _claim(session, task_id, message.fence)) is not None:
                     claim.step = step
                     self._service.advance(task_id, step, steps)
             case p.Heartbeat():
                 with contextlib.suppress(FluxserveError):  # the lease is prolonged by the next one
                     await self._service.extend(session.id)
             case p.Returned(held=held):
-                await self._take_back(session, held)
+                session.draining = True
+                self._take_back(session, held)
             case p.Finished() | p.Failed():
-                task = asyncio.create_task(self._settle(session, message))
-                self._outcomes.add(task)
-                task.add_done_callback(self._outcomes.discard)
+                if (claim := _claim(session, message.task_id, message.fence)) is not None:
+                    claim.settling = True
+                _hold(self._writes, self._settle(session, message))
             case p.Hello():
                 raise WorkerProtocolError("A second hello.")
 
-    async def _take_back(self, session: Session, held: tuple[p.Held, ...]) -> None:
-        mine = [entry for entry in held if session.claims.pop(entry.task_id, None) is not None]
-        await self._service.release([Lost(task_id=entry.task_id, fence=entry.fence) for entry in mine])
+    def _take_back(self, session: Session, held: tuple[p.Held, ...]) -> None:
+        mine = {
+            entry.task_id: session.claims.pop(entry.task_id)
+            for entry in held
+            if _claim(session, entry.task_id, entry.fence) is not None
+        }
+        self._give_back(mine)
 
     async def _settle(self, session: Session, outcome: p.Finished | p.Failed) -> None:
         """Write an outcome down, then tell the worker that it may forget the task.
@@ -250,15 +231,19 @@ class Gateway:
             try:
                 accepted = await self._write_down(session, outcome)
                 break
-            except Unavailable as error:
-                logger.warning(error.message, extra={"action": "outcome_waits", "task": outcome.task_id})
+            except (FluxserveError, OSError) as error:
+                reason = error.message if isinstance(error, FluxserveError) else "The picture cannot be written."
+                logger.warning(
+                    "An outcome waits", extra={"action": "outcome_waits", "task": outcome.task_id, "reason": reason}
+                )
                 await asyncio.sleep(RETRY_S)
-        session.claims.pop(outcome.task_id, None)
+        if _claim(session, outcome.task_id, outcome.fence) is not None:
+            del session.claims[outcome.task_id]
         session.send(p.Settled(task_id=outcome.task_id, fence=outcome.fence, accepted=accepted))
 
     async def _write_down(self, session: Session, outcome: p.Finished | p.Failed) -> bool:
-        claim = session.claims.get(outcome.task_id)
-        if claim is None or claim.fence != outcome.fence:
+        claim = _claim(session, outcome.task_id, outcome.fence)
+        if claim is None:
             return False
         if isinstance(outcome, p.Finished):
             drawn = Drawn(drawn_by=outcome.drawn_by, duration=outcome.duration, facts=outcome.facts)
@@ -271,62 +256,93 @@ class Gateway:
         await self._service.release([lost])
         return True
 
-    async def _lose(self, session: Session) -> None:
+    def _lose(self, session: Session) -> None:
         """The connection is gone. A local worker is dead; a remote one may come back within its lease."""
+        session.close()
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
-        if not session.is_local and not session.draining:
+        if session.is_local:
+            self._give_back(session.claims, suspected=not (self._stopping or session.draining))
+        elif session.claims:
             self._departed[session.id] = session.claims
-            return
-        suspected = not (self._stopping or session.draining)
-        losses = [_lost(task_id, claim, suspected=suspected) for task_id, claim in session.claims.items()]
-        if losses:
-            with contextlib.suppress(FluxserveError):  # the leases end by themselves
-                await self._service.release(losses)
 
     async def reap(self) -> None:
         """For ever: end the leases of silent workers, and of those that never returned."""
-        lease = self._service.settings.lease
+        looked_at = self._steady()
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
-            for session in list(self._sessions.values()):
-                if self._steady() - session.heard_at > lease:
-                    logger.warning("A worker hangs", extra={"action": "worker_hung", "worker": session.id})
-                    self._on_hung(session.id)
-                    session.writer.transport.abort()
-            with contextlib.suppress(FluxserveError):
-                await self._release_lapsed()
+            now = self._steady()
+            self._end_silent(now, stood_still=max(0.0, now - looked_at - 2 * REAP_INTERVAL_S))
+            looked_at = now
+            with contextlib.suppress(FluxserveError):  # the next round tries again
+                await self._release_departed()
 
-    async def _release_lapsed(self) -> None:
-        losses = []
-        for record in await self._service.lapsed():
-            worker_id = record.worker_id or ""
-            if worker_id in self._sessions:
-                continue
-            claim = self._departed.get(worker_id, {}).pop(record.id, None)
-            known = claim is not None and claim.fence == record.fence
-            losses.append(
-                _lost(record.id, claim, suspected=True)
-                if claim is not None and known
-                else Lost(task_id=record.id, fence=record.fence)
-            )
-        if losses:
-            await self._service.release(losses)
+    def _end_silent(self, now: float, *, stood_still: float) -> None:
+        """`stood_still`: seconds in which this process did not run and could hear nobody."""
+        for session in list(self._sessions.values()):
+            session.heard_at += stood_still
+            if now - session.heard_at > self._service.settings.lease:
+                logger.warning("A worker hangs", extra={"action": "worker_hung", "worker": session.id})
+                self._on_hung(session.id)
+                session.writer.transport.abort()
+
+    async def _release_departed(self) -> None:
+        """Tasks of local workers that died while no connection showed it, and of all whose lease has ended."""
+        for worker_id in [worker_id for worker_id in self._departed if not self._is_alive(worker_id)]:
+            await self._service.release(losses_of(self._departed[worker_id], suspected=False))
+            self._departed.pop(worker_id, None)
+        lapsed = [record for record in await self._service.lapsed() if record.worker_id not in self._sessions]
+        losses = [loss for record in lapsed for loss in self._lapse(record)]
+        await self._service.release(losses)
+
+    def _lapse(self, record: TaskRecord) -> list[Lost]:
+        claims = self._departed.get(record.worker_id or "", {})
+        claim = claims.pop(record.id, None)
+        if not claims:
+            self._departed.pop(record.worker_id or "", None)
+        if claim is None or claim.fence != record.fence:
+            claim = Claim(record.fence, record.generation.output_format)
+        return losses_of({record.id: claim}, suspected=True)
 
     def drain(self) -> None:
-        """Workers finish what runs, give back what waits, and end."""
+        """Nothing more is handed out. Local workers finish what runs, give back what waits, and end.
+
+        Remote ones draw on by themselves, and hand in when the server is back.
+        """
         self._stopping = True
         for session in self._sessions.values():
             session.draining = True
-            session.send(p.Drain())
+            if session.is_local:
+                session.send(p.Drain())
+
+    def _give_back(self, claims: Mapping[str, Claim], *, suspected: bool = False) -> None:
+        if losses := losses_of(claims, suspected=suspected):
+            _hold(self._writes, self._release(losses))
+
+    async def write_down_all(self, patience: float) -> None:
+        """Wait for the outcomes and losses that are being written down, at most `patience` seconds."""
+        if self._writes:
+            await asyncio.wait(set(self._writes), timeout=patience)
+
+    async def _release(self, losses: Sequence[Lost]) -> None:
+        """However long the store is in trouble: nobody else knows of these claims."""
+        while True:
+            try:
+                return await self._service.release(losses)
+            except FluxserveError as error:
+                logger.warning("A release waits", extra={"action": "release_waits", "reason": error.message})
+                await asyncio.sleep(RETRY_S)
 
 
-def _lost(task_id: str, claim: Claim, *, suspected: bool) -> Lost:
-    """A lost claim; only a task that was being drawn can have been the cause."""
-    return Lost(
-        task_id=task_id,
-        fence=claim.fence,
-        step=claim.step or 0,
-        suspected=suspected and claim.step is not None,
-    )
+def _claim(session: Session, task_id: str, fence: int) -> Claim | None:
+    """The session's claim of exactly this fence."""
+    claim = session.claims.get(task_id)
+    return claim if claim is not None and claim.fence == fence else None
+
+
+def _hold(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    """Run `work` beside the others; the loop alone would not keep it from being collected."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)

@@ -11,21 +11,22 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fluxserve.settings import Settings
+from fluxserve.worker.connection import LOCAL_PREFIX, worker_lock
 
 logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 30.0
-#: A worker that lived this long starts again without delay.
-HEALTHY_AFTER_S = 10.0
+#: Processes that were killed are gone within this time.
+REAPED_S = 2.0
 #: The exit status of a worker that cannot run as it is configured; starting it again would not help soon.
 EXIT_CONFIGURATION = 78
+EXIT_NOT_STARTED = 71
 
 
 @dataclass(slots=True)
@@ -35,7 +36,13 @@ class Child:
     slot: int
     worker_id: str = ""
     process: asyncio.subprocess.Process | None = None
+    was_ready: bool = False
     last_exit: int | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Its process runs."""
+        return self.process is not None and self.process.returncode is None
 
 
 class LocalFleet:
@@ -63,65 +70,97 @@ class LocalFleet:
             return f"The worker ended with status {exits[-1]} and is being started again; its log says why."
         return "The worker is loading its weights."
 
+    def arrived(self, worker_id: str) -> None:
+        """The worker is connected and warm: whatever ends it from now on, its successor starts without delay."""
+        for child in self._children:
+            if child.worker_id == worker_id:
+                child.was_ready = True
+
     def kill(self, worker_id: str) -> None:
         """End a worker that hangs; its slot gets a new one."""
         for child in self._children:
-            if child.worker_id == worker_id and child.process is not None and child.process.returncode is None:
-                child.process.kill()
+            if child.worker_id == worker_id:
+                _kill(child)
 
     async def _keep(self, child: Child) -> None:
         backoff = FIRST_BACKOFF_S
         while not self._stopping:
-            began = time.monotonic()
             status = await self._run(child)
+            if self._is_stopping():
+                return
             child.last_exit = status
-            lived = time.monotonic() - began
-            backoff = FIRST_BACKOFF_S if lived > HEALTHY_AFTER_S else min(backoff * 2, LAST_BACKOFF_S)
-            backoff = LAST_BACKOFF_S if status == EXIT_CONFIGURATION else backoff
+            backoff = _next_backoff(child, status, backoff)
             logger.warning(
                 "A worker process ended",
                 extra={"action": "worker_exit", "worker": child.worker_id, "status": status, "restart_in_s": backoff},
             )
-            if not self._is_stopping():
-                await asyncio.sleep(backoff)
+            await asyncio.sleep(backoff)
 
     def _is_stopping(self) -> bool:
         return self._stopping
 
     async def _run(self, child: Child) -> int:
         """One life of a worker; returns its exit status."""
-        child.worker_id = f"local-{child.slot}-{secrets.token_hex(4)}"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fluxserve", "worker", "--parented",
-            "--server", self._server, "--worker-id", child.worker_id,
-            stdin=asyncio.subprocess.PIPE,
-            env=_environment(),
-        )  # fmt: skip
-        child.process = process
+        child.worker_id = f"{LOCAL_PREFIX}{child.slot}-{secrets.token_hex(4)}"
+        child.was_ready = False
+        try:
+            child.process = process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "fluxserve", "worker", "--parented",
+                "--server", self._server, "--worker-id", child.worker_id,
+                stdin=asyncio.subprocess.PIPE,
+                env=_environment(),
+            )  # fmt: skip
+        except OSError:  # no memory or no process left: later there may be
+            return EXIT_NOT_STARTED
+        try:
+            await self._tell_settings(process)
+            return await process.wait()
+        finally:
+            _kill(child)
+            worker_lock(self._run_dir, child.worker_id).unlink(missing_ok=True)
+
+    async def _tell_settings(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101 - for the type checker; a pipe was asked for
         settings = self._settings.model_dump(mode="json", exclude={"worker_token"})
-        process.stdin.write(json.dumps(settings).encode() + b"\n")
-        try:
-            with contextlib.suppress(ConnectionError):
-                await process.stdin.drain()
-            return await process.wait()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            await process.stdin.drain()
 
-    async def stop(self, patience: float) -> None:
-        """Wait for the workers, which were told to drain; end those that take longer than `patience` seconds."""
+    async def stop(self, patience: float, *, is_connected: Callable[[str], bool]) -> None:
+        """Wait for the workers, which were told to drain; end those that take longer than `patience` seconds.
+
+        One that is not connected holds nothing, and is ended at once.
+        """
         self._stopping = True
-        living = [child.process for child in self._children if child.process and child.process.returncode is None]
-        if living:
-            await asyncio.wait([asyncio.create_task(process.wait()) for process in living], timeout=patience)
-        for process in living:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
+        for child in self._children:
+            if not is_connected(child.worker_id):
+                _kill(child)
+        await self._wait(patience)
+        for child in self._children:
+            _kill(child)
+        await self._wait(REAPED_S)
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def _wait(self, patience: float) -> None:
+        """Until all processes have ended, for at most `patience` seconds."""
+        ends = [asyncio.create_task(child.process.wait()) for child in self._children if child.process and child.lives]
+        if ends:
+            await asyncio.wait(ends, timeout=patience)
+
+
+def _kill(child: Child) -> None:
+    if child.process is not None and child.lives:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.kill()
+
+
+def _next_backoff(child: Child, status: int, backoff: float) -> float:
+    """Longer and longer between the starts of a worker that never gets ready."""
+    if status == EXIT_CONFIGURATION:
+        return LAST_BACKOFF_S
+    return FIRST_BACKOFF_S if child.was_ready else min(backoff * 2, LAST_BACKOFF_S)
 
 
 def _environment() -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,22 +75,24 @@ class Lost:
 
 
 class Signal:
-    """Wakes whoever waits for something newer than what it has seen."""
+    """Wakes everybody who watches."""
 
     def __init__(self) -> None:
-        self.version = 0
-        self._event = asyncio.Event()
+        self._watchers: set[asyncio.Event] = set()
 
     def fire(self) -> None:
         """Something changed."""
-        self.version += 1
-        self._event.set()
-        self._event = asyncio.Event()
+        for watcher in self._watchers:
+            watcher.set()
 
-    async def beyond(self, seen: int) -> None:
-        """Return once `version` is past `seen`."""
-        while self.version <= seen:
-            await self._event.wait()
+    @contextlib.contextmanager
+    def watching(self, watcher: asyncio.Event) -> Iterator[None]:
+        """Set `watcher` at every change, as long as the block runs."""
+        self._watchers.add(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watcher)
 
 
 class Service:
@@ -212,7 +215,11 @@ class Service:
         completion = Completion(
             task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None, now=self._now()
         )
-        record = (await self._store.complete_many([completion]))[0]
+        try:
+            record = (await self._store.complete_many([completion]))[0]
+        except DiskFull:  # nothing was written, and the caller tries again: the space is needed for that
+            await asyncio.to_thread(self._storage.delete, object_name)
+            raise
         if record is None:
             await asyncio.to_thread(self._storage.delete, object_name)
             logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
 import stat
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from fluxserve.errors import ConfigurationError, WorkerRefused
 
 #: Longest path of a unix socket that every system takes.
 MAX_SOCKET_PATH = 100
+#: Names of workers that a server starts itself; all others may be anywhere.
+LOCAL_PREFIX = "local-"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -41,6 +45,21 @@ def make_run_dir(data_dir: Path) -> Path:
 def worker_lock(folder: Path, worker_id: str) -> Path:
     """A local worker holds this lock as long as it lives."""
     return folder / f"{worker_id}.lock"
+
+
+def forget_dead_workers(folder: Path, is_locked: Callable[[Path], bool]) -> None:
+    """Remove the locks of workers that were killed; a living one still holds its own."""
+    for lock in folder.glob(f"{LOCAL_PREFIX}*.lock"):
+        if not is_locked(lock):
+            lock.unlink(missing_ok=True)
+
+
+def remove_run_dir(folder: Path) -> None:
+    """Leave nothing behind, unless a worker of an earlier server still lives there."""
+    for name in ("worker.sock", "admin.sock"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def same_user(connection: socket.socket) -> bool:

@@ -14,40 +14,25 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from fluxserve.engine import pixels
 from fluxserve.engine.base import Engine, Event, Failed, Finished, Progressed
-from fluxserve.errors import WorkerProtocolError, WorkerRefused
+from fluxserve.errors import DrawingFailed, WorkerProtocolError, WorkerRefused
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams, dial
+from fluxserve.worker.holding import Holding, ref_of
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-#: Progress is sent at most this often for a task, beside its first and last step.
+#: Progress is sent at most this often for a task, beside admission, the first and the last step.
 PROGRESS_INTERVAL_S = 0.1
 REDIAL_S = 0.2
-#: A step may take this many times the longest one seen before the engine counts as hung.
+#: A call may take this many times the longest one seen before the engine counts as hung.
 HANG_FACTOR = 20
 EXIT_HUNG = 70
-
-
-@dataclass(slots=True)
-class Holding:
-    """A claim in the worker's hands; `outcome` is kept until the server has settled it."""
-
-    assignment: p.Assignment
-    admitted_at: float | None = None
-    reported_at: float = 0.0
-    outcome: p.Finished | p.Failed | None = None
-
-    @property
-    def held(self) -> p.Held:
-        """The claim as the protocol names it."""
-        return p.Held(task_id=self.assignment.task_id, fence=self.assignment.fence)
 
 
 class Worker:
@@ -63,15 +48,18 @@ class Worker:
         self._id = worker_id
         self._token = token
         self._parented = parented
+        #: By the engine's name for the claim, so that two claims of one task are never mixed up.
         self._holdings: dict[str, Holding] = {}
-        self._arrivals: list[p.Assignment] = []
+        self._arrivals: list[Holding] = []
         self._discards: list[str] = []
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._draining = False
         self._orphan = False
-        self._stepping_since: float | None = None
-        self._longest_step = 0.0
+        self._over = asyncio.Event()
+        self._called_at: float | None = None
+        self._longest_call = 0.0
+        self._patience = settings.lease
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-engine")
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-encoder")
         self._encodings: set[asyncio.Task[None]] = set()
@@ -80,8 +68,14 @@ class Worker:
         """Warm up, then draw until drained, orphaned for too long, or refused. Raises what warming raises."""
         started = time.monotonic()
         await self._in_engine_thread(self._engine.warm)
-        logger.info("Engine warm", extra={"action": "warm", "seconds": round(time.monotonic() - started, 2)})
-        parts = [asyncio.create_task(part) for part in (self._stay_connected(), self._draw(), self._beat())]
+        seconds = time.monotonic() - started
+        logger.info("Engine warm", extra={"action": "warm", "seconds": round(seconds, 2)})
+        # Warming draws a picture too, so where it is slow, a single step may be as well.
+        self._patience, self._longest_call = max(self._settings.lease, seconds), 0.0
+        parts = [
+            asyncio.create_task(part)
+            for part in (self._stay_connected(), self._draw(), self._beat(), self._over.wait())
+        ]
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in parts:
@@ -90,43 +84,44 @@ class Worker:
         finally:
             for part in parts:
                 part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
 
     def drain(self) -> None:
         """Finish what runs, give back what waits, then end."""
         self._draining = True
-        waiting = tuple(self._holdings.pop(a.task_id).held for a in self._arrivals if a.task_id in self._holdings)
-        self._arrivals.clear()
-        if waiting:
-            self._send(p.Returned(held=waiting))
-        self._wake.set()
+        for holding in self._arrivals:
+            self._holdings.pop(holding.ref, None)
+        # Sent even when empty: it tells the server that this worker takes no more.
+        self._send(p.Returned(held=tuple(holding.held for holding in self._arrivals)))
+        self._arrivals = []
+        self._end_if_done()
 
     def orphaned(self) -> None:
         """The server process that started us has ended: draw on for a while, for the one that may come back."""
         self._orphan = True
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if (self._draining or self._orphan) and not self._holdings:
+            self._over.set()
 
     # Connection
 
     async def _stay_connected(self) -> None:
-        """Keep a connection; returns when there is nothing left to do for this server."""
+        """Keep a connection; returns when it has been without a server for too long."""
         lost_at = time.monotonic()
-        while True:
-            try:
+        while not self._is_forsaken(time.monotonic() - lost_at):
+            with contextlib.suppress(OSError):
                 streams = await dial(self._server)
-            except OSError:
-                if self._is_over(time.monotonic() - lost_at):
-                    return
-                await asyncio.sleep(REDIAL_S)
-                continue
-            with contextlib.suppress(ConnectionError):
-                await self._converse(streams)
-            self._writer = None
-            lost_at = time.monotonic()
-            if self._draining and not self._holdings:
-                return
+                try:
+                    await self._converse(streams)
+                finally:
+                    lost_at = time.monotonic()
+            await asyncio.sleep(REDIAL_S)
 
-    def _is_over(self, alone_for: float) -> bool:
-        nothing_left = (self._draining or self._orphan) and not self._holdings
-        return nothing_left or (self._parented and alone_for > self._settings.orphan_grace)
+    def _is_forsaken(self, alone_for: float) -> bool:
+        """A worker on another machine waits for its server for ever, unless it was told to end."""
+        return (self._parented or self._draining) and alone_for > self._settings.orphan_grace
 
     async def _converse(self, streams: Streams) -> None:
         reader, writer = streams
@@ -141,9 +136,8 @@ class Worker:
             self._resume(welcome)
             while (message := await p.read_from_server(reader)) is not None:
                 self._receive(message)
-                if self._draining and not self._holdings:
-                    return
         finally:
+            self._writer = None
             writer.close()
 
     def _hello(self) -> p.Hello:
@@ -162,44 +156,50 @@ class Worker:
 
     def _resume(self, welcome: p.Welcome) -> None:
         """Drop the claims that were lost meanwhile, hand in what was drawn meanwhile, ask for more."""
-        kept = {(held.task_id, held.fence) for held in welcome.kept}
-        for task_id, holding in list(self._holdings.items()):
-            if (task_id, holding.assignment.fence) not in kept:
-                self._drop(task_id)
+        kept = set(welcome.kept)
+        for holding in list(self._holdings.values()):
+            if holding.held not in kept:
+                self._drop(holding.ref)
             elif holding.outcome is not None:
                 self._send(holding.outcome)
+        if self._draining:
+            self.drain()
         self._want()
 
     def _receive(self, message: p.FromServer) -> None:
         match message:
             case p.Tasks(assignments=assignments):
-                for assignment in assignments:
-                    self._holdings[assignment.task_id] = Holding(assignment)
-                    self._arrivals.append(assignment)
+                arrived = [Holding(assignment) for assignment in assignments]
+                self._holdings |= {holding.ref: holding for holding in arrived}
+                self._arrivals += arrived
                 if self._draining:
                     self.drain()
                 self._wake.set()
-            case p.Settled(task_id=task_id):
-                self._holdings.pop(task_id, None)
+            case p.Settled():
+                self._holdings.pop(ref_of(message.task_id, message.fence), None)
                 self._want()
-            case p.Discard(task_id=task_id):
-                self._drop(task_id)
+                self._end_if_done()
+            case p.Discard():
+                self._drop(ref_of(message.task_id, message.fence))
             case p.Drain():
                 self.drain()
             case p.Welcome() | p.Refused():
                 raise WorkerProtocolError("An unexpected greeting.")
 
-    def _drop(self, task_id: str) -> None:
-        if self._holdings.pop(task_id, None) is not None:
-            self._arrivals = [assignment for assignment in self._arrivals if assignment.task_id != task_id]
-            self._discards.append(task_id)
+    def _drop(self, ref: str) -> None:
+        if self._holdings.pop(ref, None) is not None:
+            self._arrivals = [holding for holding in self._arrivals if holding.ref != ref]
+            self._discards.append(ref)
             self._wake.set()
+            self._end_if_done()
 
     def _want(self) -> None:
-        """Ask for what the engine can hold and one batch ahead."""
+        """Ask for what the engine can hold and one batch ahead, but not for ever while nothing is settled."""
         if not self._draining and not self._orphan:
+            capacity = self._engine.capacity
             unfinished = sum(holding.outcome is None for holding in self._holdings.values())
-            self._send(p.Want(count=max(0, 2 * self._engine.capacity - unfinished)))
+            room = min(2 * capacity - unfinished, 4 * capacity - len(self._holdings))
+            self._send(p.Want(count=max(0, room)))
 
     def _send(self, message: p.FromWorker) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -209,9 +209,8 @@ class Worker:
         """Heartbeats; and the end of a worker whose engine hangs."""
         while True:
             await asyncio.sleep(min(self._settings.heartbeat, self._settings.lease / 3))
-            since = self._stepping_since
-            limit = max(self._settings.lease, HANG_FACTOR * self._longest_step)
-            if since is not None and time.monotonic() - since > limit:
+            limit = max(self._patience, HANG_FACTOR * self._longest_call)
+            if self._called_at is not None and time.monotonic() - self._called_at > limit:
                 logger.error("The engine hangs", extra={"action": "hung", "limit_s": round(limit, 1)})
                 os._exit(EXIT_HUNG)  # a stuck kernel cannot be interrupted; the process is the unit that is replaced
             self._send(p.Heartbeat(held=tuple(holding.held for holding in self._holdings.values())))
@@ -222,35 +221,27 @@ class Worker:
         """1. discard, 2. admit, 3. step, 4. tell; idle until woken."""
         while True:
             self._wake.clear()
-            for task_id in self._take_discards():
-                await self._in_engine_thread(partial(self._engine.discard, task_id))
-            for assignment in self._take_arrivals():
-                await self._in_engine_thread(partial(self._engine.admit, assignment.task_id, assignment.generation))
-                self._begin(assignment)
+            for ref in self._take_discards():
+                await self._in_engine_thread(partial(self._engine.discard, ref))
+            for holding in self._take_arrivals():
+                await self._in_engine_thread(partial(self._engine.admit, holding.ref, holding.assignment.generation))
+                holding.admitted_at = time.monotonic()
+                self._report(holding, 0, holding.assignment.generation.steps)
             if not self._engine.active:
                 await self._wake.wait()
                 continue
-            self._stepping_since = time.monotonic()
-            events = await self._in_engine_thread(self._engine.step)
-            self._longest_step = max(self._longest_step, time.monotonic() - self._stepping_since)
-            self._stepping_since = None
-            for event in events:
+            for event in await self._in_engine_thread(self._engine.step):
                 self._tell(event)
 
     def _take_discards(self) -> list[str]:
         taken, self._discards = self._discards, []
         return taken
 
-    def _take_arrivals(self) -> list[p.Assignment]:
+    def _take_arrivals(self) -> list[Holding]:
         """As many as the engine has room for; the rest waits here, one batch ahead."""
         room = max(0, self._engine.capacity - self._engine.active)
         taken, self._arrivals = self._arrivals[:room], self._arrivals[room:]
         return taken
-
-    def _begin(self, assignment: p.Assignment) -> None:
-        if (holding := self._holdings.get(assignment.task_id)) is not None:
-            holding.admitted_at = time.monotonic()
-            self._report(holding, 0, assignment.generation.steps)
 
     def _tell(self, event: Event) -> None:
         holding = self._holdings.get(event.ref)
@@ -264,15 +255,12 @@ class Worker:
                 self._encodings.add(encoding)
                 encoding.add_done_callback(self._encodings.discard)
             case Failed(error=error):
-                failed = p.Failed(
-                    task_id=holding.held.task_id, fence=holding.held.fence, code=type(error).__name__,
-                    message=error.message, retryable=error.retryable,
-                )  # fmt: skip
-                self._hand_over(holding, failed)
+                self._hand_over(holding, holding.failed(error))
 
     def _report(self, holding: Holding, step: int, steps: int) -> None:
+        """Admission, the first and the last step are told at once: they decide whom a death is blamed on."""
         now = time.monotonic()
-        if 0 < step < steps and now - holding.reported_at < PROGRESS_INTERVAL_S:
+        if 1 < step < steps and now - holding.reported_at < PROGRESS_INTERVAL_S:
             return
         holding.reported_at = now
         held = holding.held
@@ -281,21 +269,25 @@ class Worker:
     async def _encode(self, holding: Holding, drawn: Finished) -> None:
         """Encoding is a stage of its own: the next steps do not wait for it."""
         generation = holding.assignment.generation
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._encoding, pixels.encode, drawn.pixels, generation.output_format, drawn.drawn_by
-        )
-        began = holding.admitted_at or time.monotonic()
-        finished = p.Finished(
-            task_id=holding.held.task_id, fence=holding.held.fence, picture=picture, drawn_by=drawn.drawn_by,
-            duration=time.monotonic() - began, facts=dict(drawn.facts),
-        )  # fmt: skip
-        self._hand_over(holding, finished)
+        try:
+            picture = await asyncio.get_running_loop().run_in_executor(
+                self._encoding, pixels.encode, drawn.pixels, generation.output_format, drawn.drawn_by
+            )
+        except Exception:  # whatever it is, it is this one task's and must end it
+            logger.exception("A picture could not be encoded", extra={"action": "encoding_failed"})
+            self._hand_over(holding, holding.failed(DrawingFailed("The picture could not be encoded.")))
+        else:
+            self._hand_over(holding, holding.finished(drawn, picture))
 
     def _hand_over(self, holding: Holding, outcome: p.Finished | p.Failed) -> None:
-        if self._holdings.get(holding.held.task_id) is holding:
+        if self._holdings.get(holding.ref) is holding:
             holding.outcome = outcome
             self._send(outcome)
             self._want()
 
     async def _in_engine_thread(self, call: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._drawing, call)
+        self._called_at = began = time.monotonic()
+        answer = await asyncio.get_running_loop().run_in_executor(self._drawing, call)
+        self._called_at = None
+        self._longest_call = max(self._longest_call, time.monotonic() - began)
+        return answer

@@ -1,0 +1,57 @@
+"""A claim in a worker's hands, from its arrival until the server has settled its outcome."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from fluxserve.engine.base import Finished
+from fluxserve.errors import EngineError
+from fluxserve.worker import protocol as p
+
+
+def ref_of(task_id: str, fence: int) -> str:
+    """The engine's name for a claim."""
+    return f"{task_id}/{fence}"
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """One claim; `outcome` is kept until the server has written it down."""
+
+    assignment: p.Assignment
+    admitted_at: float | None = None
+    reported_at: float = 0.0
+    outcome: p.Finished | p.Failed | None = None
+
+    @property
+    def held(self) -> p.Held:
+        """The claim as the protocol names it."""
+        return p.Held(task_id=self.assignment.task_id, fence=self.assignment.fence)
+
+    @property
+    def ref(self) -> str:
+        """The claim as the engine names it."""
+        return ref_of(self.assignment.task_id, self.assignment.fence)
+
+    def finished(self, drawn: Finished, picture: bytes) -> p.Finished:
+        """The outcome of a drawn and encoded picture."""
+        now = time.monotonic()
+        return p.Finished(
+            task_id=self.assignment.task_id,
+            fence=self.assignment.fence,
+            picture=picture,
+            drawn_by=drawn.drawn_by,
+            duration=now - (self.admitted_at or now),
+            facts=dict(drawn.facts),
+        )
+
+    def failed(self, error: EngineError) -> p.Failed:
+        """The outcome of a task that could not be drawn."""
+        return p.Failed(
+            task_id=self.assignment.task_id,
+            fence=self.assignment.fence,
+            code=type(error).__name__,
+            message=error.message,
+            retryable=error.retryable,
+        )
