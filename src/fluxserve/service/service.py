@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import ModelSpec, OutputFormat, resolve
+from fluxserve.catalogue import Generation, ModelSpec, OutputFormat, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import (
     DiskFull,
@@ -43,6 +43,8 @@ from fluxserve.store.base import (
 
 logger = logging.getLogger(__name__)
 DISK_CHECK_S = 1.0
+#: Fields that the generation already holds.
+_DRAWN_FROM = frozenset({*Generation.__dataclass_fields__, "width", "height", "aspect_ratio"})
 WORKER_LOST = Reason(
     code="WorkerLost",
     message="This task ended its worker several times without getting further, so it was given up.",
@@ -291,13 +293,11 @@ class DiskGate:
 
 
 def _extras(order: Order) -> dict[str, JsonValue]:
-    """Accepted fields that are not drawn from; kept with the task."""
+    """Accepted fields that are not drawn from; kept with the task, webhooks in columns of their own."""
     return {
-        name: value
-        for name, value in order.values.items()
-        if (param := order.spec.param(name)) is not None
-        and (param.no_effect is not None or name == "user")
-        and name not in ("webhook_url", "webhook_secret")
+        param.name: order.values[param.name]
+        for param in order.spec.params
+        if param.name in order.values and param.name not in _DRAWN_FROM and not param.name.startswith("webhook_")
     }
 
 

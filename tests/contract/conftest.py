@@ -1,0 +1,30 @@
+"""Servers in this process: one that a module's tests share, and a fresh one for tests that change something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from inprocess import Server, serving
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For tests that leave nothing behind but tasks of the first key."""
+    with serving(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers with other settings, given by name."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(serving(tmp_path / "data", **settings))
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A fresh server with the settings a newcomer has."""
+    return serve()

@@ -1,0 +1,197 @@
+"""The whole application in this process: real parts in a folder; the clock is set and the worker stepped by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from fluxserve.api.about import Readiness
+from fluxserve.api.application import build
+from fluxserve.catalogue import MODELS
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.storage import LocalStorage
+from fluxserve.engine.base import Finished
+from fluxserve.engine.checkpoints import plan
+from fluxserve.engine.fake import FakeEngine
+from fluxserve.engine.pixels import encode
+from fluxserve.errors import JsonValue
+from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.keyring import Keyring
+from fluxserve.service.service import Service
+from fluxserve.settings import Settings
+from fluxserve.store.base import Drawn, Reason, TaskRecord
+from fluxserve.store.sqlite import SqliteStore
+
+ORIGIN = "http://flux.test"
+NOW = 1_800_000_000.0
+READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0)
+WORKER = "worker"
+Json = dict[str, JsonValue]
+
+
+class Server:
+    """The application and its callers' key; `ask` is one HTTP request, `draw` a worker that draws all that waits."""
+
+    def __init__(self, folder: Path, runner: asyncio.Runner, settings: Settings) -> None:
+        self.now = NOW
+        self.readiness = READY
+        self.folder = folder
+        self._runner = runner
+        self._engine = FakeEngine(settings, clock=lambda: self.now)
+        self._store = SqliteStore(folder / "fluxserve.db")
+        self.storage = LocalStorage(folder / "results")
+        self.keyring = Keyring(self._store, bytes(32))
+        self.signer = LinkSigner([bytes(32)], settings.link_ttl)
+        self.service = Service(
+            settings=settings, store=self._store, storage=self.storage, keyring=self.keyring,
+            now=lambda: self.now, rng=random.Random(1),
+        )  # fmt: skip
+        self.app = build(
+            service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
+            readiness=lambda: self.readiness, now=lambda: self.now,
+        )  # fmt: skip
+        self.key = self.new_key()
+        self._clients: dict[str, httpx.AsyncClient] = {}
+
+    def new_key(
+        self,
+        *,
+        account: str | None = None,
+        grant: int | None = None,
+        max_active: int | None = None,
+        rate_per_minute: int | None = None,
+    ) -> str:
+        """A key; `account` None: one of its own; `grant` in thousandths, None: unlimited."""
+        text, _ = self._runner.run(
+            self.keyring.create(
+                name="test", account=account, grant=grant, max_active=max_active,
+                rate_per_minute=rate_per_minute, now=self.now,
+            )
+        )  # fmt: skip
+        return text
+
+    def revoke(self, key: str) -> None:
+        """Close a key."""
+        found = self.keyring.find(key)
+        assert found is not None
+        self._runner.run(self.keyring.revoke(found.id, self.now))
+
+    def balance(self, key: str) -> int | None:
+        """Thousandths left on the key's account."""
+        found = self.keyring.find(key)
+        entries = self._runner.run(self.keyring.entries())
+        return next(entry.balance for entry in entries if found is not None and entry.key.id == found.id)
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        body: bytes | Iterator[bytes] | None = None,
+        address: str = "127.0.0.1",
+    ) -> httpx.Response:
+        """One request; `key` goes into X-Key, an iterator makes a chunked body, `address` is the caller's."""
+        given = {**({} if key is None else {"X-Key": key}), **(headers or {})}
+        content = body if body is None or isinstance(body, bytes) else _pieces(body)
+        return self._runner.run(
+            self._client(address).request(method, url, headers=given, params=query, content=content)
+        )
+
+    def ask_raw(self, method: str, url: str, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> httpx.Response:
+        """One request with exactly these headers beside Host and Content-Length, repetitions and all."""
+        return self._runner.run(self._client("127.0.0.1").request(method, url, headers=headers, content=body))
+
+    def post(self, path: str, fields: object, **headers: str) -> httpx.Response:
+        """Submit `fields` as JSON with the first key; `headers` with underscores for hyphens."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.ask("POST", path, key=self.key, headers=named, body=json.dumps(fields).encode())
+
+    def submit(self, fields: Mapping[str, object] | None = None, path: str = "/v1/flux-dev") -> Json:
+        """An accepted task."""
+        answer = self.post(path, {"prompt": "a red apple", "width": 256, "height": 256, **(fields or {})})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def record(self, task: Json) -> TaskRecord:
+        """The task as it is written down."""
+        (record,) = self._runner.run(self._store.get_many([str(task["id"])]))
+        assert record is not None
+        return record
+
+    def poll(self, task: Json) -> Json:
+        """The task as its polling_url shows it."""
+        answer = self.ask("GET", str(task["polling_url"]))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def claim(self) -> list[TaskRecord]:
+        """A worker takes up to eight tasks that can be drawn together."""
+        return self._runner.run(self.service.claim(WORKER, tuple(MODELS), 8))
+
+    def draw(self, seconds: float = 0.0) -> None:
+        """A worker draws everything that waits, each group in so many seconds."""
+        while records := self.claim():
+            self.now += seconds
+            for record in records:
+                self._draw(record)
+
+    def fail(self, record: TaskRecord, message: str) -> None:
+        """A worker gives a claimed task up."""
+        assert self._runner.run(
+            self.service.fail(record.id, record.fence, Reason(code="DrawingFailed", message=message))
+        )
+
+    def sweep(self) -> None:
+        """Delete what is past its retention."""
+        settings = self.service.settings
+        sweeper = Sweeper(
+            settings=settings, store=self._store, storage=self.storage, views=self.service.views, now=lambda: self.now
+        )
+        self._runner.run(sweeper.sweep())
+
+    def _draw(self, record: TaskRecord) -> None:
+        self._engine.admit(record.id, record.generation)
+        finished = next(event for event in self._engine.step() if isinstance(event, Finished))
+        suffix = record.generation.output_format
+        picture = encode(finished.pixels, suffix, finished.drawn_by)
+        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts)
+        assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
+
+    def _client(self, address: str) -> httpx.AsyncClient:
+        if address not in self._clients:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(address, 1234))
+            self._clients[address] = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
+        return self._clients[address]
+
+    async def close(self) -> None:
+        """Close connections and files."""
+        for client in self._clients.values():
+            await client.aclose()
+        await self._store.close()
+
+
+@contextmanager
+def serving(folder: Path, **settings: object) -> Iterator[Server]:
+    """A server with these settings on a new data folder."""
+    folder.mkdir(exist_ok=True)
+    known = Settings.model_validate({"data_dir": folder, "min_free_disk": 0, **settings})
+    with asyncio.Runner() as runner:
+        server = Server(folder, runner, known)
+        try:
+            yield server
+        finally:
+            runner.run(server.close())
+
+
+async def _pieces(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part

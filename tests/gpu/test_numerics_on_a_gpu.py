@@ -1,0 +1,55 @@
+"""The numerics contract on a GPU, with mini: what the CPU suite proves, on the device people own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine.base import Finished
+from fluxserve.engine.diffusion import DiffusionEngine
+from fluxserve.settings import Settings
+
+pytestmark = pytest.mark.gpu
+
+
+def _generation(seed: int, steps: int = 8) -> Generation:
+    return Generation(
+        model="flux-dev",
+        prompt="a red apple",
+        size=Size(512, 512),
+        seed=seed,
+        steps=steps,
+        guidance=3.5,
+        output_format="png",
+    )
+
+
+def _draw(engine: DiffusionEngine, generations: Sequence[Generation]) -> dict[str, Finished]:
+    for number, generation in enumerate(generations):
+        engine.admit(str(number), generation)
+    done: dict[str, Finished] = {}
+    while engine.active:
+        done |= {event.ref: event for event in engine.step() if isinstance(event, Finished)}
+    return done
+
+
+@pytest.mark.parametrize("canonical_batch", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_picture_has_the_same_pixels_alone_and_in_company(canonical_batch: int, dtype: str) -> None:
+    engine = DiffusionEngine(Settings(device="cuda", dtype=dtype, canonical_batch=canonical_batch))
+    engine.warm()
+    alone = [_draw(engine, [_generation(seed)])["0"].facts["pixels_sha256"] for seed in range(4)]
+    together = _draw(engine, [_generation(seed) for seed in range(4)])
+    assert [together[str(seed)].facts["pixels_sha256"] for seed in range(4)] == alone
+
+
+def test_a_gpu_draws_what_the_cpu_draws() -> None:
+    pictures = []
+    for device in ("cpu", "cuda"):
+        engine = DiffusionEngine(Settings(device=device, dtype="float32"))
+        engine.warm()
+        pictures.append(_draw(engine, [_generation(7)])["0"].pixels.data)
+    differences = [abs(ours - theirs) for ours, theirs in zip(*pictures, strict=True)]
+    assert max(differences) <= 3
