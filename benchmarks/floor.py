@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import uvicorn
+
 from fluxserve.api.http_protocol import Limits, make_protocol
 
 BODY = b'{"id":"00000000-0000-0000-0000-000000000000","status":"Pending","padding":"' + b"x" * 120 + b'"}'

@@ -74,7 +74,7 @@ def server(
             [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(folder)],
             env=environment,
             stdout=subprocess.DEVNULL,
-            preexec_fn=(lambda: pin(core)) if core is not None else None,  # noqa: PLW1509 - one thread, before load
+            preexec_fn=(lambda: pin(core)) if core is not None else None,
         )
         try:
             yield _wait(process, folder)
@@ -89,7 +89,7 @@ def _wait(process: subprocess.Popen[bytes], folder: Path) -> Server:
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):
             port = int(address.read_text().rsplit(":", 1)[1])
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).read()  # noqa: S310 - loopback
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).read()
             return Server(port, (folder / "api_key").read_text().strip(), folder, process)
         time.sleep(0.02)
     message = "the server did not start"
@@ -101,7 +101,7 @@ def wait_until_ready(port: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read()  # noqa: S310 - loopback
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read()
             return
         time.sleep(0.05)
     message = "no worker became ready"

@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import uvloop
+
 import load
 import machine
-import uvloop
 
 ROUNDS = 3
 BODY = json.dumps({"prompt": "A paper boat floating on calm water at sunrise.", "width": 512, "height": 512}).encode()
@@ -52,7 +53,7 @@ def floor() -> Iterator[int]:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("floor.py")), str(port)],
-        preexec_fn=lambda: machine.pin(machine.SERVER_CORE),  # noqa: PLW1509 - one thread, before load
+        preexec_fn=lambda: machine.pin(machine.SERVER_CORE),
     )
     try:
         deadline = time.monotonic() + 20
