@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -20,7 +21,6 @@ from fluxserve.engine.base import Finished
 from fluxserve.engine.checkpoints import plan
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.engine.pixels import encode
-from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
@@ -32,7 +32,8 @@ ORIGIN = "http://flux.test"
 NOW = 1_800_000_000.0
 READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0)
 WORKER = "worker"
-Json = dict[str, JsonValue]
+#: An answer, in which a test looks for what it expects.
+Json = dict[str, Any]
 
 
 class Server:
@@ -157,6 +158,10 @@ class Server:
             settings=settings, store=self._store, storage=self.storage, views=self.service.views, now=lambda: self.now
         )
         self._runner.run(sweeper.sweep())
+
+    def lose_database(self) -> None:
+        """Close the database under the server."""
+        self._runner.run(self._store.close())
 
     def _draw(self, record: TaskRecord) -> None:
         self._engine.admit(record.id, record.generation)
