@@ -69,7 +69,7 @@ class Front:
             self.app, http=self.protocol, loop=loop, lifespan="off", ws="none", log_config=None, timeout_keep_alive=1
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 from http_front import CHUNKED, GET, HOST, SHORT, Front, drip, post, read_answer, read_to_end, refusal
 
-from fluxserve.api.http_protocol import FrontProtocol, Limits, make_protocol
+from fluxserve.api.http_protocol import FrontProtocol, Limits, caller_of, make_protocol
 
 
 def test_a_silent_connection_is_closed_without_a_word(front: Front) -> None:
@@ -68,9 +68,22 @@ def test_a_dripping_body_that_was_answered_early_ends_too(front: Front) -> None:
         assert time.monotonic() - began < 3
 
 
+def test_the_rest_of_a_body_that_was_answered_early_is_followed_by_the_idle_deadline(front: Front) -> None:
+    with front.connect() as connection:
+        connection.sendall(post(b"x" * 130_000, length=130_001).replace(b"/a ", b"/early ", 1))
+        assert read_answer(connection)[0] == 401
+        assert_silent(connection, 1.3)  # Longer than the idle deadline, shorter than what the body earned.
+        connection.sendall(b"x")
+        began = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.9 < time.monotonic() - began < 4
+
+
 def test_a_body_earns_time_by_the_bytes_that_arrive(front: Front) -> None:
     body = b"x" * (12 * 16 * 1024)
     with front.connect() as connection:
+        connection.sendall(GET)  # Used before: no deadline of idle connections may strike either.
+        assert read_answer(connection)[0] == 200
         began = time.monotonic()
         connection.sendall(post(b"", length=len(body)))
         connection.settimeout(0.1)
@@ -97,13 +110,16 @@ def assert_silent(connection: socket.socket, seconds: float) -> None:
     connection.settimeout(10)
 
 
-def test_a_body_that_waits_for_us_is_not_late(front: Front) -> None:
-    front.app.released.clear()
-    with front.connect() as connection:
-        connection.sendall(post(b"x" * 1_000_000).replace(b"/a ", b"/lazy ", 1))
-        assert_silent(connection, 3 * SHORT.body_seconds)
-        release(front)
-        assert read_answer(connection)[1]["size"] == 1_000_000
+def test_a_body_that_waits_for_us_is_not_late() -> None:
+    server = Front(Limits(header_seconds=0.4, body_seconds=0.4, body_bytes_per_second=2**30), "uvloop")
+    try:
+        with server.connect() as connection:
+            connection.sendall(post(b"x" * 1_000_000).replace(b"/a ", b"/lazy ", 1))
+            assert_silent(connection, 1.5)
+            release(server)
+            assert read_answer(connection)[1]["size"] == 1_000_000
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +167,21 @@ def test_connections_of_one_address_are_limited_and_counted_down() -> None:
             assert not server.protocol.per_address
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_an_ipv6_network_counts_as_one_caller(address: str, caller: str) -> None:
+    assert caller_of(address) == caller
 
 
 def test_a_proxy_may_be_exempt_from_the_connection_limit() -> None:

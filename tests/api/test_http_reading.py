@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 
 import pytest
-from http_front import CHUNKED, GET, HOST, Front, post, read_answer, read_to_end, refusal
+import uvicorn
+from http_front import CHUNKED, GET, HOST, App, Front, post, read_answer, read_to_end, refusal
+from uvicorn.server import ServerState
+
+from fluxserve.api.http_protocol import Limits, make_protocol
 
 
 def test_a_keep_alive_connection_serves_request_after_request(front: Front) -> None:
@@ -47,6 +53,62 @@ def test_broken_bytes_behind_a_request_do_not_replace_its_answer(front: Front) -
     answer = front.talk(GET + b"broken\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+class Late(asyncio.Transport):
+    """Records what is written; goes on delivering after it was closed, as a transport under TLS may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return b"connection: close" in self.written
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+def deliver(*parts: bytes) -> tuple[list[str], bytes]:
+    """Paths that were executed and what was written, when the parts are received one after another."""
+
+    async def delivered() -> tuple[list[str], bytes]:
+        app, transport = App(), Late()
+        config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None)
+        protocol = make_protocol(Limits())(config, ServerState(), {})
+        protocol.connection_made(transport)
+        for part in parts:
+            protocol.data_received(part)
+            for _ in range(10):
+                await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        return app.paths, transport.written
+
+    return asyncio.run(delivered())
+
+
+def test_bytes_that_a_closing_connection_still_delivers_are_not_executed() -> None:
+    paths, written = deliver(GET.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), GET)
+    assert paths == ["/a"]
+    assert written.startswith(b"HTTP/1.1 200")
+
+
+def test_a_request_that_breaks_after_its_headers_is_answered_once() -> None:
+    broken = CHUNKED.replace(b"chunked", b"gzip").replace(b"/a ", b"/early ", 1)
+    assert refusal(deliver(broken + b"\r\nabc")[1])[0] == 400
+
+
+def test_paths_are_never_logged_because_they_carry_capabilities(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert front.talk(b"GET /secret HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+        refusal(front.talk(b"GET /secret HTTP/1.1\r\n\r\n"))
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("length", [40, 4000, 2_000_000])

@@ -62,8 +62,6 @@ class FrontProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, start its watch."""
         super().connection_made(transport)
-        # Bytes behind a `Connection: close` are never read as another request.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self.access_log = False  # Paths carry capabilities and signatures.
         self._phase: Literal["fresh", "headers", "body", "idle"] = "fresh"
         self._since = self._sent_at = self.loop.time()
@@ -71,7 +69,7 @@ class FrontProtocol(HttpToolsProtocol):
         #: Bytes since the last sign of progress; framing, trailers and blank lines show none.
         self._barren = 0
         self._is_refused = False
-        self._address = _group(self.client[0]) if self.client and self.client[0] not in self.limits.exempt else ""
+        self._address = caller_of(self.client[0]) if self.client and self.client[0] not in self.limits.exempt else ""
         self._period = min(self.limits.header_seconds, self.limits.body_seconds)
         self._timer = self.loop.call_later(self._period, self._watch)
         if self._address:
@@ -108,7 +106,6 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request line."""
-        self._unset_keepalive_if_required()
         self._phase = "headers"
         self._since = self.loop.time()
         self._barren = 0
@@ -262,8 +259,8 @@ def make_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     return Limited
 
 
-def _group(address: str) -> str:
-    """Connections are counted per IPv4 address and per IPv6 /64, the least that one caller is given."""
+def caller_of(address: str) -> str:
+    """Who is counted: an IPv4 address or an IPv6 /64, the least that one caller is given."""
     if ":" not in address:
         return address
     v6 = ipaddress.IPv6Address(address.partition("%")[0])
