@@ -195,15 +195,17 @@ def models(config: Config = None) -> None:
     """What can be asked for, what draws it here, and what it costs."""
     settings = read_settings(config, {})
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "credits", "draws with", "licence"):
+    for heading in ("model", "what it is", "credits", "drawn by"):
         table.add_column(heading, overflow="fold")
-    for name, checkpoint in app.models_here(settings).items():
-        price = catalogue.MODELS[name].price
-        note = "" if price.published else " (ours)"
-        table.add_row(
-            name, f"{to_credits(price.millicredits):g}{note}", checkpoint.describe(), checkpoint.license or "not stated"
-        )
+    here = app.models_here(settings)
+    for name, checkpoint in here.items():
+        spec = catalogue.MODELS[name]
+        note = "" if spec.price.published else " *"
+        table.add_row(name, spec.title, f"{to_credits(spec.price.millicredits):g}{note}", checkpoint.name)
     out.print(table)
+    for line in sorted({checkpoint.describe() for checkpoint in here.values()}):
+        out.print(f"\n{escape(line)}", soft_wrap=True)
+    out.print("\n* not published by the hosted API: our own price", soft_wrap=True)
 
 
 @cli.command(name="doctor")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fluxserve import __version__, app, database, engine
+from fluxserve.engine import device
 from fluxserve.errors import FluxserveError
 from fluxserve.settings import Settings
 
@@ -50,7 +51,9 @@ def _engine(settings: Settings) -> Finding:
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "transformers")
     )
     tested = "" if sys.version_info[:2] == (3, 11) else "; tested with Python 3.11 only"
-    return Finding("ok", "engine", f"diffusion on {settings.device}, {settings.workers} worker(s); {versions}{tested}")
+    runtime = device.resolve(settings, 0)
+    where = f"{runtime.device} in {runtime.dtype}, {settings.workers} worker(s)"
+    return Finding("ok", "engine", f"diffusion on {where}; {versions}{tested}")
 
 
 def _models(settings: Settings) -> list[Finding]:
@@ -60,11 +63,14 @@ def _models(settings: Settings) -> list[Finding]:
         return [Finding("bad", "models", error.message)]
     accepted = app.accepted_licenses(settings)
     findings = []
-    for name, checkpoint in chosen.items():
+    for checkpoint in {checkpoint.path: checkpoint for checkpoint in chosen.values()}.values():
+        names = ", ".join(name for name, drawn_by in chosen.items() if drawn_by.path == checkpoint.path)
         needed = checkpoint.license_needed
         open_question = needed is not None and needed not in accepted
-        text = checkpoint.describe() + (f"; accept {needed} first: accept_licenses" if open_question else "")
-        findings.append(Finding("bad" if open_question else "ok", name, text))
+        question = f'; set accept_licenses = ["{needed}"] first' if open_question else ""
+        findings.append(
+            Finding("bad" if open_question else "ok", "models", f"{names}: {checkpoint.describe()}{question}")
+        )
     return findings
 
 

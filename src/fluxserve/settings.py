@@ -146,7 +146,7 @@ def _refuse_unknown_variables() -> None:
     unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
     if unknown:
         raise UnknownSetting(
-            f"Unknown setting in the environment: {', '.join(unknown)}. `fluxserve serve --help` lists them all."
+            f"Unknown setting in the environment: {', '.join(unknown)}. docs/settings.md lists them all."
         )
 
 
