@@ -201,7 +201,7 @@ def models(config: Config = None) -> None:
     for name, checkpoint in here.items():
         spec = catalogue.MODELS[name]
         note = "" if spec.price.published else " *"
-        table.add_row(name, spec.title, f"{to_credits(spec.price.millicredits):g}{note}", checkpoint.name)
+        table.add_row(name, escape(spec.title), f"{to_credits(spec.price.millicredits):g}{note}", checkpoint.name)
     out.print(table)
     for line in sorted({checkpoint.describe() for checkpoint in here.values()}):
         out.print(f"\n{escape(line)}", soft_wrap=True)

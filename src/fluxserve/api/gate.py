@@ -62,7 +62,11 @@ class Gate:
         except FluxserveError as error:
             await send_error(watch, error, dialect)
         except Exception as error:
-            logger.exception("A request met a defect of fluxserve", extra={"path": path}, exc_info=error)
+            logger.exception(
+                "A request met a defect of fluxserve",
+                extra={"path": "/results/" if is_picture else path},
+                exc_info=error,
+            )
             if started:
                 raise
             await send_error(watch, INTERNAL, dialect)
