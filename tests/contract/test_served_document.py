@@ -1,0 +1,122 @@
+"""The served document against the server: generated requests, valid and not, and every answer checked against it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import schemathesis
+from inprocess import Json, Server
+from schemathesis.engine import events, from_schema
+
+#: Generated per operation beyond the boundary cases, of which there are several hundred in all.
+QUICK, LONG = 15, 300
+MAX_RATIO = 21 / 9
+WHOLE = ("width", "height", "steps", "seed", "safety_tolerance")
+
+
+@dataclass(slots=True)
+class Report:
+    """How many requests were made, and what was wrong with their answers."""
+
+    cases: int = 0
+    problems: list[str] = field(default_factory=list)
+    statuses: set[tuple[str, int]] = field(default_factory=set)
+
+
+def test_generated_requests_are_answered_as_the_document_says(server: Server, long: bool) -> None:
+    config = schemathesis.Config.from_dict(
+        {
+            "headers": {"X-Key": server.key},
+            "generation": {"max-examples": LONG if long else QUICK},
+            "phases": {"stateful": {"enabled": False}},
+            "suppress-health-check": ["all"],
+            # The same requests every time, but for the long run, which looks for new ones.
+            **({} if long else {"seed": 1}),
+        }
+    )
+    schema = schemathesis.openapi.from_asgi("/openapi.json", server.app, config=config)
+    known = [ready_task(server), server.submit()]
+
+    @schema.hook
+    def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+        return not is_stricter_than_the_schema(case.body)
+
+    @schema.hook
+    def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
+        return with_known_names(case, known)
+
+    report = run(schema)
+    assert not report.problems, "\n\n".join(report.problems[:5])
+    assert report.cases >= (5000 if long else 300)
+    for prefix in ("/v1", "/flux/v1"):
+        assert {(f"POST {prefix}/flux-dev", 200), (f"POST {prefix}/flux-dev", 422)} <= report.statuses
+        assert {(f"GET {prefix}/get_result", 200), (f"GET {prefix}/get_result", 422)} <= report.statuses
+    assert {("GET /results/{token}/{name}", 200), ("GET /results/{token}/{name}", 403)} <= report.statuses
+
+
+def ready_task(server: Server) -> Json:
+    task = server.submit()
+    server.draw()
+    return task | {"sample": server.poll(task)["result"]["sample"]}
+
+
+def is_stricter_than_the_schema(body: object) -> bool:
+    """Two rules that JSON Schema cannot say: the range of a ratio, and that 512.0 is no whole number."""
+    if not isinstance(body, dict):
+        return False
+    if any(isinstance(body.get(name), float) for name in WHOLE):
+        return True
+    width, _, height = str(body.get("aspect_ratio")).partition(":")
+    if not (width.isdecimal() and height.isdecimal()) or int(height) == 0:
+        return False
+    return not 1 / MAX_RATIO <= int(width) / int(height) <= MAX_RATIO
+
+
+def with_known_names(case: schemathesis.Case, known: list[Json]) -> schemathesis.Case:
+    """An Idempotency-Key of its own for each request; and half of the polls and downloads for what exists."""
+    key = case.headers.get("Idempotency-Key")
+    if isinstance(key, str) and 1 <= len(key) <= 255:
+        case.headers["Idempotency-Key"] = str(uuid.uuid4())
+    chosen = len(json.dumps([case.query, case.path_parameters], default=str)) % 4
+    if case.path.endswith("/get_result") and case.query.get("id") and chosen < len(known):
+        case.query.update(parse_qsl(urlsplit(known[chosen]["polling_url"]).query))
+    if case.path.startswith("/results/") and chosen == 0:
+        _, _, token, name = urlsplit(known[0]["sample"]).path.split("/")
+        case.path_parameters.update({"token": token, "name": name})
+    return case
+
+
+def run(schema: Any) -> Report:
+    """Run every phase; the sorts of problems come once each."""
+    report = Report()
+    seen = set()
+    for event in from_schema(schema).execute():
+        if isinstance(event, (events.NonFatalError, events.FatalError)):
+            report.problems.append(repr(event))
+        if not isinstance(event, events.ScenarioFinished):
+            continue
+        recorder = event.recorder
+        report.cases += len(recorder.interactions)
+        report.statuses |= {
+            (recorder.label, interaction.response.status_code)
+            for interaction in recorder.interactions.values()
+            if interaction.response is not None
+        }
+        for name, problem in problems(recorder):
+            if (recorder.label, name) not in seen:
+                seen.add((recorder.label, name))
+                report.problems.append(f"{recorder.label}: {problem}")
+    return report
+
+
+def problems(recorder: Any) -> Iterator[tuple[str, str]]:
+    for checks in recorder.checks.values():
+        for check in checks:
+            if check.failure_info is not None:
+                failure = check.failure_info
+                yield check.name, f"{check.name}: {failure.failure.message}\n{failure.code_sample}"
