@@ -1,4 +1,4 @@
-"""Writes docs/models.md, docs/settings.md and docs/errors.md from the catalogue, the settings and the error tree.
+"""Writes docs/{models,settings,errors,cli}.md from the catalogue, the settings, the error tree and the commands.
 
 `--check` writes nothing and fails when a page is stale.
 """
@@ -8,15 +8,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
+
+from typer.main import get_command
 
 from fluxserve import errors
 from fluxserve.api.responses import STATUSES
 from fluxserve.catalogue import MODELS, ModelSpec
 from fluxserve.catalogue.params import Kind, Param
+from fluxserve.cli import cli
 from fluxserve.settings import ENV_PREFIX, Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+class Parameter(Protocol):
+    """What this page reads of an argument or option."""
+
+    name: str | None
+    opts: list[str]
+    param_type_name: str
+
+
+class TyperCommand(Protocol):
+    """What this page reads of a command."""
+
+    help: str | None
+    params: Sequence[Parameter]
+
+
 NOTE = "\n<!-- Written by scripts/docs; change the code instead. -->\n"
 
 
@@ -35,7 +55,12 @@ def main(arguments: list[str]) -> int:
 
 def pages() -> dict[str, str]:
     """File name to text of every generated page."""
-    return {"models.md": models_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+    return {
+        "models.md": models_page(),
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "cli.md": cli_page(),
+    }
 
 
 def stale_pages() -> list[str]:
@@ -224,6 +249,36 @@ def _retry(error: type[errors.FluxserveError]) -> str:
 
 def _first_line(error: type[errors.FluxserveError]) -> str:
     return (error.__doc__ or "").partition("\n")[0]
+
+
+# Commands
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    sections = [_command_section(name, command) for name, command in _commands("fluxserve", get_command(cli))]
+    return "\n".join(["# Commands", NOTE, "`fluxserve COMMAND --help` says the same in the terminal.\n", *sections])
+
+
+def _commands(name: str, command: TyperCommand) -> Iterator[tuple[str, TyperCommand]]:
+    children = cast("Mapping[str, TyperCommand]", getattr(command, "commands", {}))
+    if not children:
+        yield name, command
+    for child_name, child in children.items():
+        yield from _commands(f"{name} {child_name}", child)
+
+
+def _command_section(name: str, command: TyperCommand) -> str:
+    shown = [param for param in command.params if not getattr(param, "hidden", False)]
+    rows = [(_spelling(param), str(getattr(param, "help", "") or "").strip()) for param in shown]
+    lines = [f"## {name}\n", f"{(command.help or '').strip()}\n"]
+    return "\n".join([*lines, table(("Argument or option", "Meaning"), rows)] if rows else lines)
+
+
+def _spelling(param: Parameter) -> str:
+    if param.param_type_name == "argument":
+        return f"`{str(param.name).upper()}`"
+    return ", ".join(f"`{spelling}`" for spelling in sorted(param.opts, key=len))
 
 
 if __name__ == "__main__":
