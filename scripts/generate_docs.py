@@ -256,7 +256,10 @@ def _first_line(error: type[errors.FluxserveError]) -> str:
 
 def cli_page() -> str:
     """Every command with its arguments and options."""
-    sections = [_command_section(name, command) for name, command in _commands("fluxserve", get_command(cli))]
+    sections = [
+        _command_section(name, command)
+        for name, command in _commands("fluxserve", cast("TyperCommand", get_command(cli)))
+    ]
     return "\n".join(["# Commands", NOTE, "`fluxserve COMMAND --help` says the same in the terminal.\n", *sections])
 
 
