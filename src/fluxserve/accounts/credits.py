@@ -6,7 +6,7 @@ back what it did not use, usually 0) or refunds; so at every moment balance = su
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 from fluxserve.errors import ConfigurationError
@@ -32,7 +32,7 @@ def parse_credits(text: str) -> int:
     """`"12.5"` -> 12500 thousandths; raises ConfigurationError for anything that is not a positive amount."""
     try:
         amount = int((Decimal(text) * UNITS).quantize(Decimal(1), ROUND_HALF_UP))
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):
         amount = 0
     if not 0 < amount < 2**53:
         raise ConfigurationError(f"{text!r} is not a positive number of credits.")
