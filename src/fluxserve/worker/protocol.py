@@ -183,5 +183,5 @@ async def read_from_server(reader: asyncio.StreamReader) -> FromServer | None:
 def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise WorkerProtocolError("A frame holds no message of this protocol version.") from None
