@@ -122,6 +122,12 @@ class Server:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def submit_with(self, path: str, headers: Mapping[str, str], fields: Mapping[str, object]) -> Json:
+        """A task accepted for these headers alone."""
+        answer = self.ask("POST", path, headers=headers, body=json.dumps(fields).encode())
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
     def record(self, task: Json) -> TaskRecord:
         """The task as it is written down."""
         (record,) = self._runner.run(self._store.get_many([str(task["id"])]))
@@ -143,7 +149,16 @@ class Server:
         while records := self.claim():
             self.now += seconds
             for record in records:
-                self._draw(record)
+                self.draw_claimed(record)
+
+    def draw_claimed(self, record: TaskRecord) -> None:
+        """A worker draws a task that it has claimed."""
+        self._engine.admit(record.id, record.generation)
+        finished = next(event for event in self._engine.step() if isinstance(event, Finished))
+        suffix = record.generation.output_format
+        picture = encode(finished.pixels, suffix, finished.drawn_by)
+        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts)
+        assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
 
     def fail(self, record: TaskRecord, message: str) -> None:
         """A worker gives a claimed task up."""
@@ -162,14 +177,6 @@ class Server:
     def lose_database(self) -> None:
         """Close the database under the server."""
         self._runner.run(self._store.close())
-
-    def _draw(self, record: TaskRecord) -> None:
-        self._engine.admit(record.id, record.generation)
-        finished = next(event for event in self._engine.step() if isinstance(event, Finished))
-        suffix = record.generation.output_format
-        picture = encode(finished.pixels, suffix, finished.drawn_by)
-        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts)
-        assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
 
     def _client(self, address: str) -> httpx.AsyncClient:
         if address not in self._clients:

@@ -43,11 +43,11 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
     known = [ready_task(server), server.submit()]
 
     @schema.hook
-    def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+    def filter_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
         return not is_stricter_than_the_schema(case.body)
 
     @schema.hook
-    def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
+    def map_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
         return with_known_names(case, known)
 
     report = run(schema)
@@ -77,7 +77,7 @@ def is_stricter_than_the_schema(body: object) -> bool:
     return not 1 / MAX_RATIO <= int(width) / int(height) <= MAX_RATIO
 
 
-def with_known_names(case: schemathesis.Case, known: list[Json]) -> schemathesis.Case:
+def with_known_names(case: schemathesis.Case[Any], known: list[Json]) -> schemathesis.Case[Any]:
     """An Idempotency-Key of its own for each request; and half of the polls and downloads for what exists."""
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:

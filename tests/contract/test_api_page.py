@@ -1,0 +1,68 @@
+"""The page about the API: its examples have the keys of real answers, and its words are those that are served."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from inprocess import Json, Server
+
+from fluxserve.api.bfl import STATUSES
+from fluxserve.api.cometapi import CODES
+from fluxserve.catalogue import MODELS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
+REQUEST, SUBMITTED, PENDING, READY, PLAIN, INVALID, COMETAPI = [
+    json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+]
+
+
+def keys(value: object) -> object:
+    """The shape of a body: its keys, without what they hold."""
+    if isinstance(value, dict):
+        return {name: keys(inner) for name, inner in value.items()}
+    return [keys(inner) for inner in value] if isinstance(value, list) else None
+
+
+def test_the_example_of_a_task_is_what_a_server_answers(server: Server) -> None:
+    task = server.post("/v1/flux-dev", REQUEST).json()
+    assert (keys(task), task["cost"], task["output_mp"]) == (keys(SUBMITTED), SUBMITTED["cost"], SUBMITTED["output_mp"])
+    assert len(task["polling_url"]) - len("http://flux.test") == len(SUBMITTED["polling_url"]) - len(
+        "http://127.0.0.1:8808"
+    )
+    server.claim()
+    server.service.advance(task["id"], 7, 28)
+    assert server.poll(task) == PENDING | {"id": task["id"]}
+
+
+def test_the_example_of_a_result_is_what_a_server_answers(server: Server) -> None:
+    task = server.post("/v1/flux-dev", REQUEST).json()
+    server.draw(seconds=1.5)
+    result: Json = server.poll(task)
+    details = result["details"]
+    assert {"drawn_by", "steps", "drawn_at", "fingerprint", "pixels_sha256"} == details.keys()
+    assert keys(result | {"details": None}) == keys(READY | {"details": None})
+    assert (result["result"]["prompt"], result["result"]["duration"]) == (REQUEST["prompt"], 1.5)
+
+
+def test_the_examples_of_errors_are_what_a_server_answers(server: Server) -> None:
+    assert server.ask("POST", "/v1/flux-dev").json() == PLAIN
+    assert server.post("/v1/flux-dev", {"prompt": "x", "width": 100}).json() == INVALID
+    poor = server.new_key(grant=1)
+    assert server.ask("POST", "/flux/v1/flux-dev", key=poor, body=b'{"prompt": "x"}').json() == COMETAPI
+
+
+def test_the_page_names_every_status_and_code_and_no_other() -> None:
+    table = PAGE.partition("| status |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z][\w ]+)`", table)) == {*STATUSES.values(), "Task not found"}
+    codes = PAGE.partition("`code` is ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", codes)) == set(CODES.values())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_page_names_every_field_that_changes_nothing_yet(model: str) -> None:
+    told = PAGE.partition("nothing yet:")[2].partition("\n- ")[0]
+    silent = {param.name for param in MODELS[model].params if param.no_effect}
+    assert silent <= set(re.findall(r"`(\w+)`", told))
