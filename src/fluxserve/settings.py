@@ -17,6 +17,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -137,13 +138,18 @@ def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] |
         return _FromFile(**(dict(overrides or {})))  # type: ignore[arg-type]
     except ValidationError as error:
         raise _readable(error) from None
+    except SettingsError:
+        raise ConfigurationError(
+            """The variable FLUXSERVE_MODELS is not valid JSON; write it like '{"flux-dev": "mini"}'."""
+        ) from None
     except ValueError:
         raise ConfigurationError(f"The settings file {config} is not valid TOML.") from None
 
 
 def _refuse_unknown_variables() -> None:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    names = {name: name.upper() for name in os.environ}  # they are read in any case
+    unknown = sorted(name for name, upper in names.items() if upper.startswith(ENV_PREFIX) and upper not in known)
     if unknown:
         raise UnknownSetting(
             f"Unknown setting in the environment: {', '.join(unknown)}. docs/settings.md lists them all."
