@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import httpx
+from inprocess import Json
 
 COMETAPI = "/flux/v1"
 ERROR = {"detail", "message", "status_code"}
@@ -18,7 +18,7 @@ LEAKS = re.compile(
 )
 
 
-def is_error(answer: httpx.Response, status: int, dialect: str = "/v1") -> Mapping[str, object]:
+def is_error(answer: httpx.Response, status: int, dialect: str = "/v1") -> Json:
     """The error's body, of exactly the dialect's keys, JSON, uncached, and without a word of a library."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"

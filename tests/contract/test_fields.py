@@ -7,6 +7,7 @@ import json
 import pytest
 from facts import EMPTY_IS_UNSET, EVERY, FIELDS, PREFIXES, PRICES, SIZED, Field
 from inprocess import Json, Server
+from shapes import is_error
 
 from fluxserve.catalogue import MODELS
 from fluxserve.store.base import TaskRecord
@@ -62,12 +63,10 @@ def test_what_is_out_of_range_or_of_another_type_is_a_422_that_names_the_field(
 ) -> None:
     for prefix in PREFIXES:
         answer = shared.ask("POST", f"{prefix}/{model}", key=shared.key, body=body_of(field, text))
-        assert answer.status_code == 422, answer.text
-        body = answer.json()
+        body = is_error(answer, 422, prefix)
         (item,) = body["detail"]
         assert item["type"] in kind.split("|")
         assert item["loc"] == ["body", field.name]
-        assert item.keys() - {"ctx"} == {"type", "loc", "msg", "input"}
         assert body["message"] == f"{field.name}: {item['msg']}"
         assert len(answer.content) < 2000
 

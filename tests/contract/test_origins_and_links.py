@@ -61,7 +61,7 @@ FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "flux.example.com
     ("headers", "expected"),
     [
         (FORWARDED, PUBLIC),
-        ({"X-Forwarded-Proto": "https"}, "https://flux.test"),
+        ({"X-Forwarded-Proto": "HTTPS"}, "https://flux.test"),
         ({"X-Forwarded-Host": "flux.example.com:8443"}, "http://flux.example.com:8443"),
         ({"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "flux.example.com, inner"}, PUBLIC),
         ({"X-Forwarded-For": "1.2.3.4", "Forwarded": "host=evil.example.com"}, ORIGIN),

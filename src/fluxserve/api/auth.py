@@ -68,7 +68,7 @@ def origin(scope: Scope, settings: Settings) -> str:
     scheme, host = scope["scheme"], header(scope, b"host") or ""
     client = scope.get("client")
     if client is not None and client[0] in settings.trusted_proxies:
-        scheme = (header(scope, b"x-forwarded-proto") or scheme).split(",")[0].strip()
+        scheme = (header(scope, b"x-forwarded-proto") or scheme).split(",")[0].strip().lower()
         host = (header(scope, b"x-forwarded-host") or host).split(",")[0].strip()
     if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
         raise MisdirectedHost("The Host header is not a host name.")

@@ -29,7 +29,8 @@ def request_schema(spec: ModelSpec) -> Schema:
     return {
         "type": "object",
         "title": spec.title,
-        "description": f"{spec.help} Unknown fields are ignored, and `details.warnings` of the result names them.",
+        "description": f"{spec.help} Unknown fields are ignored, and `details.warnings` of the result names them. "
+        "Integers are written as such: 512.0 is refused.",
         "properties": {param.name: param_schema(param) for param in spec.params},
         "required": [param.name for param in spec.params if param.required],
         "examples": [_example(spec)],
