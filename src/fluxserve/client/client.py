@@ -31,6 +31,7 @@ LAST_POLL_S = 2.0
 #: Retries of a call that was not answered, or answered 429 or 503. A submit carries an idempotency key, so it is
 #: never charged twice.
 RETRIES = 5
+FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _ERRORS: Mapping[int, type[ApiError]] = {
@@ -94,7 +95,8 @@ class Client:
     ) -> None:
         """`base_url` is the server's origin, `timeout` seconds for one HTTP call."""
         self._base = base_url.rstrip("/")
-        self._http = httpx.Client(headers={"x-key": api_key}, timeout=timeout, transport=transport)
+        self._key = api_key
+        self._http = httpx.Client(timeout=timeout, transport=transport)
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -122,15 +124,15 @@ class Client:
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
         answer = self._call("POST", f"{self._base}/v1/{model}", json=body, headers=headers)
         return Task(
-            id=cast("str", answer["id"]),
-            polling_url=cast("str", answer["polling_url"]),
+            id=cast("str", _field(answer, "id")),
+            polling_url=cast("str", _field(answer, "polling_url")),
             cost=cast("float | None", answer.get("cost")),
         )
 
     def poll(self, task: Task) -> Result | float:
         """Look once: the result, or the progress from 0 to 1. Raises TaskFailed or TaskNotFound."""
         answer = self._call("GET", task.polling_url)
-        status = answer.get("status")
+        status = _field(answer, "status")
         if status == "Ready":
             return _result(answer)
         details = cast("JsonObject", answer.get("details") or {})
@@ -160,7 +162,7 @@ class Client:
             pause = min(pause * 1.3, LAST_POLL_S)
 
     def download(self, result: Result) -> Picture:
-        """Fetch the picture. Raises ApiError when the link has expired."""
+        """Fetch the picture. Raises ApiError when the link has expired. The link may lead elsewhere: it gets no key."""
         response = self._send("GET", result.sample)
         if response.status_code != 200:
             raise _refusal(response)
@@ -168,12 +170,12 @@ class Client:
 
     def models(self) -> list[JsonObject]:
         """What the server draws, as it describes it."""
-        return cast("list[JsonObject]", self._call("GET", f"{self._base}/v1/models")["data"])
+        return cast("list[JsonObject]", _field(self._call("GET", f"{self._base}/v1/models"), "data"))
 
     def _call(
         self, method: str, url: str, *, json: JsonObject | None = None, headers: Mapping[str, str] | None = None
     ) -> JsonObject:
-        response = self._send(method, url, json=json, headers=headers)
+        response = self._send(method, url, json=json, headers={"x-key": self._key, **(headers or {})})
         body = _json(response)
         if response.status_code == 404 and body.get("status") == "Task not found":
             return body
@@ -184,9 +186,9 @@ class Client:
     def _send(
         self, method: str, url: str, *, json: JsonObject | None = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        pause = 0.2
         for attempt in range(RETRIES + 1):
             last = attempt == RETRIES
+            pause = FIRST_PAUSE_S * 2**attempt
             try:
                 response = self._http.request(method, url, json=json, headers=headers)
             except httpx.TransportError as error:
@@ -197,23 +199,28 @@ class Client:
                     return response
                 pause = max(pause, _retry_after(response))
             self._sleep(min(pause, LONGEST_PAUSE_S) * random.uniform(1.0, 1.2))  # noqa: S311 - jitter
-            pause *= 2
         raise AssertionError("the last attempt returns or raises")
 
 
 def _retry_after(response: httpx.Response) -> float:
     text = response.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _field(answer: object, name: str) -> object:
+    if not isinstance(answer, Mapping) or name not in answer:
+        raise ApiError(f"The answer has no {name}: is this a server of the Flux API?", 200)
+    return answer[name]
 
 
 def _result(answer: JsonObject) -> Result:
-    result = cast("dict[str, object]", answer["result"])
+    result = _field(answer, "result")
     return Result(
-        id=cast("str", answer["id"]),
-        sample=cast("str", result["sample"]),
-        prompt=cast("str", result["prompt"]),
-        seed=cast("int", result["seed"]),
-        duration=cast("float | None", result.get("duration")),
+        id=cast("str", _field(answer, "id")),
+        sample=cast("str", _field(result, "sample")),
+        prompt=cast("str", _field(result, "prompt")),
+        seed=cast("int", _field(result, "seed")),
+        duration=cast("float | None", cast("JsonObject", result).get("duration")),
         cost=cast("float | None", answer.get("cost")),
         details=cast("JsonObject", answer.get("details") or {}),
     )
