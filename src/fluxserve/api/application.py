@@ -19,7 +19,7 @@ from fluxserve.api.images import Pictures
 from fluxserve.api.openapi import document
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import error_response
-from fluxserve.api.submit import submit_endpoint
+from fluxserve.api.submit import Submits
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
 from fluxserve.engine.checkpoints import Checkpoint
@@ -39,15 +39,12 @@ def build(
     """The whole ASGI application."""
     app = _framework()
     app.include_router(router(checkpoints, readiness))
-    for dialect in DIALECTS:
-        for spec in catalogue.MODELS.values():
-            endpoint = submit_endpoint(dialect, spec, service, signer)
-            app.add_route(f"{dialect.prefix}/{spec.name}", endpoint, methods=["POST"], include_in_schema=False)
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     return Gate(
         app,
         service=service,
+        submits=Submits(service, signer),
         polls=Polls(service, signer, now),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
         dialects=DIALECTS,

@@ -1,6 +1,6 @@
 """The front door, plain ASGI: host, key and size are checked before anything is parsed.
 
-A wrong key with 40 MB of broken JSON is a 401 at once. Polls and pictures never reach the framework behind it.
+A wrong key with 40 MB of broken JSON is a 401 at once. Submits, polls and pictures never reach the framework behind it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,35 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluxserve.api import auth
+from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.images import Pictures
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
-from fluxserve.errors import BodyTooLarge, FluxserveError, UnknownRoute
+from fluxserve.api.submit import Submits
+from fluxserve.errors import FluxserveError, UnknownRoute
 from fluxserve.service.service import Service
 
 logger = logging.getLogger(__name__)
 
 
 class Gate:
-    """Sends polls and pictures to their fast paths and guards the rest."""
+    """Sends submits, polls and pictures to their fast paths and guards the rest."""
 
     def __init__(
-        self, app: ASGIApp, *, service: Service, polls: Polls, pictures: Pictures, dialects: Sequence[Dialect]
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        submits: Submits,
+        polls: Polls,
+        pictures: Pictures,
+        dialects: Sequence[Dialect],
     ) -> None:
         self._app = app
         self._service = service
+        self._submits = submits
         self._polls = polls
         self._pictures = pictures
         self._dialects = dialects
@@ -80,37 +90,18 @@ class Gate:
             await self._pictures(scope, receive, send)
         elif dialect is not None and path == dialect.prefix + "/get_result":
             await self._polls(scope, receive, send, dialect)
+        elif dialect is not None and (spec := self._submits.spec_at(path, dialect)) is not None:
+            await self._submits(scope, receive, send, dialect, spec)
         elif dialect is not None:
             await self._guarded(_as_get(scope), receive, send)
         else:
             await self._app(_as_get(scope), receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["fluxserve.key"] = auth.authenticate(scope["headers"], self._service.keyring)
-        limit = self._service.settings.max_body
-        _check_length(auth.header(scope, b"content-length"), limit)
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _too_large(limit)
-            return message
-
-        await self._app(scope, counted, send)
+        auth.authenticate(scope["headers"], self._service.keyring)
+        await self._app(scope, limited(scope, receive, self._service.settings.max_body), send)
 
 
 def _as_get(scope: Scope) -> Scope:
     """A HEAD is a GET whose body the server leaves out."""
     return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-
-
-def _check_length(text: str | None, limit: int) -> None:
-    if text is not None and text.isdecimal() and int(text) > limit:
-        raise _too_large(limit)
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request body is over the limit of {limit} bytes.")

@@ -1,66 +1,82 @@
-"""`POST {prefix}/{model}`: a checked body becomes an order, the order a task."""
+"""`POST {prefix}/{model}`, plain ASGI: a checked body becomes an order, the order a task.
+
+The key and the announced size are judged before the body is read, the body's real size while it is.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from fluxserve.accounts.api_keys import ApiKey
+from fluxserve import catalogue
 from fluxserve.api import auth, schemas
 from fluxserve.api.bfl import render_submitted
+from fluxserve.api.body import read_body
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import Checked
 from fluxserve.catalogue import ModelSpec
 from fluxserve.delivery.links import LinkSigner
-from fluxserve.errors import IdempotencyConflict, InvalidRequest
+from fluxserve.errors import FluxserveError, IdempotencyConflict, InvalidRequest, MethodNotAllowed
 from fluxserve.service.service import Order, Service
+from fluxserve.store.base import TaskRecord
 
-IDEMPOTENCY_HEADER = "idempotency-key"
+IDEMPOTENCY_HEADER = b"idempotency-key"
 MAX_IDEMPOTENCY_KEY = 255
-_encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="sorted").encode
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def submit_endpoint(dialect: Dialect, spec: ModelSpec, service: Service, signer: LinkSigner) -> Endpoint:
-    """The route of one model in one dialect."""
+class Submits:
+    """Answers submits in every dialect."""
 
-    async def submit(request: Request) -> Response:
-        idempotency_key = _idempotency_key(request)
-        origin = auth.origin(request.scope, service.settings)
-        checked = schemas.check(spec, await request.body())
-        key: ApiKey = request.scope["fluxserve.key"]
-        order = Order(
-            key=key,
-            spec=spec,
-            values=checked.values,
-            ignored=checked.ignored,
-            dialect=dialect.name,
-            origin=origin,
-            idempotency_key=idempotency_key,
-            request_hash=_hash(spec.name, checked) if idempotency_key else b"",
-        )
+    def __init__(self, service: Service, signer: LinkSigner) -> None:
+        self._service = service
+        self._signer = signer
+
+    def spec_at(self, path: str, dialect: Dialect) -> ModelSpec | None:
+        """The model that a path of the dialect names."""
+        return catalogue.MODELS.get(path[len(dialect.prefix) + 1 :])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, spec: ModelSpec) -> None:
+        """One submit."""
         try:
-            record = await service.submit(order)
+            key = auth.authenticate(scope["headers"], self._service.keyring)
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("That method is not allowed here. Allowed: POST.")
+            idempotency_key = _idempotency_key(scope)
+            origin = auth.origin(scope, self._service.settings)
+            checked = schemas.check(spec, await read_body(scope, receive, self._service.settings.max_body))
+            record = await self._submit(
+                Order(
+                    key=key,
+                    spec=spec,
+                    values=checked.values,
+                    ignored=checked.ignored,
+                    dialect=dialect.name,
+                    origin=origin,
+                    idempotency_key=idempotency_key,
+                    request_hash=_hash(spec.name, checked) if idempotency_key else b"",
+                )
+            )
+        except FluxserveError as error:
+            headers = [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
+            await send_error(send, error, dialect, headers)
+            return
+        polling_url = f"{origin}{dialect.prefix}/get_result?id={record.id}&t={self._signer.capability(record.id)}"
+        await send_json(send, 200, render_submitted(record, polling_url))
+
+    async def _submit(self, order: Order) -> TaskRecord:
+        try:
+            return await self._service.submit(order)
         except IdempotencyConflict as error:
             # Told like every other 422: callers read its `detail` as a list.
-            raise _invalid_header("idempotency_conflict", error.message, idempotency_key) from None
-        polling_url = f"{origin}{dialect.prefix}/get_result?id={record.id}&t={signer.capability(record.id)}"
-        return Response(
-            _encode(render_submitted(record, polling_url)),
-            media_type="application/json",
-            headers={"cache-control": "no-store", "x-content-type-options": "nosniff"},
-        )
-
-    return submit
+            raise _invalid_header("idempotency_conflict", error.message, order.idempotency_key) from None
 
 
-def _idempotency_key(request: Request) -> str | None:
-    text = request.headers.get(IDEMPOTENCY_HEADER)
+def _idempotency_key(scope: Scope) -> str | None:
+    text = auth.header(scope, IDEMPOTENCY_HEADER)
     if text is not None and not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY:
         message = f"Idempotency-Key should have 1 to {MAX_IDEMPOTENCY_KEY} characters"
         raise _invalid_header("string_length", message, text)
@@ -68,7 +84,7 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _invalid_header(kind: str, message: str, text: str | None) -> InvalidRequest:
-    return schemas.invalid(("header", IDEMPOTENCY_HEADER), kind, message, text)
+    return schemas.invalid(("header", IDEMPOTENCY_HEADER.decode()), kind, message, text)
 
 
 def _hash(model: str, checked: Checked) -> bytes:

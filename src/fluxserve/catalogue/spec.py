@@ -28,9 +28,9 @@ class Price:
     published: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelSpec:
-    """One public model: what it accepts and costs, and the open weights nearest to it."""
+    """One public model: what it accepts and costs, and the open weights nearest to it. There is one of each."""
 
     name: str
     title: str
