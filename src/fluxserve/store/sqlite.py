@@ -132,10 +132,10 @@ class SqliteStore:
         await self._read(lambda reader: database.backup(reader, target))
 
     async def close(self) -> None:
-        """Finish what waits and close."""
-        await self._writer.close()
+        """Finish what waits and close. The reader goes first: the last to close folds the WAL into the database."""
         await asyncio.to_thread(self._reading.shutdown)
         self._reader.close()
+        await self._writer.close()
 
     async def _read(self, query: Callable[[sqlite3.Connection], Answer]) -> Answer:
         def run() -> Answer:

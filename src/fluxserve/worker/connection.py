@@ -35,7 +35,8 @@ def run_dir(data_dir: Path) -> Path:
 def make_run_dir(data_dir: Path) -> Path:
     """Make the folder with mode 0700; refuses one that somebody else has put there."""
     folder = run_dir(data_dir)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # whatever is there is looked at below
+        folder.mkdir(mode=0o700)
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise ConfigurationError(f"{folder} is not a private folder of this user: remove it, then start again.")

@@ -1,0 +1,108 @@
+"""Keys, the books' check and backups: through the running server, and without one."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from servers import MakeServer, Server, run
+
+KEY = re.compile(r"fx_live_[A-Za-z0-9_-]+")
+
+
+@pytest.fixture(params=["running", "stopped"])
+def server(make_server: MakeServer, request: pytest.FixtureRequest) -> Server:
+    """A server that has drawn one picture; it runs, or it has been stopped."""
+    server = make_server().start()
+    assert server.wait(server.submit("a red apple"))["status"] == "Ready"
+    if request.param == "stopped":
+        assert server.stop() == 0
+    return server
+
+
+def key_id(listed: str, name: str) -> str:
+    """The id that `keys list` shows for a name."""
+    return next(line.split()[0] for line in listed.splitlines() if f" {name} " in line)
+
+
+def test_keys_are_made_listed_and_revoked(server: Server) -> None:
+    made = server.command("keys", "create", "second", "--credits", "12.5", "--rate", "60")
+    assert made.returncode == 0, made.stderr
+    assert KEY.fullmatch(made.stdout.strip())
+    listed = server.command("keys", "list")
+    assert "12.5" in listed.stdout
+    assert made.stdout.strip() not in listed.stdout
+    revoked = server.command("keys", "revoke", key_id(listed.stdout, "second"))
+    assert (revoked.returncode, "is revoked" in revoked.stdout) == (0, True)
+    unknown = server.command("keys", "revoke", "key_unknown")
+    assert unknown.returncode == 1
+    assert "There is no key key_unknown" in unknown.stderr
+
+
+def test_the_books_are_in_order(server: Server) -> None:
+    checked = server.command("fsck")
+    assert (checked.returncode, checked.stdout.strip()) == (0, "The books are in order.")
+
+
+def test_a_backup_is_whole_and_private(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "backups" / "one.db"
+    backed_up = server.command("backup", str(target))
+    assert backed_up.returncode == 0, backed_up.stderr
+    assert target.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(target)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert copy.execute("SELECT state FROM tasks").fetchall() == [("ready",)]
+
+
+def test_cooked_books_are_found(server: Server) -> None:
+    if server.process is not None and server.process.poll() is None:
+        assert server.stop() == 0
+    with closing(sqlite3.connect(server.data_dir / "fluxserve.db")) as database, database:
+        database.execute("DELETE FROM outbox")
+    checked = server.command("fsck")
+    assert checked.returncode == 1
+    assert "not in the outbox" in checked.stdout
+    assert "1 violations" in checked.stderr
+
+
+def test_a_new_key_works_and_a_revoked_one_does_not_within_a_second(make_server: MakeServer) -> None:
+    server = make_server().start()
+    key = server.command("keys", "create", "second").stdout.strip()
+    listed = server.command("keys", "list").stdout
+    with server.client(key) as client:
+        assert client.post("/v1/flux-dev", json={"prompt": "a red apple"}).status_code == 200
+        assert server.command("keys", "revoke", key_id(listed, "second")).returncode == 0
+        began = time.monotonic()
+        assert client.post("/v1/flux-dev", json={"prompt": "a red apple"}).status_code == 401
+        assert time.monotonic() - began < 1.0
+    server.kill_tree()
+    server.start()
+    with server.client(key) as client:
+        assert client.post("/v1/flux-dev", json={"prompt": "a red apple"}).status_code == 401
+
+
+def test_a_restore_brings_back_what_was_backed_up(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server().start()
+    before = server.submit("a red apple")
+    assert server.wait(before)["status"] == "Ready"
+    assert server.command("backup", str(tmp_path / "one.db")).returncode == 0
+    after = server.submit("a green apple")
+    refused = server.command("restore", str(tmp_path / "one.db"))
+    assert refused.returncode == 1
+    assert "in use by another fluxserve" in refused.stderr
+    assert server.stop() == 0
+    assert server.command("restore", str(tmp_path / "one.db")).returncode == 0
+    server.start()
+    assert server.poll(before)["status"] == "Ready"
+    with server.client() as client:
+        assert client.get("/v1/get_result", params={"id": after}).status_code == 404
+
+
+def test_a_first_key_is_made_before_a_public_start(tmp_path: Path) -> None:
+    made = run("keys", "create", "first", "--data-dir", str(tmp_path / "data"))
+    assert made.returncode == 0, made.stderr
+    assert KEY.fullmatch(made.stdout.strip())

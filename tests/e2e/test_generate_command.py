@@ -1,0 +1,64 @@
+"""`fluxserve generate`: on a running server, and on one that is started for the call."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from servers import MakeServer, processes, run
+
+ENGINE_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers"))
+
+
+def test_a_running_server_is_found_and_draws(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server(fake_latency="0.2").start()
+    drawn = run("generate", "a red apple", "--seed", "7", "--data-dir", str(server.data_dir), cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.startswith("red-apple.jpeg\n")
+    assert "seed 7" in drawn.stdout
+    with Image.open(tmp_path / "red-apple.jpeg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (1024, 768))
+    again = run("generate", "a red apple", "-o", "apple.png", "--url", server.url, "--key", server.key, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    with Image.open(tmp_path / "apple.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_what_cannot_be_done_is_said_in_one_line(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server().start()
+    for arguments, words in (
+        (["--url", server.url, "--key", "wrong"], "key"),
+        (["--url", server.url], "needs an API key"),
+        (["--url", "http://127.0.0.1:9"], "No server answers"),
+        (["--data-dir", str(server.data_dir), "-m", "flux-9"], "flux-9"),
+        (["--data-dir", str(server.data_dir), "-o", "apple.gif"], "apple.gif"),
+        (["--data-dir", str(server.data_dir), "--width", "33"], "width"),
+    ):
+        ended = run("generate", "a red apple", *arguments, cwd=tmp_path)
+        assert ended.returncode == 1, arguments
+        assert ended.stderr.startswith("error: ")
+        assert words in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert list(tmp_path.glob("*.jpeg")) == []
+
+
+def test_a_failed_task_is_an_error(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server().start()
+    ended = run("generate", "[[error]]", "--data-dir", str(server.data_dir), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(not ENGINE_IS_INSTALLED, reason="needs the packages of the extra `local`")
+def test_a_newcomer_draws_a_red_apple_with_one_command(tmp_path: Path) -> None:
+    before = {process.pid for process in processes()}
+    drawn = run("generate", "a red apple", "--fresh", within=240.0, cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.startswith("red-apple.jpeg\n")
+    assert "drawn by fluxserve-mini" in drawn.stdout
+    with Image.open(tmp_path / "red-apple.jpeg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (1024, 768))
+    left = [process for process in processes() if process.pid not in before and "fluxserve serve" in process.command]
+    assert left == []
