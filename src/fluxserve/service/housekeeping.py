@@ -38,6 +38,8 @@ class Sweeper:
                 await self.sweep()
             except Unavailable as error:
                 logger.warning(error.message, extra={"action": "sweep_failed"})
+            except OSError:
+                logger.exception("A picture could not be deleted", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
         """One sweep: 1. pictures, 2. tasks, 3. orphaned files."""

@@ -176,7 +176,8 @@ class Service:
         view = self.views.get(task_id)
         if view is None:
             record = (await self._store.get_many([task_id]))[0]
-            view = None if record is None else self.views.put(record)
+            # What came into the memory while the store was read is newer than what was read.
+            view = self.views.get(task_id) or (None if record is None else self.views.put(record))
         return view
 
     async def claim(self, worker_id: str, models: Sequence[str], limit: int) -> list[TaskRecord]:

@@ -1,0 +1,94 @@
+"""A service on a real store and a real folder of pictures, with a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders import DRAWN, EVERY_MODEL, NOW
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.catalogue import find
+from fluxserve.delivery.storage import LocalStorage
+from fluxserve.errors import JsonValue
+from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.keyring import Keyring
+from fluxserve.service.service import Order, Service
+from fluxserve.settings import Settings
+from fluxserve.store.base import TaskRecord
+from fluxserve.store.sqlite import SqliteStore
+
+
+@dataclass
+class House:
+    """Everything around the service, and the time."""
+
+    folder: Path
+    settings: Settings
+    open_store: Callable[[Path], SqliteStore] = SqliteStore
+    time: float = NOW
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """Open the database and the folder of pictures."""
+        self.store = self.open_store(self.folder / "fluxserve.db")
+        self.storage = LocalStorage(self.folder / "pictures")
+        self.keyring = Keyring(self.store, b"pepper")
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """A service that remembers nothing, over the same store and pictures."""
+        self.service = Service(
+            settings=self.settings, store=self.store, storage=self.storage, keyring=self.keyring,
+            now=lambda: self.time, rng=random.Random(1),
+        )  # fmt: skip
+        self.sweeper = Sweeper(
+            settings=self.settings, store=self.store, storage=self.storage, views=self.service.views,
+            now=lambda: self.time,
+        )  # fmt: skip
+
+    async def key(
+        self, *, grant: int | None = None, max_active: int | None = None, rate_per_minute: int | None = None
+    ) -> ApiKey:
+        """A new key of a new account."""
+        _, entry = await self.keyring.create(
+            name="k", account=None, grant=grant, max_active=max_active, rate_per_minute=rate_per_minute, now=self.time
+        )
+        return entry.key
+
+    async def submit(
+        self,
+        key: ApiKey,
+        values: Mapping[str, JsonValue] | None = None,
+        *,
+        model: str = "flux-dev",
+        idempotency_key: str | None = None,
+        request_hash: bytes = b"one",
+    ) -> TaskRecord:
+        """An accepted task."""
+        order = Order(
+            key=key, spec=find(model), values={"prompt": "a red apple", **(values or {})}, ignored=(), dialect="bfl",
+            origin="http://127.0.0.1:8808", idempotency_key=idempotency_key, request_hash=request_hash,
+        )  # fmt: skip
+        return await self.service.submit(order)
+
+    async def claim(self, worker_id: str = "w1") -> TaskRecord:
+        """The next task."""
+        (record,) = await self.service.claim(worker_id, EVERY_MODEL, 1)
+        return record
+
+    async def ready(self, key: ApiKey) -> TaskRecord:
+        """A task that was drawn."""
+        await self.submit(key)
+        task = await self.claim()
+        assert await self.service.complete(task.id, task.fence, b"picture", "jpeg", DRAWN)
+        (record,) = await self.store.get_many([task.id])
+        assert record is not None
+        return record
+
+    def pictures(self) -> list[str]:
+        """Every stored picture."""
+        return sorted(self.storage.names_older_than(float("inf")))
