@@ -47,7 +47,7 @@ def test_too_many_unfinished_tasks_are_a_429_until_one_has_ended(server: Server,
     answer = server.ask("POST", path, key=key, body=BODY)
     error = refused(answer, 429, prefix, "rate_limit_exceeded")
     assert "2 unfinished tasks" in str(error["message"])
-    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["retry-after"] == "2"
     assert server.balance(key) == 95_000
     assert server.ask("POST", path, key=server.key, body=BODY).status_code == 200
     server.draw()
@@ -82,7 +82,7 @@ def test_a_stopping_server_takes_nothing_more_and_still_answers_polls(server: Se
     server.service.stop_accepting()
     answer = server.ask("POST", f"{prefix}/flux-dev", key=server.key, body=BODY)
     refused(answer, 503, prefix, "server_error")
-    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["retry-after"] == "5"
     assert server.poll(task)["status"] == "Pending"
 
 
@@ -93,7 +93,7 @@ def test_a_full_disk_is_a_503_and_takes_nothing(serve: Callable[..., Server], pr
     answer = server.ask("POST", f"{prefix}/flux-dev", key=key, body=BODY)
     error = refused(answer, 503, prefix, "server_error")
     assert "disk" in str(error["message"])
-    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["retry-after"] == "30"
     assert (server.balance(key), len(server.service.views)) == (10_000, 0)
 
 
@@ -103,7 +103,7 @@ def test_a_full_queue_is_a_503(serve: Callable[..., Server], prefix: str) -> Non
     server.submit()
     answer = server.ask("POST", f"{prefix}/flux-dev", key=server.key, body=BODY)
     refused(answer, 503, prefix, "server_error")
-    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["retry-after"] == "30"
     server.draw()
     server.submit()
 
