@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fluxserve.accounts import api_keys
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.accounts.limits import Bucket, take
@@ -42,7 +44,7 @@ class Keyring:
         self._buckets[key.id] = bucket
         if wait:
             raise TooManyRequests(
-                f"This key may submit {key.rate_per_minute} tasks a minute. Try again in {wait:.0f} s.", wait
+                f"This key may submit {key.rate_per_minute} tasks a minute. Try again in {math.ceil(wait)} s.", wait
             )
 
     async def create(
