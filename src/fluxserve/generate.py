@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app import address_path, key_path
 from fluxserve.catalogue import find
-from fluxserve.client import Client, ClientError, Picture, Task
+from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, Task
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import load
 
@@ -93,6 +93,10 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         with Client(place.url, place.key) as client:
             task = client.create(wish.model, wish.prompt, wish.parameters)
             picture = _follow(client, task, wish, console)
+    except AuthenticationFailed:
+        raise ConfigurationError(
+            f"The server at {place.url} refused the API key: give the right one with --key or FLUXSERVE_API_KEY."
+        ) from None
     except ClientError as error:
         raise ConfigurationError(str(error)) from None
     path = _save(picture, wish)

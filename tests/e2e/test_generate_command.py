@@ -29,10 +29,10 @@ def test_a_running_server_is_found_and_draws(make_server: MakeServer, tmp_path: 
 def test_what_cannot_be_done_is_said_in_one_line(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server().start()
     for arguments, words in (
-        (["--url", server.url, "--key", "wrong"], "key"),
+        (["--url", server.url, "--key", "wrong"], "refused the API key"),
         (["--url", server.url], "needs an API key"),
         (["--url", "http://127.0.0.1:9"], "No server answers"),
-        (["--data-dir", str(server.data_dir), "-m", "flux-9"], "flux-9"),
+        (["--data-dir", str(server.data_dir), "-m", "flux-9"], "no model of this name"),
         (["--data-dir", str(server.data_dir), "-o", "apple.gif"], "apple.gif"),
         (["--data-dir", str(server.data_dir), "--width", "33"], "width"),
     ):
@@ -52,13 +52,15 @@ def test_a_failed_task_is_an_error(make_server: MakeServer, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not ENGINE_IS_INSTALLED, reason="needs the packages of the extra `local`")
-def test_a_newcomer_draws_a_red_apple_with_one_command(tmp_path: Path) -> None:
-    before = {process.pid for process in processes()}
+def test_a_newcomer_draws_a_red_apple_with_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"  # where the server of the call keeps its data: it can be told by that
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     drawn = run("generate", "a red apple", "--fresh", within=240.0, cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.startswith("red-apple.jpeg\n")
     assert "drawn by fluxserve-mini" in drawn.stdout
     with Image.open(tmp_path / "red-apple.jpeg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (1024, 768))
-    left = [process for process in processes() if process.pid not in before and "fluxserve serve" in process.command]
-    assert left == []
+    assert [process for process in processes() if str(temporary) in process.command] == []
+    assert list(temporary.glob("fluxserve*")) == []
