@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import json
 import logging
@@ -24,12 +25,14 @@ import uvicorn
 import uvloop
 
 from fluxserve import catalogue, database, engine
+from fluxserve.accounts import api_keys
 from fluxserve.api import admin
 from fluxserve.api.about import Readiness
 from fluxserve.api.application import build
 from fluxserve.api.gate import Gate
 from fluxserve.api.http_protocol import Limits, make_protocol
 from fluxserve.api.workers import Gateway
+from fluxserve.delivery.files import sync_folder, write_new
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.secrets import Secrets, load_or_create
 from fluxserve.delivery.storage import LocalStorage
@@ -157,6 +160,7 @@ class Server:
             on_hung=fleet.kill,
         )
         await gateway.adopt(await service.start())
+        _calm_collector()
         app = build(
             service=service,
             signer=LinkSigner(secrets.link_keys, settings.link_ttl),
@@ -243,6 +247,17 @@ class Server:
         elif not gateway.ready:
             reason = fleet.status or "No worker is connected. Tasks are accepted and wait."
         return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+
+
+def _calm_collector() -> None:
+    """Let Python's collector look at old objects rarely.
+
+    Thousands of waiting tasks live long in memory; a full collection over them holds every request up for tens of
+    milliseconds. What dies young is still collected as it comes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 class _HttpServer(uvicorn.Server):
@@ -336,14 +351,21 @@ async def first_key(settings: Settings, keyring: Keyring) -> str | None:
             f"{settings.host} can be reached by others and no API key exists yet. "
             "Make one with `fluxserve keys create NAME`, or listen on 127.0.0.1."
         )
-    text, _ = await keyring.create(
-        name="first", account="default", grant=None, max_active=None, rate_per_minute=None, now=time.time()
+    text = api_keys.new_key()
+    _keep_key(key_path(settings.data_dir), text)  # before the key counts: after a kill in between there is none yet
+    await keyring.create(
+        name="first", account="default", grant=None, max_active=None, rate_per_minute=None, now=time.time(), text=text
     )
-    path = key_path(settings.data_dir)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(text + "\n")
     return text
+
+
+def _keep_key(path: Path, text: str) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        write_new(path, text.encode() + b"\n")
+        sync_folder(path.parent)
+    except OSError:
+        raise ConfigurationError(f"The first API key cannot be kept in {path}: check the data folder.") from None
 
 
 def is_loopback(host: str) -> bool:
