@@ -24,6 +24,7 @@ from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
 from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE
 from fluxserve.settings import Settings, load
+from fluxserve.worker import process
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -138,10 +139,10 @@ def worker(
     parented: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Draw for a server. Another machine's server needs FLUXSERVE_WORKER_TOKEN."""
-    settings = app.settings_from_pipe() if parented else read_settings(config, {})
+    settings = process.settings_from_pipe() if parented else read_settings(config, {})
     logs.configure(settings.log_level, settings.log_format)
     try:
-        app.run_worker(
+        process.run_worker(
             settings, server=server, worker_id=worker_id or f"worker-{secrets.token_hex(4)}", parented=parented
         )
     except ConfigurationError as error:

@@ -150,6 +150,36 @@ def test_a_task_that_never_reached_its_worker_is_given_out_again(server: Server,
     asyncio.run(play())
 
 
+def test_a_picture_that_comes_after_the_lease_is_refused(server: Server, place: str, start_worker: StartWorker) -> None:
+    async def claim_and_vanish(task: str) -> None:
+        reader, writer = await hello(place)
+        assert isinstance(await protocol.read_from_server(reader), protocol.Welcome)
+        writer.write(protocol.to_frame(protocol.Want(count=1)))
+        assert isinstance(await asyncio.wait_for(protocol.read_from_server(reader), 5.0), protocol.Tasks)
+        writer.close()
+
+    async def hand_in_late(task: str) -> None:
+        reader, writer = await hello(place, held=(protocol.Held(task_id=task, fence=1),))
+        welcome = await protocol.read_from_server(reader)
+        assert isinstance(welcome, protocol.Welcome)
+        assert welcome.kept == ()
+        late = protocol.Finished(task_id=task, fence=1, picture=b"late", drawn_by="nobody", duration=1.0, facts={})
+        writer.write(protocol.to_frame(late))
+        settled = await asyncio.wait_for(protocol.read_from_server(reader), 5.0)
+        assert settled == protocol.Settled(task_id=task, fence=1, accepted=False)
+        writer.close()
+
+    task = server.submit("a red apple")
+    asyncio.run(claim_and_vanish(task))
+    start_worker()
+    assert server.wait(task, within=10.0)["status"] == "Ready"
+    asyncio.run(hand_in_late(task))
+    assert server.poll(task)["details"]["drawn_by"] == "fluxserve-fake"  # type: ignore[index]
+    assert server.rows("SELECT fence FROM tasks") == [(2,)]
+    assert server.rows("SELECT count(*) FROM outbox") == [(1,)]
+    assert len(list((server.data_dir / "results").glob("??/*"))) == 1
+
+
 async def hello(place: str, *, version: int = protocol.VERSION, held: tuple[protocol.Held, ...] = ()) -> Streams:
     host, _, port = place.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

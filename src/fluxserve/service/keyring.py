@@ -56,9 +56,10 @@ class Keyring:
         max_active: int | None,
         rate_per_minute: int | None,
         now: float,
+        text: str | None = None,
     ) -> tuple[str, KeyEntry]:
-        """Make a key; the returned text is the only copy. `grant` None: an unlimited account."""
-        text = api_keys.new_key()
+        """Make a key of `text` or a new one; what is returned is the only copy. `grant` None: an unlimited account."""
+        text = text or api_keys.new_key()
         key_id = api_keys.new_key_id()
         entry = await self._store.create_key(
             NewKey(

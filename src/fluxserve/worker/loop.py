@@ -109,14 +109,18 @@ class Worker:
 
     async def _stay_connected(self) -> None:
         """Keep a connection; returns when it has been without a server for too long."""
-        lost_at = time.monotonic()
+        lost_at, told = time.monotonic(), False
         while not self._is_forsaken(time.monotonic() - lost_at):
-            with contextlib.suppress(OSError):
+            try:
                 streams = await dial(self._server)
-                try:
+            except OSError:
+                if not told:
+                    logger.warning("No server answers yet", extra={"action": "dialling", "server": self._server})
+                told = True
+            else:
+                with contextlib.suppress(ConnectionError):
                     await self._converse(streams)
-                finally:
-                    lost_at = time.monotonic()
+                lost_at, told = time.monotonic(), False
             await asyncio.sleep(REDIAL_S)
 
     def _is_forsaken(self, alone_for: float) -> bool:
