@@ -115,7 +115,7 @@ def runs_out_of_memory(velocity: Tensor) -> Tensor:
 
 
 def raises(velocity: Tensor) -> Tensor:
-    raise RuntimeError("secret library text /home/someone")
+    raise RuntimeError("secret library text /private/someone")
 
 
 def returns_nan(velocity: Tensor) -> Tensor:
