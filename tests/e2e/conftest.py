@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import MakeServer, Server
+
+from fluxserve.worker.connection import run_dir
 
 
 @pytest.fixture
@@ -23,3 +26,4 @@ def make_server(tmp_path: Path) -> Iterator[MakeServer]:
     yield make
     for server in made:
         server.close()
+        shutil.rmtree(run_dir(server.data_dir), ignore_errors=True)  # a killed server cannot tidy up
