@@ -164,6 +164,7 @@ class Server:
             signer=LinkSigner(secrets.link_keys, settings.link_ttl),
             storage=storage,
             checkpoints=checkpoints,
+            missing=engine.MISSING if choice == "none" else "",
             readiness=lambda: self._readiness(service, gateway, fleet, choice),
             now=time.time,
         )
@@ -238,10 +239,7 @@ class Server:
         if self._stop.is_set():
             reason = "The server is stopping."
         elif not gateway.ready and choice == "none":
-            reason = (
-                f"Nothing here can draw yet: {engine.INSTALL_HINT} and start again, or connect a worker. "
-                "Tasks are accepted and wait."
-            )
+            reason = engine.MISSING
         elif not gateway.ready:
             reason = fleet.status or "No worker is connected. Tasks are accepted and wait."
         return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))

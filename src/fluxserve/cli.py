@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fluxserve import __version__, app, catalogue, doctor, generate, logs
+from fluxserve import __version__, app, catalogue, doctor, engine, generate, logs
 from fluxserve.accounts.credits import parse_credits, to_credits
 from fluxserve.api import admin
 from fluxserve.engine.checkpoints import Checkpoint
@@ -80,8 +80,8 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.  [default: 8808]")] = None,
     data_dir: DataDir = None,
-    engine: Annotated[
-        str | None, typer.Option(help="auto, diffusion, fake, or none to only queue.  [default: auto]")
+    engine_: Annotated[
+        str | None, typer.Option("--engine", help="auto, diffusion, fake, or none to only queue.  [default: auto]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Local worker processes.  [default: 1]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
@@ -93,7 +93,7 @@ def serve(
             "host": host,
             "port": port,
             "data_dir": data_dir,
-            "engine": engine,
+            "engine": engine_,
             "workers": workers,
             "log_level": log_level,
         },
@@ -206,6 +206,8 @@ def models(config: Config = None) -> None:
     out.print(table)
     for line in sorted({checkpoint.describe() for checkpoint in here.values()}):
         out.print(f"\n{escape(line)}", soft_wrap=True)
+    if engine.choose(settings) == "none":
+        out.print(f"\n{escape(engine.MISSING)}", soft_wrap=True)
     out.print("\n* not published by the hosted API: our own price", soft_wrap=True)
 
 

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fluxserve.app import address_path, key_path
 from fluxserve.catalogue import find
 from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, Task
-from fluxserve.errors import ConfigurationError
+from fluxserve.engine import INSTALL_HINT, choose
+from fluxserve.errors import ConfigurationError, EngineNotInstalled
 from fluxserve.settings import load
 
 DEFAULT_URL = "http://127.0.0.1:8808"
@@ -168,7 +169,8 @@ def _own_server(console: Console) -> Iterator[Place]:
     """A server on a free port with a fresh data folder, stopped and removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="fluxserve-") as folder, tempfile.TemporaryFile() as log:
         data_dir = Path(folder) / "data"
-        load()  # tells of broken settings here, not in the child's log
+        if choose(load()) == "none":  # broken settings are told here too, not in the child's log
+            raise EngineNotInstalled(f"Nothing here can draw: {INSTALL_HINT}")
         process = subprocess.Popen(
             [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir)],
             stdin=subprocess.DEVNULL,

@@ -55,6 +55,7 @@ class Server:
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
+            missing="",
             readiness=lambda: self.readiness, now=lambda: self.now,
         )  # fmt: skip
         self.key = self.new_key()

@@ -55,8 +55,8 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def describe_model(spec: ModelSpec, checkpoint: Checkpoint) -> Model:
-    """A model as the list shows it."""
+def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Model:
+    """A model as the list shows it; `missing` is what has to be installed before anything here draws."""
     return Model(
         id=spec.name,
         title=spec.title,
@@ -65,12 +65,12 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint) -> Model:
         parameters=dict(request_schema(spec)),
         price=to_credits(spec.price.millicredits),
         price_is_published=spec.price.published,
-        runs_on=checkpoint.describe(),
+        runs_on=f"{checkpoint.describe()}. {missing}" if missing else checkpoint.describe(),
         license=checkpoint.license or "not stated",
     )
 
 
-def router(checkpoints: Mapping[str, Checkpoint], readiness: Callable[[], Readiness]) -> APIRouter:
+def router(checkpoints: Mapping[str, Checkpoint], missing: str, readiness: Callable[[], Readiness]) -> APIRouter:
     """The routes; all but the model list need no key."""
     routes = APIRouter()
 
@@ -92,6 +92,8 @@ def router(checkpoints: Mapping[str, Checkpoint], readiness: Callable[[], Readin
 
     @routes.get("/v1/models", summary="Every model: parameters, price, what it runs on here", tags=["About"])
     async def models() -> ModelList:
-        return ModelList(data=[describe_model(spec, checkpoints[name]) for name, spec in catalogue.MODELS.items()])
+        return ModelList(
+            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()]
+        )
 
     return routes

@@ -33,12 +33,13 @@ def build(
     signer: LinkSigner,
     storage: Storage,
     checkpoints: Mapping[str, Checkpoint],
+    missing: str,
     readiness: Callable[[], Readiness],
     now: Callable[[], float],
 ) -> Gate:
-    """The whole ASGI application."""
+    """The whole ASGI application; `missing` says what to install where nothing here can draw."""
     app = _framework()
-    app.include_router(router(checkpoints, readiness))
+    app.include_router(router(checkpoints, missing, readiness))
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     return Gate(

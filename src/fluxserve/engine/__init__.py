@@ -20,6 +20,9 @@ ENGINES: dict[str, str] = {
     "fake": "fluxserve.engine.fake:FakeEngine",
 }
 INSTALL_HINT = "pip install 'fluxserve[local]'"
+MISSING = (
+    f"Nothing here can draw yet: {INSTALL_HINT} and start again, or connect a worker. Tasks are accepted and wait."
+)
 
 
 def choose(settings: Settings) -> EngineChoice:
