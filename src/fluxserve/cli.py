@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fluxserve import __version__, app, catalogue, doctor, engine, generate, logs
+from fluxserve import __version__, catalogue, doctor, engine, generate, logs
 from fluxserve.accounts.credits import parse_credits, to_credits
 from fluxserve.api import admin
-from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.app import administration, licenses
+from fluxserve.app.server import Running, run_server
+from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
 from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE
 from fluxserve.settings import Settings, load
@@ -99,8 +101,8 @@ def serve(
         },
     )
     logs.configure(settings.log_level, settings.log_format)
-    app.accept_licenses(settings, _ask_license if sys.stdin.isatty() else None)
-    app.run_server(settings, _banner)
+    licenses.accept_licenses(settings, _ask_license if sys.stdin.isatty() else None)
+    run_server(settings, _banner)
 
 
 def _ask_license(checkpoint: Checkpoint) -> bool:
@@ -110,13 +112,14 @@ def _ask_license(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _banner(running: app.Running) -> None:
+def _banner(running: Running) -> None:
     weights = "; ".join(sorted({checkpoint.describe() for checkpoint in running.checkpoints.values()}))
     drawn_by = weights if running.engine == "diffusion" else _ENGINE_LINES[running.engine]
+    url = running.public_url or running.url
     lines = [
-        f"[bold]fluxserve {__version__}[/] serves the Flux API at [bold]{running.url}[/]",
+        f"[bold]fluxserve {__version__}[/] serves the Flux API at [bold]{url}[/]",
         f"  draws with   {escape(drawn_by)}",
-        f"  docs         {running.url}/docs",
+        f"  docs         {url}/docs",
         f"  data folder  {escape(str(running.data_dir))}",
     ]
     if running.new_key:
@@ -198,7 +201,7 @@ def models(config: Config = None) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("model", "what it is", "credits", "drawn by"):
         table.add_column(heading, overflow="fold")
-    here = app.models_here(settings)
+    here = plan(settings)
     for name, checkpoint in here.items():
         spec = catalogue.MODELS[name]
         note = "" if spec.price.published else " *"
@@ -226,7 +229,7 @@ def doctor_command(config: Config = None, data_dir: DataDir = None) -> None:
 @cli.command()
 def fsck(config: Config = None, data_dir: DataDir = None) -> None:
     """Check that the books are in order: tasks, ledger, outbox."""
-    answer = app.administer(read_settings(config, {"data_dir": data_dir}), admin.Fsck())
+    answer = administration.administer(read_settings(config, {"data_dir": data_dir}), admin.Fsck())
     admin.rows(answer)
     for violation in answer.violations:
         out.print(violation, soft_wrap=True, markup=False)
@@ -241,7 +244,7 @@ def backup(
 ) -> None:
     """Copy the database to a file, also while the server runs. Pictures and secrets.json are not in it."""
     command = admin.Backup(target=str(target.absolute()))
-    admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), command))
+    admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(f"Backed up to {target}. Keep secrets.json of the data folder with it: keys cannot be checked without.")
 
 
@@ -250,7 +253,7 @@ def restore(
     source: Annotated[Path, typer.Argument(help="A backup.")], config: Config = None, data_dir: DataDir = None
 ) -> None:
     """Put a backup in the database's place; the old one is kept beside it. The server has to be stopped."""
-    app.restore(read_settings(config, {"data_dir": data_dir}), source)
+    administration.restore(read_settings(config, {"data_dir": data_dir}), source)
     out.print("Restored. The database that was there is kept as fluxserve.db.before-restore.")
 
 
@@ -269,7 +272,7 @@ def create_key(
         name=name, account=account, grant=parse_credits(credits_) if credits_ else None, max_active=max_active,
         rate_per_minute=rate,
     )  # fmt: skip
-    (row,) = admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), command))
+    (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(row.text, markup=False, soft_wrap=True)
     err.print(f"Key {row.id} of account {row.account}. Keep it: it cannot be shown again.", markup=False)
 
@@ -277,7 +280,7 @@ def create_key(
 @keys.command(name="list")
 def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
     """Every key, revoked ones too."""
-    rows = admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), admin.ListKeys()))
+    rows = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), admin.ListKeys()))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("id", "name", "account", "credits", "active", "per minute", "made", "revoked"):
         table.add_column(heading)
@@ -297,7 +300,7 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Close a key at once."""
-    admin.rows(app.administer(read_settings(config, {"data_dir": data_dir}), admin.RevokeKey(key_id=key_id)))
+    admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), admin.RevokeKey(key_id=key_id)))
     out.print(f"Key {key_id} is revoked.", markup=False)
 
 

@@ -10,8 +10,11 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from fluxserve import __version__, app, database, engine
+from fluxserve import __version__, database, engine
+from fluxserve.app.folder import database_path, lock_path
+from fluxserve.app.licenses import accepted_licenses
 from fluxserve.engine import device
+from fluxserve.engine.checkpoints import plan
 from fluxserve.errors import FluxserveError
 from fluxserve.settings import Settings
 
@@ -58,10 +61,10 @@ def _engine(settings: Settings) -> Finding:
 
 def _models(settings: Settings) -> list[Finding]:
     try:
-        chosen = app.models_here(settings)
+        chosen = plan(settings)
     except FluxserveError as error:
         return [Finding("bad", "models", error.message)]
-    accepted = app.accepted_licenses(settings)
+    accepted = accepted_licenses(settings)
     findings = []
     for checkpoint in {checkpoint.path: checkpoint for checkpoint in chosen.values()}.values():
         names = ", ".join(name for name, drawn_by in chosen.items() if drawn_by.path == checkpoint.path)
@@ -84,16 +87,16 @@ def _data(settings: Settings) -> list[Finding]:
         Finding("ok" if enough else "bad", "disk", f"{free / 2**30:.1f} GiB free in {folder}"
                 + ("" if enough else f"; submits are refused below {settings.min_free_disk / 2**30:.2f} GiB")),
     ]  # fmt: skip
-    running = database.is_locked(app.lock_path(settings))
+    running = database.is_locked(lock_path(settings))
     findings.append(Finding("ok", "server", "running on this data folder" if running else "not running"))
-    path = app.database_path(settings)
+    path = database_path(settings)
     if path.exists() and not running:
         findings.append(_database(settings))
     return findings
 
 
 def _database(settings: Settings) -> Finding:
-    reader = database.open_reader(app.database_path(settings))
+    reader = database.open_reader(database_path(settings))
     try:
         database.check(reader)
     except FluxserveError as error:

@@ -17,7 +17,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fluxserve.app import address_path, key_path
+from fluxserve.app.folder import address_path, key_path
 from fluxserve.catalogue import find
 from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, Task
 from fluxserve.engine import INSTALL_HINT, choose

@@ -1,0 +1,36 @@
+"""Commands on a data folder: in its running server, or here when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from fluxserve import database
+from fluxserve.api import admin
+from fluxserve.app.folder import admin_path, database_path, locked, open_store
+from fluxserve.delivery.secrets import load_or_create
+from fluxserve.service.keyring import Keyring
+from fluxserve.settings import Settings
+
+
+def administer(settings: Settings, command: admin.Command) -> admin.Answer:
+    """Run a command in the running server, or here when the data folder's lock is free. Raises ConfigurationError."""
+    answer = admin.ask(admin_path(settings), command)
+    if answer is not None:
+        return answer
+    with locked(settings):
+        return asyncio.run(_execute_here(settings, command))
+
+
+async def _execute_here(settings: Settings, command: admin.Command) -> admin.Answer:
+    async with open_store(settings) as store:
+        keyring = Keyring(store, load_or_create(settings.data_dir).pepper)
+        await keyring.load()
+        return await admin.execute(command, store=store, keyring=keyring, now=time.time)
+
+
+def restore(settings: Settings, source: Path) -> None:
+    """Put a backup in the database's place; refuses while a server runs."""
+    with locked(settings):
+        database.restore(source, database_path(settings))

@@ -1,0 +1,250 @@
+"""A server: its parts, started in order and stopped in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from fluxserve import engine
+from fluxserve.accounts import api_keys
+from fluxserve.api.about import Readiness
+from fluxserve.api.admin import AdminSocket
+from fluxserve.api.application import build
+from fluxserve.api.gate import Gate
+from fluxserve.api.workers import Gateway
+from fluxserve.app.folder import address_path, is_alive, key_path, locked, open_store, run_folder
+from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
+from fluxserve.delivery.files import sync_folder, write_new
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.secrets import Secrets, load_or_create
+from fluxserve.delivery.storage import LocalStorage
+from fluxserve.engine.checkpoints import Checkpoint, plan
+from fluxserve.errors import ConfigurationError, PublicBindWithoutKey
+from fluxserve.fleet.local import LocalFleet
+from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.keyring import Keyring
+from fluxserve.service.service import Service
+from fluxserve.settings import EngineChoice, Settings
+from fluxserve.store.sqlite import SqliteStore
+
+logger = logging.getLogger(__name__)
+#: Outcomes that arrived last get this long to be written down.
+OUTCOMES_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What a server tells when it answers: its addresses, its data folder, and the first key if it was just made."""
+
+    url: str
+    public_url: str | None
+    data_dir: Path
+    new_key: str | None
+    engine: EngineChoice
+    checkpoints: dict[str, Checkpoint]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A server's parts, wired together."""
+
+    service: Service
+    fleet: LocalFleet
+    gateway: Gateway
+    sweeper: Sweeper
+    administration: AdminSocket
+    app: Gate
+
+
+def run_server(settings: Settings, announce: Callable[[Running], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigurationError when the start is impossible."""
+    uvloop.run(Server(settings, announce).run())
+
+
+class Server:
+    """One server process: HTTP, the store, the gateway of workers, and local workers."""
+
+    def __init__(self, settings: Settings, announce: Callable[[Running], None]) -> None:
+        self._settings = settings
+        self._announce = announce
+        self._engine = engine.choose(settings)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """1. check, 2. open, 3. wire, 4. serve until told to stop, 5. drain and close."""
+        settings = self._settings
+        self._listen_to_signals()
+        checkpoints = dict(plan(settings))
+        with locked(settings), run_folder(settings) as folder, listening(settings) as listener:
+            async with open_store(settings) as store:
+                secrets = load_or_create(settings.data_dir)
+                keyring = Keyring(store, secrets.pepper)
+                await keyring.load()
+                new_key = await first_key(settings, keyring)
+                parts = self._wire(store, keyring, secrets, folder, checkpoints)
+                await parts.gateway.adopt(await parts.service.start())
+                _calm_collector()
+                running = Running(
+                    url=local_url(settings, listener),
+                    public_url=settings.public_url,
+                    data_dir=settings.data_dir,
+                    new_key=new_key,
+                    engine=self._engine,
+                    checkpoints=checkpoints,
+                )
+                await self._serve(parts, folder, listener, running)
+
+    def _wire(
+        self, store: SqliteStore, keyring: Keyring, secrets: Secrets, folder: Path, checkpoints: dict[str, Checkpoint]
+    ) -> Parts:
+        settings = self._settings
+        storage = LocalStorage(settings.data_dir / "results")
+        service = Service(
+            settings=settings, store=store, storage=storage, keyring=keyring, now=time.time, rng=random.SystemRandom()
+        )
+        fleet = LocalFleet(
+            settings,
+            server=f"unix:{folder / 'worker.sock'}",
+            count=0 if self._engine == "none" else settings.workers,
+            run_dir=folder,
+        )
+        gateway = Gateway(
+            service,
+            token=settings.worker_token.get_secret_value() if settings.worker_token else None,
+            is_alive=lambda worker_id: is_alive(folder, worker_id),
+            on_ready=fleet.arrived,
+            on_hung=fleet.kill,
+        )
+        app = build(
+            service=service,
+            signer=LinkSigner(secrets.link_keys, settings.link_ttl),
+            storage=storage,
+            checkpoints=checkpoints,
+            missing=engine.MISSING if self._engine == "none" else "",
+            readiness=lambda: self._readiness(service, gateway, fleet),
+            now=time.time,
+        )
+        return Parts(
+            service=service,
+            fleet=fleet,
+            gateway=gateway,
+            sweeper=Sweeper(settings=settings, store=store, storage=storage, views=service.views, now=time.time),
+            administration=AdminSocket(store=store, keyring=keyring, now=time.time),
+            app=app,
+        )
+
+    async def _serve(self, parts: Parts, folder: Path, listener: socket.socket, running: Running) -> None:
+        sockets = await open_sockets(self._settings, folder, parts.gateway, parts.administration)
+        http = HttpServer(http_config(parts.app, self._settings))
+        answering = asyncio.create_task(http.serve(sockets=[listener]))
+        background = [answering, *(asyncio.create_task(part) for part in (parts.gateway.reap(), parts.sweeper.run()))]
+        parts.fleet.start()
+        with self._published(running.url):
+            self._announce(running)
+            # None of the parts ends by itself; if one does, the server is broken and has to go.
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
+        await self._drain(parts)
+        http.should_exit = True
+        await answering
+        for task in background:
+            task.cancel()
+        for server in sockets:
+            server.close()
+        for outcome in await asyncio.gather(*background, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    @contextlib.contextmanager
+    def _published(self, url: str) -> Iterator[None]:
+        """Tell the command line on this machine where to find us; it can do without."""
+        path = address_path(self._settings.data_dir)
+        try:
+            path.write_text(url + "\n", "utf-8")
+        except OSError:
+            logger.warning("The address file cannot be written", extra={"action": "not_published"})
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _drain(self, parts: Parts) -> None:
+        """Accept nothing more, let what runs finish, keep answering polls meanwhile."""
+        logger.info("Stopping: running tasks are finished, waiting ones stay queued", extra={"action": "stopping"})
+        parts.service.stop_accepting()
+        parts.gateway.drain()
+        draining = asyncio.create_task(parts.fleet.stop(self._settings.drain, is_connected=parts.gateway.is_connected))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            draining.cancel()
+            await parts.fleet.stop(0.0, is_connected=parts.gateway.is_connected)
+        await parts.gateway.write_down_all(OUTCOMES_S)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        """The first signal drains, the second hurries."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    def _readiness(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> Readiness:
+        reason = ""
+        if self._stop.is_set():
+            reason = "The server is stopping."
+        elif not gateway.ready and self._engine == "none":
+            reason = engine.MISSING
+        elif not gateway.ready:
+            reason = fleet.status or "No worker is connected. Tasks are accepted and wait."
+        return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+
+
+def _calm_collector() -> None:
+    """Let Python's collector look at old objects rarely.
+
+    Thousands of waiting tasks live long in memory; a full collection over them holds every request up for tens of
+    milliseconds. What dies young is still collected as it comes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+async def first_key(settings: Settings, keyring: Keyring) -> str | None:
+    """Make the first key of a new data folder, unlimited; refuses to do so for a public address."""
+    if not keyring.is_empty:
+        return None
+    if not is_loopback(settings.host):
+        raise PublicBindWithoutKey(
+            f"{settings.host} can be reached by others and no API key exists yet. "
+            "Make one with `fluxserve keys create NAME`, or listen on 127.0.0.1."
+        )
+    text = api_keys.new_key()
+    _keep_key(key_path(settings.data_dir), text)  # before the key counts: after a kill in between there is none yet
+    await keyring.create(
+        name="first", account="default", grant=None, max_active=None, rate_per_minute=None, now=time.time(), text=text
+    )
+    return text
+
+
+def _keep_key(path: Path, text: str) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        write_new(path, text.encode() + b"\n")
+        sync_folder(path.parent)
+    except OSError:
+        raise ConfigurationError(f"The first API key cannot be kept in {path}: check the data folder.") from None
