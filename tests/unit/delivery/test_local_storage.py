@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,12 +97,12 @@ storage.put(new_object_name("png"), b"x" * 20_000)
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    small = f"mount -t tmpfs -o size=256k tmpfs {tmp_path}"
+    small = f"mount -t tmpfs -o size=256k tmpfs {shlex.quote(str(tmp_path))}"
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     if not shutil.which("unshare") or subprocess.run([*alone, small], capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a small file system here")
     environment = {**os.environ, "FOLDER": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    script = f'{small} && exec {sys.executable} -c "$SCRIPT"'
+    script = f'{small} && exec {shlex.quote(sys.executable)} -c "$SCRIPT"'
     done = subprocess.run(
         [*alone, script], env={**environment, "SCRIPT": FILL}, capture_output=True, text=True, check=False
     )
