@@ -15,6 +15,7 @@
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
     │   ├── BodyTooLarge
+    │   ├── BodyCutOff                  the caller went, or was turned away, before its body was whole
     │   ├── IdempotencyConflict         the same Idempotency-Key with another body
     │   ├── TooManyActiveTasks
     │   └── TooManyRequests
@@ -126,6 +127,10 @@ class MisdirectedHost(RequestError):
 
 class BodyTooLarge(RequestError):
     """The body is over the limit."""
+
+
+class BodyCutOff(RequestError):
+    """The body never became whole; whoever sent it has gone and hears nothing."""
 
 
 class IdempotencyConflict(RequestError):

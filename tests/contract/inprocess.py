@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -34,6 +34,7 @@ READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0)
 WORKER = "worker"
 #: An answer, in which a test looks for what it expects.
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class Server:
@@ -60,6 +61,10 @@ class Server:
         )  # fmt: skip
         self.key = self.new_key()
         self._clients: dict[str, httpx.AsyncClient] = {}
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Whatever needs the server's own event loop."""
+        return self._runner.run(work)
 
     def new_key(
         self,

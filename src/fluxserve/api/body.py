@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Message, Receive, Scope
 
 from fluxserve.api import auth
-from fluxserve.errors import BodyTooLarge
+from fluxserve.errors import BodyCutOff, BodyTooLarge
 
 
 def limited(scope: Scope, receive: Receive, limit: int) -> Receive:
@@ -27,17 +27,19 @@ def limited(scope: Scope, receive: Receive, limit: int) -> Receive:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body; what arrived of it where the caller has gone. Raises BodyTooLarge."""
+    """The whole body. Raises BodyTooLarge, and BodyCutOff where the rest never came.
+
+    RFC 9112, section 8: what is incomplete is never acted upon, even where it reads like a whole request.
+    """
     counted = limited(scope, receive, limit)
-    message = await counted()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    parts = [body]
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    while True:
         message = await counted()
+        if message["type"] == "http.disconnect":
+            raise BodyCutOff("The request ended before its body was whole.")
         parts.append(message.get("body", b""))
-    return b"".join(parts)
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -16,6 +16,7 @@ from fluxserve.errors import FluxserveError, JsonValue
 #: HTTP status by class; the nearest base class counts.
 STATUSES: dict[type[FluxserveError], int] = {
     e.MalformedJson: 400,
+    e.BodyCutOff: 400,
     e.NotAuthenticated: 401,
     e.InsufficientCredits: 402,
     e.LinkRefused: 403,
