@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from facts import PREFIXES
 from inprocess import ORIGIN, Json, Server
@@ -121,6 +122,30 @@ def test_only_listed_hosts_are_served_where_there_is_a_list(serve: Callable[...,
     for path in ("/v1/get_result", "/v1/models", "/healthz", "/docs", urlsplit(sample).path):
         is_error(server.ask("GET", f"http://evil.example.com{path}", key=server.key), 421)
         assert server.ask("GET", f"http://FLUX.example.com{path}?id=x", key=server.key).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_trusted_proxy_cannot_lead_past_the_list_of_hosts(serve: Callable[..., Server], prefix: str) -> None:
+    server = serve(allowed_hosts="127.0.0.1,flux.example.com")
+
+    def submit(host: str, forwarded: str, address: str = "127.0.0.1") -> httpx.Response:
+        headers = {"Host": host, "X-Forwarded-Host": forwarded}
+        path = f"{prefix}/flux-dev"
+        return server.ask("POST", path, key=server.key, headers=headers, body=b'{"prompt": "x"}', address=address)
+
+    for host, forwarded in (
+        ("127.0.0.1", "evil.test"),
+        ("127.0.0.1", "evil.test, flux.example.com"),
+        ("127.0.0.1", "flux.example.com@evil.test"),
+        # A page that rebinds its name to this machine speaks from a trusted address and may set any header but Host.
+        ("evil.test", "flux.example.com"),
+    ):
+        is_error(submit(host, forwarded), 421, prefix)
+    assert len(server.service.views) == 0
+    through = submit("127.0.0.1", "flux.example.com:8443, inner")
+    assert origin_of(through.json()["polling_url"]) == "http://flux.example.com:8443"
+    not_believed = submit("127.0.0.1", "evil.test", address="10.0.0.9")
+    assert origin_of(not_believed.json()["polling_url"]) == "http://127.0.0.1"
 
 
 @pytest.mark.parametrize(("suffix", "format_"), [("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])

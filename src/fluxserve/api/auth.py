@@ -66,19 +66,36 @@ def origin(scope: Scope, settings: Settings) -> str:
     if settings.public_url is not None:
         return settings.public_url
     scheme, host = scope["scheme"], header(scope, b"host") or ""
-    client = scope.get("client")
-    if client is not None and client[0] in settings.trusted_proxies:
-        scheme = (header(scope, b"x-forwarded-proto") or scheme).split(",")[0].strip().lower()
-        host = (header(scope, b"x-forwarded-host") or host).split(",")[0].strip()
+    if _is_from_proxy(scope, settings):
+        scheme = _forwarded(scope, b"x-forwarded-proto", scheme).lower()
+        host = _forwarded(scope, b"x-forwarded-host", host)
     if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
         raise MisdirectedHost("The Host header is not a host name.")
     return f"{scheme}://{host}"
 
 
-def check_host(scope: Scope, allowed: Sequence[str]) -> None:
-    """Refuse a Host that is not listed; an empty list allows any. Raises MisdirectedHost."""
-    if not allowed:
+def check_host(scope: Scope, settings: Settings) -> None:
+    """Refuse a host that is not listed; an empty list allows any. Raises MisdirectedHost.
+
+    What a trusted proxy forwards must be listed as well as the Host itself: a web page that rebinds its name to the
+    proxy's own machine may set every header but Host.
+    """
+    if not settings.allowed_hosts:
         return
-    host = _HOST.fullmatch(header(scope, b"host") or "")
-    if host is None or host.group(1).lower() not in allowed:
-        raise MisdirectedHost("This server does not answer for that host name.")
+    hosts = [header(scope, b"host") or ""]
+    if _is_from_proxy(scope, settings):
+        hosts.append(_forwarded(scope, b"x-forwarded-host", hosts[0]))
+    for text in hosts:
+        host = _HOST.fullmatch(text)
+        if host is None or host.group(1).lower() not in settings.allowed_hosts:
+            raise MisdirectedHost("This server does not answer for that host name.")
+
+
+def _is_from_proxy(scope: Scope, settings: Settings) -> bool:
+    client = scope.get("client")
+    return client is not None and client[0] in settings.trusted_proxies
+
+
+def _forwarded(scope: Scope, name: bytes, otherwise: str) -> str:
+    """What the outermost of the proxies saw."""
+    return (header(scope, name) or otherwise).split(",")[0].strip()

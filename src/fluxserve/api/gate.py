@@ -65,7 +65,7 @@ class Gate:
             await send(message)
 
         try:
-            auth.check_host(scope, self._service.settings.allowed_hosts)
+            auth.check_host(scope, self._service.settings)
             if not is_picture and await self._cors.answer_preflight(scope, send):
                 return
             await self._route(scope, receive, watch, dialect)
