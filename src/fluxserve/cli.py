@@ -269,7 +269,7 @@ def create_key(
 ) -> None:
     """Make a key. It is printed once and cannot be shown again."""
     command = admin.CreateKey(
-        name=name, account=account, grant=parse_credits(credits_) if credits_ else None, max_active=max_active,
+        name=name, account=account, grant=None if credits_ is None else parse_credits(credits_), max_active=max_active,
         rate_per_minute=rate,
     )  # fmt: skip
     (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))

@@ -27,6 +27,8 @@ from fluxserve.errors import (
 )
 
 BUSY_TIMEOUT_S = 5.0
+#: A database, its log, and the log's index.
+_SUFFIXES = ("", "-wal", "-shm")
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -142,39 +144,64 @@ def backup(connection: sqlite3.Connection, target: Path) -> None:
 
 
 def restore(source: Path, target: Path) -> None:
-    """Put a checked backup in the database's place; what was there is kept as `*.before-restore`."""
-    _check_backup(source, target)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        shutil.copyfile(source, partial)
-        partial.chmod(0o600)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise ConfigurationError(f"The backup cannot be copied to {target.parent}: check its free space.") from None
-    for suffix in ("", "-wal", "-shm"):
-        old = target.with_name(target.name + suffix)
-        kept = target.with_name(target.name + suffix + ".before-restore")
-        kept.unlink(missing_ok=True)  # the log of an earlier restore's database would damage this one
-        if old.exists():
-            old.replace(kept)
-    _put_in_place(partial, target)
+    """Put a backup in the database's place; what was there is kept as `*.before-restore`, whole.
 
-
-def _check_backup(source: Path, target: Path) -> None:
+    A database with a log beside it is taken with its log, so that a kept one can be restored again.
+    """
     if not source.is_file():
         raise ConfigurationError(f"There is no backup at {source}.")
     if target.exists() and source.samefile(target):
         raise ConfigurationError(f"{source} is the database itself, not a backup.")
-    probe = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    partial = target.with_name(target.name + ".partial")
     try:
-        check(probe)
-        (version,) = probe.execute("PRAGMA user_version").fetchone()
-    except DatabaseDamaged:
+        _copy_whole(source, partial)
+        _check_backup(source, partial)
+        _keep(target, target.with_name(target.name + ".before-restore"))
+        _put_in_place(partial, target)
+    except OSError:
+        raise ConfigurationError(f"The backup cannot be copied to {target.parent}: check its free space.") from None
+    finally:
+        for suffix in _SUFFIXES:
+            _beside(partial, suffix).unlink(missing_ok=True)
+
+
+def _copy_whole(source: Path, partial: Path) -> None:
+    for suffix in ("", "-wal"):
+        copy = _beside(partial, suffix)
+        copy.unlink(missing_ok=True)
+        if _beside(source, suffix).exists():
+            shutil.copyfile(_beside(source, suffix), copy)
+            copy.chmod(0o600)
+
+
+def _check_backup(source: Path, copy: Path) -> None:
+    """Look at the copy, and fold its log into it."""
+    connection = sqlite3.connect(copy, isolation_level=None)
+    try:
+        check(connection)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute("PRAGMA journal_mode = DELETE")
+    except (DatabaseDamaged, sqlite3.Error):
         raise DatabaseDamaged(f"The backup {source} is damaged; nothing was changed. Restore another one.") from None
     finally:
-        probe.close()
+        connection.close()
     if not version:
         raise ConfigurationError(f"{source} holds no fluxserve database; nothing was changed.")
+
+
+def _keep(target: Path, kept: Path) -> None:
+    """Move a database aside with its log folded in; a damaged one moves as it is, log and all."""
+    if target.exists():
+        with contextlib.suppress(DatabaseDamaged):
+            open_writer(target).close()
+    for suffix in _SUFFIXES:
+        _beside(kept, suffix).unlink(missing_ok=True)
+        if _beside(target, suffix).exists():
+            _beside(target, suffix).replace(_beside(kept, suffix))
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

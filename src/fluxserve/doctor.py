@@ -54,7 +54,10 @@ def _engine(settings: Settings) -> Finding:
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers", "transformers")
     )
     tested = "" if sys.version_info[:2] == (3, 11) else "; tested with Python 3.11 only"
-    runtime = device.resolve(settings, 0)
+    try:
+        runtime = device.resolve(settings, 0)
+    except FluxserveError as error:
+        return Finding("bad", "engine", error.message)
     where = f"{runtime.device} in {runtime.dtype}, {settings.workers} worker(s)"
     return Finding("ok", "engine", f"diffusion on {where}; {versions}{tested}")
 

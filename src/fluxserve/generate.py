@@ -62,14 +62,16 @@ class Drawn:
 
 def find_server(*, url: str | None, key: str | None, data_dir: Path) -> Place | None:
     """The running server to use; None when none answers. Raises ConfigurationError when no key is at hand."""
-    address = url or _read(address_path(data_dir)) or DEFAULT_URL
+    published = _read(address_path(data_dir))
+    address = (url or published or DEFAULT_URL).rstrip("/")
     try:
         httpx.get(f"{address}/healthz", timeout=5.0).raise_for_status()
     except httpx.HTTPError:
         if url is None:
             return None
         raise ConfigurationError(f"No server answers at {url}.") from None
-    key = key or _read(key_path(data_dir))
+    if key is None and address == published:  # a key is for the server that made it, and no other
+        key = _read(key_path(data_dir))
     if key is None:
         raise ConfigurationError(
             f"The server at {address} needs an API key: give --key or FLUXSERVE_API_KEY, name its data folder with "

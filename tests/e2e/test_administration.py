@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +16,20 @@ from pathlib import Path
 import pytest
 from servers import MakeServer, Server, run
 
+from fluxserve.api import admin
+from fluxserve.errors import ConfigurationError
+
+#: Listens as another user where the admin socket should be.
+IMPOSTOR = """
+import os, socket, sys
+os.setgid(65534)
+os.setuid(65534)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listening", flush=True)
+listener.accept()[0].recv(1)
+"""
 KEY = re.compile(r"fx_live_[A-Za-z0-9_-]+")
 
 
@@ -46,6 +65,37 @@ def test_keys_are_made_listed_and_revoked(server: Server) -> None:
 def test_the_books_are_in_order(server: Server) -> None:
     checked = server.command("fsck")
     assert (checked.returncode, checked.stdout.strip()) == (0, "The books are in order.")
+
+
+@pytest.mark.parametrize("command", [("backup", "copy.db"), ("fsck",), ("keys", "list"), ("keys", "revoke", "x")])
+def test_a_folder_without_a_database_is_not_made_one_by_looking(tmp_path: Path, command: tuple[str, ...]) -> None:
+    asked = run(*command, "--data-dir", str(tmp_path / "typo"), cwd=tmp_path)
+    assert asked.returncode == 1
+    assert "There is no database in" in asked.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_credits_are_an_error_and_not_an_unlimited_key(server: Server) -> None:
+    made = server.command("keys", "create", "second", "--credits", "")
+    assert (made.returncode, made.stdout) == (1, "")
+
+
+def test_an_admin_socket_of_another_user_is_not_asked() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    open_to_all = Path(tempfile.mkdtemp(dir="/tmp"))
+    open_to_all.chmod(0o777)
+    path = open_to_all / "admin.sock"
+    impostor = subprocess.Popen([sys.executable, "-c", IMPOSTOR, str(path)], stdout=subprocess.PIPE, cwd="/")
+    try:
+        assert impostor.stdout is not None
+        impostor.stdout.readline()
+        with pytest.raises(ConfigurationError, match="another user"):
+            admin.ask(path, admin.ListKeys())
+    finally:
+        impostor.kill()
+        impostor.communicate()
+        shutil.rmtree(open_to_all)
 
 
 def test_a_backup_is_whole_and_private(server: Server, tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_what_cannot_be_done_is_said_in_one_line(make_server: MakeServer, tmp_pa
     assert list(tmp_path.glob("*.jpeg")) == []
 
 
+def test_the_key_of_a_data_folder_goes_to_its_own_server_only(make_server: MakeServer, tmp_path: Path) -> None:
+    mine, other = make_server().start(), make_server().start()
+    asked = run("generate", "x", "--url", other.url, "--data-dir", str(mine.data_dir), cwd=tmp_path)
+    assert asked.returncode == 1
+    assert "needs an API key" in asked.stderr
+
+
 def test_a_failed_task_is_an_error(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server().start()
     ended = run("generate", "[[error]]", "--data-dir", str(server.data_dir), cwd=tmp_path)

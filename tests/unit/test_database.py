@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -302,17 +303,33 @@ def test_a_restored_database_is_the_backup_and_the_old_one_is_kept(path: Path, t
     assert path.stat().st_mode & 0o777 == 0o600
     opened(path)
     assert texts(path) == ["old"]
-    assert path.with_name("fluxserve.db.before-restore").exists()
-    assert path.with_name("fluxserve.db-wal.before-restore").exists()
+
+    kept = path.with_name("fluxserve.db.before-restore")
+    database.restore(kept, path)
+    assert texts(path) == ["old", "newer"]
+    assert texts(kept) == ["old"]
+    assert sorted(file.name for file in tmp_path.glob("fluxserve.db*")) == ["fluxserve.db", kept.name]
 
 
-def test_a_second_restore_leaves_no_log_of_the_first_beside_the_kept_database(path: Path, tmp_path: Path) -> None:
+def test_a_backup_with_a_log_beside_it_is_restored_with_its_log(path: Path, tmp_path: Path) -> None:
+    made(path, "old")
+    writer = database.open_writer(path)
+    writer.execute("INSERT INTO notes VALUES ('newer')")
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", tmp_path / f"copy.db{suffix}")
+    writer.close()
+    database.restore(tmp_path / "copy.db", path)
+    assert texts(path) == ["old", "newer"]
+    assert (tmp_path / "copy.db-wal").stat().st_size > 0
+
+
+def test_a_damaged_database_is_kept_as_it_is(path: Path, tmp_path: Path) -> None:
     made(path, "old")
     backed_up(path, tmp_path / "backup.db")
-    path.with_name("fluxserve.db-wal").write_bytes(b"a log")
+    path.write_bytes(b"no database at all " * 100)
     database.restore(tmp_path / "backup.db", path)
-    database.restore(tmp_path / "backup.db", path)
-    assert not path.with_name("fluxserve.db-wal.before-restore").exists()
+    assert texts(path) == ["old"]
+    assert path.with_name("fluxserve.db.before-restore").read_bytes().startswith(b"no database")
 
 
 @pytest.mark.parametrize("kind", ["damaged", "no database", "empty", "another program's", "missing", "itself"])

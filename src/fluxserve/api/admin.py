@@ -153,6 +153,8 @@ def ask(path: Path, command: Command) -> Answer | None:
             connection.connect(str(path))
         except OSError:
             return None
+        if not same_user(connection):
+            raise ConfigurationError(f"{path} belongs to another user: it is not this server's admin socket.")
         try:
             connection.sendall(_frame(command))
             (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))

@@ -10,6 +10,7 @@ from fluxserve import database
 from fluxserve.api import admin
 from fluxserve.app.folder import admin_path, database_path, locked, open_store
 from fluxserve.delivery.secrets import load_or_create
+from fluxserve.errors import ConfigurationError
 from fluxserve.service.keyring import Keyring
 from fluxserve.settings import Settings
 
@@ -19,6 +20,8 @@ def administer(settings: Settings, command: admin.Command) -> admin.Answer:
     answer = admin.ask(admin_path(settings), command)
     if answer is not None:
         return answer
+    if not isinstance(command, admin.CreateKey) and not database_path(settings).is_file():
+        raise ConfigurationError(f"There is no database in {settings.data_dir}: name its folder with --data-dir.")
     with locked(settings):
         return asyncio.run(_execute_here(settings, command))
 

@@ -52,7 +52,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         """One line for people: what draws, under which licence, at which sizes."""
-        line = f"{self.name} (licence: {self.license or 'not stated'})"
+        guided = "" if self.guidance_embeds else "; guidance changes nothing"
+        line = f"{self.name} (licence: {self.license or 'not stated'}{guided})"
         if self.native_area and self.native_ratios:
             sizes = ", ".join(str(size) for size in _learnt_sizes(self, self.native_area))
             return f"{line}: draws {sizes}; edges are continued to the shape asked for and the whole enlarged"

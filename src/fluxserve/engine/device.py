@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fluxserve.errors import ConfigurationError
 from fluxserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class Runtime:
 
 
 def resolve(settings: Settings, weight_bytes: int) -> Runtime:
-    """What the settings mean here, for networks of `weight_bytes` in all."""
+    """What the settings mean here, for networks of `weight_bytes` in all. Raises ConfigurationError."""
     device = _device() if settings.device == "auto" else settings.device
+    if not _is_there(device):
+        raise ConfigurationError(f"device = {device}: torch finds no such device here. Use auto or cpu.")
     on_cpu = device == "cpu"
     auto_dtype: Literal["float32", "bfloat16"] = "float32" if on_cpu else "bfloat16"
     return Runtime(
@@ -73,6 +76,15 @@ def _device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _is_there(device: str) -> bool:
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        return int(index or 0) < torch.cuda.device_count()
+    return kind == "cpu" or torch.backends.mps.is_available()
 
 
 def _cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ class SqliteStore:
         except BaseException:
             connection.close()
             raise
+        self._path = path
         self._writer = GroupWriter(connection)
         self._reader = database.open_reader(path)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-reader")
@@ -125,11 +127,11 @@ class SqliteStore:
 
     async def fsck(self) -> list[str]:
         """Violations of the invariants, as sentences."""
-        return await self._read(sqlite_accounts.violations)
+        return await self._read_apart(sqlite_accounts.violations)
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy while running."""
-        await self._read(lambda reader: database.backup(reader, target))
+        await self._read_apart(lambda reader: database.backup(reader, target))
 
     async def close(self) -> None:
         """Finish what waits and close. The reader goes first: the last to close folds the WAL into the database."""
@@ -145,6 +147,18 @@ class SqliteStore:
                 raise database.translate(error) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+    async def _read_apart(self, query: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """For what takes long: on a connection of its own, so that nobody waits behind it."""
+
+        def run() -> Answer:
+            try:
+                with contextlib.closing(database.open_reader(self._path)) as reader:
+                    return query(reader)
+            except sqlite3.Error as error:
+                raise database.translate(error) from None
+
+        return await asyncio.to_thread(run)
 
 
 def _records(rows: sqlite3.Cursor) -> list[TaskRecord]:
