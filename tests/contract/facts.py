@@ -155,12 +155,17 @@ FIELDS = (
     Field(
         name="webhook_url",
         models=EVERY,
-        accepted={'"https://example.com/hook?a=b"': None, '"http://10.0.0.1:8080/"': None, url(2083): None},
+        accepted={'"https://example.com/hook?a=b"': None, '"http://10.0.0.1:8080/"': None, url(2083): None,
+                  '"https://[::1]:8443/a?b#c"': None, '"https://user:word@example.com"': None,
+                  '"https://bücher.example/é"': None},
         refused={
             url(2084): "string_too_long",
             **dict.fromkeys(
                 ('"ftp://example.com/"', '"example.com"', '"https://"', '"https:///x"', '" https://example.com"',
-                 '"https://example.com/a b"', '"https://example.com/\\n"', '"javascript:alert(1)"'),
+                 '"https://example.com/a b"', '"https://example.com/\\n"', '"javascript:alert(1)"',
+                 '"https://:x"', '"https://:443/x"', '"https://user@"', '"https://user@:443/x"', '"https://?x"',
+                 '"https://[]/"', '"https://[::1/"', '"https://example.com:x/"', '"https://a:b:c/"',
+                 '"https:\\\\example.com"', '"https://a\\\\b/"'),
                 "string_pattern_mismatch",
             ),
             **NOT_TEXT,

@@ -14,7 +14,8 @@ from fluxserve.errors import JsonValue
 #: Widest and tallest aspect ratio the published API draws: 21:9 and its transpose.
 MAX_RATIO = 21 / 9
 RATIO_PATTERN = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
-URL_PATTERN = r"^https?://[^\s/?#]+[^\s]*$"
+#: A host must be there: a name or an IPv6 address in brackets, perhaps between a user and a port.
+URL_PATTERN = r"^https?://([^\s/?#@\\]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(:[0-9]{0,5})?([/?#][^\s]*)?$"
 MAX_SEED = 2**64 - 1
 
 
