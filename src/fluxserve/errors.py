@@ -22,6 +22,7 @@
     ├── Unavailable                     our fault, for now: try again
     │   ├── DiskFull
     │   ├── QueueFull
+    │   ├── BodiesFull
     │   ├── StoreUnavailable
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
@@ -165,6 +166,10 @@ class DiskFull(Unavailable):
 
 class QueueFull(Unavailable):
     """More tasks wait than this server may hold."""
+
+
+class BodiesFull(Unavailable):
+    """The large request bodies that are being read would together take too much memory."""
 
 
 class StoreUnavailable(Unavailable):

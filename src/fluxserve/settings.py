@@ -103,6 +103,11 @@ class Settings(BaseSettings):
 
     processing_status: bool = Field(False, description="Answer Processing instead of Pending for running tasks.")
     max_body: int = Field(30 * 2**20, ge=1024, description="Largest request body.")
+    max_bodies: int = Field(
+        256 * 2**20,
+        ge=1024,
+        description="Most bytes of request bodies over 64 KiB in memory at once; beyond it submits answer 503.",
+    )
     max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
     min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")

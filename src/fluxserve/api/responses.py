@@ -37,6 +37,7 @@ RETRY_AFTER: dict[type[FluxserveError], int] = {
     e.TooManyActiveTasks: 2,
     e.DiskFull: 30,
     e.QueueFull: 30,
+    e.BodiesFull: 2,
     e.ShuttingDown: 5,
     e.Unavailable: 1,
 }

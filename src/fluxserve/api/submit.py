@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from fluxserve import catalogue
 from fluxserve.api import auth, schemas
 from fluxserve.api.bfl import render_submitted
-from fluxserve.api.body import read_body
+from fluxserve.api.body import Bodies
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import Checked
@@ -34,6 +34,7 @@ class Submits:
     def __init__(self, service: Service, signer: LinkSigner) -> None:
         self._service = service
         self._signer = signer
+        self._bodies = Bodies(service.settings.max_body, service.settings.max_bodies)
 
     def spec_at(self, path: str, dialect: Dialect) -> ModelSpec | None:
         """The model that a path of the dialect names."""
@@ -47,19 +48,20 @@ class Submits:
                 raise MethodNotAllowed("That method is not allowed here. Allowed: POST.")
             idempotency_key = _idempotency_key(scope)
             origin = auth.origin(scope, self._service.settings)
-            checked = schemas.check(spec, await read_body(scope, receive, self._service.settings.max_body))
-            record = await self._submit(
-                Order(
-                    key=key,
-                    spec=spec,
-                    values=checked.values,
-                    ignored=checked.ignored,
-                    dialect=dialect.name,
-                    origin=origin,
-                    idempotency_key=idempotency_key,
-                    request_hash=_hash(spec.name, checked) if idempotency_key else b"",
+            with self._bodies.open() as body:
+                checked = schemas.check(spec, await body.read(scope, receive))
+                record = await self._submit(
+                    Order(
+                        key=key,
+                        spec=spec,
+                        values=checked.values,
+                        ignored=checked.ignored,
+                        dialect=dialect.name,
+                        origin=origin,
+                        idempotency_key=idempotency_key,
+                        request_hash=_hash(spec.name, checked) if idempotency_key else b"",
+                    )
                 )
-            )
         except FluxserveError as error:
             headers = [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
             await send_error(send, error, dialect, headers)
