@@ -159,3 +159,34 @@ def test_thirty_megabytes_of_picture_are_welcome(shared: Server) -> None:
     body = json.dumps({"prompt": "x", "image_prompt": "A" * (30 * 2**20 - 100)}).encode()
     answer = shared.ask("POST", f"{COMETAPI}/flux-dev", key=shared.key, body=body)
     assert answer.status_code == 200
+
+
+MEGABYTE = 2**20
+CROWDED = {
+    "lists in an unknown field": b'{"prompt": "x", "a": [' + b"[]," * 100_000 + b"[]]}",
+    "objects in an unknown field": b'{"prompt": "x", "a": [' + b"{}," * 100_000 + b"{}]}",
+    "numbers in an unknown field": b'{"prompt": "x", "a": [' + b"1," * MEGABYTE + b"1]}",
+    "unknown fields": b'{"prompt": "x"' + b"".join(b',"a%d":1' % number for number in range(100_000)) + b"}",
+    "lists deep in a list": b'{"prompt": "x", "a": ' + b"[" * 90 + b"[]," * 100_000 + b"[]" + b"]" * 90 + b"}",
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@cases(CROWDED)
+def test_a_large_body_of_many_values_is_a_400_and_is_never_read_as_json(
+    shared: Server, prefix: str, body: bytes
+) -> None:
+    error = is_error(shared.ask("POST", f"{prefix}/flux-dev", key=shared.key, body=body), 400, prefix)
+    assert "more than 20000 commas" in str(error["message"])
+
+
+def test_what_a_large_body_may_legally_hold_is_not_taken_for_many_values(shared: Server) -> None:
+    fields = {
+        "prompt": ",[{" * 3333,
+        "image_prompt": "data:image/png;base64," + "QUJD+/" * MEGABYTE,
+        "webhook_url": "https://example.com/" + "," * 2000,
+        "webhook_secret": "[" * 1024,
+        "user": "{" * 256,
+    }
+    task = shared.submit(fields)
+    assert shared.record(task).generation.prompt == fields["prompt"]

@@ -22,6 +22,10 @@ from fluxserve.errors import InvalidRequest, JsonValue, MalformedJson
 
 #: Longest text of an `input` echoed in a 422.
 ECHO_LIMIT = 200
+#: Bodies over this many bytes are looked at before they are parsed: only a long text makes a legal one so large.
+LARGE = 256 * 1024
+#: More commas than all texts but a picture can hold; base64 has none.
+MAX_COMMAS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +59,27 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
 
 def parse_json(body: bytes) -> JsonValue:
     """The body as JSON; NaN and Infinity are no JSON. Raises MalformedJson."""
-    if not body.strip():
+    if not body or body.isspace():
         raise MalformedJson("The request body is empty. Send a JSON object with a prompt.")
+    if len(body) > LARGE and _has_many_values(body):
+        raise MalformedJson(f"The request body is JSON with more than {MAX_COMMAS} commas; no request has so many.")
     try:
         return cast("JsonValue", pydantic_core.from_json(body, allow_inf_nan=False))
     except ValueError:
         raise MalformedJson("The request body is not valid JSON.") from None
+
+
+def _has_many_values(body: bytes) -> bool:
+    """Whether parsing would take many times the body's size, and so long that nobody else is answered meanwhile.
+
+    Values stand beside each other with commas between, or inside each other, which the parser limits by itself.
+    """
+    place = -1
+    for _ in range(MAX_COMMAS + 1):
+        place = body.find(b",", place + 1)
+        if place < 0:
+            return False
+    return True
 
 
 @functools.cache
