@@ -17,6 +17,7 @@ from fluxserve.catalogue import Generation, ModelSpec, OutputFormat, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import (
     DiskFull,
+    FluxserveError,
     IdempotencyConflict,
     InsufficientCredits,
     JsonValue,
@@ -208,20 +209,22 @@ class Service:
         await self._store.extend_many([Lease(worker_id=worker_id, until=self._now() + self.settings.lease)])
 
     async def complete(self, task_id: str, fence: int, picture: bytes, suffix: OutputFormat, drawn: Drawn) -> bool:
-        """Keep the picture, then settle the task; False when the claim was lost before. Raises DiskFull.
+        """Keep the picture, then settle the task; False when the claim was lost before.
 
         The picture is safe on disk before the task is ready. Its name is new for every attempt, so an attempt
-        that comes too late can never touch the picture that was delivered.
+        that comes too late can never touch the picture that was delivered. Raises Unavailable or OSError when
+        nothing was written, and then leaves no copy: a caller that tries again for minutes must not fill the disk.
         """
         object_name = new_object_name(suffix)
-        await asyncio.to_thread(self._storage.put, object_name, picture)
         completion = Completion(
             task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None, now=self._now()
         )
         try:
+            await asyncio.to_thread(self._storage.put, object_name, picture)
             record = (await self._store.complete_many([completion]))[0]
-        except DiskFull:  # nothing was written, and the caller tries again: the space is needed for that
-            await asyncio.to_thread(self._storage.delete, object_name)
+        except (FluxserveError, OSError):
+            with contextlib.suppress(OSError):  # what went wrong first is what the caller has to know
+                await asyncio.to_thread(self._storage.delete, object_name)
             raise
         if record is None:
             await asyncio.to_thread(self._storage.delete, object_name)
@@ -280,17 +283,25 @@ class DiskGate:
 
     @property
     def is_low(self) -> bool:
-        """Less than the minimum is free."""
+        """Less than the minimum is free, or the folder is out of reach."""
         now = self._now()
         if not 0 <= now - self._checked_at < DISK_CHECK_S:
             self._checked_at = now
-            self._low = shutil.disk_usage(self._folder).free < self._minimum
+            self._low = self._look()
         return self._low
+
+    def _look(self) -> bool:
+        try:
+            return shutil.disk_usage(self._folder).free < self._minimum
+        except OSError:  # renamed away, or its mount has a hiccup
+            return True
 
     def check(self) -> None:
         """Raises DiskFull."""
         if self.is_low:
-            raise DiskFull("The server's disk is nearly full, so no task can be kept safely. Try again later.")
+            raise DiskFull(
+                "The server's disk is nearly full or out of reach, so no task can be kept safely. Try again later."
+            )
 
 
 def _extras(order: Order) -> dict[str, JsonValue]:
