@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import statistics
 import threading
@@ -9,7 +11,9 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from http_front import CHUNKED, GET, HOST, SHORT, Front, drip, post, read_answer, read_to_end, refusal
+import uvicorn
+from http_front import CHUNKED, GET, HOST, SHORT, App, Front, drip, post, read_answer, read_to_end, refusal
+from uvicorn.server import ServerState
 
 from fluxserve.api.http_protocol import FrontProtocol, Limits, caller_of, make_protocol
 
@@ -148,6 +152,64 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(front: Front) -> None:
         while front.protocol.per_address[address] and time.monotonic() < deadline:
             waiting.wait(0.05)
         assert not front.protocol.per_address[address]
+
+
+class Skipping(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
+class Filling(asyncio.Transport):
+    """A transport of which only the size of its buffer matters."""
+
+    unsent = 0
+    is_aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def close(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["a slow reader stays", "one who reads nothing is let go"])
+def test_who_takes_part_after_part_is_not_late_however_much_is_unsent(is_read: bool) -> None:
+    loop = Skipping()
+
+    async def watched() -> bool:
+        app, transport = App(), Filling()
+        config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None)
+        protocol = make_protocol(Limits())(config, ServerState(), {})
+        protocol.connection_made(transport)
+        protocol.data_received(GET.replace(b"/a", b"/held"))
+        protocol.pause_writing()
+        for period in range(20):
+            # Each part leaves and the next one is there before anybody looks: what is unsent only grows.
+            transport.unsent = 100_000 + (period if is_read else 0)
+            if is_read:
+                protocol.resume_writing()
+                protocol.pause_writing()
+            loop.skipped += 5.1
+            for _ in range(4):
+                await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        app.released.set()
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return transport.is_aborted
+
+    with contextlib.closing(loop):
+        assert loop.run_until_complete(watched()) is not is_read
 
 
 def test_connections_of_one_address_are_limited_and_counted_down() -> None:

@@ -149,6 +149,11 @@ class FrontProtocol(HttpToolsProtocol):
         if self._phase == "idle" and self.cycle.response_complete:
             super().timeout_keep_alive_handler()
 
+    def resume_writing(self) -> None:
+        """The client has taken most of what was sent; of an answer in parts the next one follows at once."""
+        self._sent_at = self.loop.time()
+        super().resume_writing()
+
     def _judge(self) -> None:
         size, hosts, version = len(self.url), [], self.parser.get_http_version()
         for name, value in self.headers:
