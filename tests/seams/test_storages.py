@@ -39,6 +39,11 @@ STRANGE_NAMES = [
 ]
 
 
+def read(storage: Storage, name: str) -> bytes:
+    with storage.open(name) as picture:
+        return picture.read(picture.size)
+
+
 @pytest.fixture(params=STORAGES)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return STORAGES[request.param](tmp_path)
@@ -49,7 +54,7 @@ def test_what_was_put_is_what_one_gets(storage: Storage, output_format: OutputFo
     name = new_object_name(output_format)
     data = bytes(range(256)) * 8000
     storage.put(name, data)
-    assert storage.get(name) == data
+    assert read(storage, name) == data
     assert name.endswith("." + output_format)
 
 
@@ -62,7 +67,7 @@ def test_names_are_new_every_time_and_of_one_form() -> None:
 def test_what_is_not_there_is_gone(storage: Storage) -> None:
     storage.put(new_object_name("png"), b"another")
     with pytest.raises(PictureGone):
-        storage.get(new_object_name("png"))
+        read(storage, new_object_name("png"))
 
 
 def test_a_deleted_picture_is_gone_and_deleting_it_again_is_fine(storage: Storage) -> None:
@@ -72,20 +77,43 @@ def test_a_deleted_picture_is_gone_and_deleting_it_again_is_fine(storage: Storag
     for _ in range(2):
         storage.delete(deleted)
         with pytest.raises(PictureGone):
-            storage.get(deleted)
-    assert storage.get(kept) == kept.encode()
+            read(storage, deleted)
+    assert read(storage, kept) == kept.encode()
+
+
+def test_a_picture_is_read_in_parts_up_to_its_end(storage: Storage) -> None:
+    name, data = new_object_name("png"), bytes(range(250)) * 10
+    storage.put(name, data)
+    with storage.open(name) as picture:
+        assert picture.size == 2500
+        parts = [picture.read(999) for _ in range(5)]
+    assert [len(part) for part in parts] == [999, 999, 502, 0, 0]
+    assert b"".join(parts) == data
+
+
+@pytest.mark.parametrize("act", ["delete", "replace"])
+def test_an_open_picture_stays_as_it_was(storage: Storage, act: str) -> None:
+    name, data = new_object_name("png"), b"first" * 100_000
+    storage.put(name, data)
+    with storage.open(name) as picture:
+        begin = picture.read(10)
+        if act == "delete":
+            storage.delete(name)
+        else:
+            storage.put(name, b"second")
+        assert begin + picture.read(picture.size) == data
 
 
 def test_putting_again_replaces_the_whole_picture(storage: Storage) -> None:
     name = new_object_name("webp")
     storage.put(name, b"long" * 1000)
     storage.put(name, b"short")
-    assert storage.get(name) == b"short"
+    assert read(storage, name) == b"short"
 
 
 @pytest.mark.parametrize("name", STRANGE_NAMES)
 def test_names_that_were_not_made_here_lead_nowhere(storage: Storage, name: str) -> None:
-    for act in (storage.get, storage.delete, lambda strange: storage.put(strange, b"")):
+    for act in (storage.open, storage.delete, lambda strange: storage.put(strange, b"")):
         with pytest.raises(PictureGone):
             act(name)
 
@@ -109,7 +137,7 @@ def test_names_may_be_deleted_while_they_are_listed(storage: Storage) -> None:
         for other in names:
             storage.delete(other)
         with pytest.raises(PictureGone):
-            storage.get(name)
+            read(storage, name)
     assert 1 <= listed <= 50
 
 
@@ -120,7 +148,7 @@ def test_threads_may_put_and_get_at_once(storage: Storage) -> None:
         for _ in range(20):
             name, data = new_object_name("png"), bytes([number]) * 5000
             storage.put(name, data)
-            if storage.get(name) != data:
+            if read(storage, name) != data:
                 faults.append(name)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

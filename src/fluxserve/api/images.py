@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from starlette.types import Receive, Scope, Send
 
 from fluxserve.api.cors import Cors
-from fluxserve.api.responses import Headers, send_error
-from fluxserve.delivery.links import LinkSigner
-from fluxserve.delivery.storage import Storage
+from fluxserve.api.responses import send_error
+from fluxserve.delivery.links import LinkSigner, PictureLink
+from fluxserve.delivery.storage import Picture, Storage
 from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
 
+#: Most bytes of a picture that one caller makes the server hold; smaller pictures are sent at once.
+PART = 256 * 1024
 _ALLOW = b"GET, HEAD"
 _SAFE = [
     (b"x-content-type-options", b"nosniff"),
@@ -43,35 +45,51 @@ class Pictures:
         if await self._cors.answer_preflight(scope, send):
             return
         cors = self._cors.headers(scope)
+        now = self._now()
         try:
-            headers, picture = await self._picture(scope)
+            name, link = self._link(scope, now)
+            picture, part = await asyncio.to_thread(self._open, link.object_name, scope["method"] == "GET")
         except FluxserveError as error:
             allow = [(b"allow", _ALLOW)] if isinstance(error, MethodNotAllowed) else []
             await send_error(send, error, None, [*cors, *allow])
             return
-        await _send(send, 200, [*headers, *cors], picture if scope["method"] == "GET" else b"")
+        with picture:
+            headers = [
+                (b"content-type", b"image/" + link.object_name.rpartition(".")[2].encode()),
+                (b"content-length", b"%d" % picture.size),
+                (b"content-disposition", b'inline; filename="%b"' % name.encode()),
+                (b"cache-control", b"private, max-age=%d" % (link.expires_at - now)),
+                *_SAFE,
+                *cors,
+            ]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await _send_rest(send, picture, part, picture.size if scope["method"] == "GET" else 0)
 
-    async def _picture(self, scope: Scope) -> tuple[Headers, bytes]:
-        """Headers and bytes; raises MethodNotAllowed, UnknownRoute, LinkRefused, PictureGone."""
+    def _link(self, scope: Scope, now: float) -> tuple[str, PictureLink]:
+        """The name a picture is saved under, and the link; raises MethodNotAllowed, UnknownRoute, LinkRefused."""
         if scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("Pictures are fetched with GET.")
         parts = scope["path"].split("/")
         if len(parts) != 4:
             raise UnknownRoute("There is nothing at this path. Use a picture's link exactly as the task gave it.")
         _, _, token, name = parts
-        now = self._now()
-        link = self._signer.open_picture(token, name, now)
-        picture = await asyncio.to_thread(self._storage.get, link.object_name)
-        headers = [
-            (b"content-type", b"image/" + link.object_name.rpartition(".")[2].encode()),
-            (b"content-length", b"%d" % len(picture)),
-            (b"content-disposition", b'inline; filename="%b"' % name.encode()),
-            (b"cache-control", b"private, max-age=%d" % (link.expires_at - now)),
-            *_SAFE,
-        ]
-        return headers, picture
+        return name, self._signer.open_picture(token, name, now)
+
+    def _open(self, object_name: str, is_wanted: bool) -> tuple[Picture, bytes]:
+        """The picture and its first part, in one visit to a thread; raises PictureGone."""
+        picture = self._storage.open(object_name)
+        return picture, picture.read(PART) if is_wanted else b""
 
 
-async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _send_rest(send: Send, picture: Picture, part: bytes, size: int) -> None:
+    """`part`, then what follows it, part by part as the caller takes them."""
+    left = size - len(part)
+    await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+    while left > 0:
+        # Waits until the last part has left: of a caller who does not read, one part is held and not two.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        part = await asyncio.to_thread(picture.read, PART)
+        if not part:
+            raise OSError("A picture became shorter while it was sent.")
+        left -= len(part)
+        await send({"type": "http.response.body", "body": part, "more_body": left > 0})

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 from fluxserve.catalogue import OutputFormat
@@ -28,14 +29,31 @@ _LEFTOVER_AGE = 3600
 _UNFOLLOWED = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Picture(Protocol):
+    """A picture that is being read. `read` may block; leaving its `with` block closes it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole picture."""
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, `limit` of them where there are as many; nothing at the end."""
+
+    def __enter__(self) -> Picture: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Storage(Protocol):
     """Where pictures lie. Every method may block: callers use a thread."""
 
     def put(self, object_name: str, data: bytes) -> None:
         """Keep `data`; when this returns it survives a power cut. Raises DiskFull."""
 
-    def get(self, object_name: str) -> bytes:
-        """The whole picture. Raises PictureGone."""
+    def open(self, object_name: str) -> Picture:
+        """The picture, for reading; it stays readable and as it was until it is closed. Raises PictureGone."""
 
     def delete(self, object_name: str) -> None:
         """Forget a picture; one that is not there is already forgotten."""
@@ -48,6 +66,31 @@ def new_object_name(output_format: OutputFormat) -> str:
     """A name that nobody can guess and nothing else has."""
     random = secrets.token_hex(16)
     return f"{random[:2]}/{random}.{output_format}"
+
+
+class LocalPicture:
+    """An open file; it outlives its name."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = open(descriptor, "rb")  # noqa: SIM115  (a descriptor, closed by `__exit__`)
+        self._size = os.fstat(descriptor).st_size
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole picture."""
+        return self._size
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes."""
+        return self._file.read(limit)
+
+    def __enter__(self) -> LocalPicture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 class LocalStorage:
@@ -82,8 +125,8 @@ class LocalStorage:
                 raise DiskFull("There is no space left for pictures on the server's disk.") from None
             raise
 
-    def get(self, object_name: str) -> bytes:
-        """The picture's bytes; links in the folder are not followed."""
+    def open(self, object_name: str) -> Picture:
+        """The picture's file; links in the folder are not followed."""
         path = self._path(object_name)
         try:
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | _UNFOLLOWED)
@@ -95,8 +138,7 @@ class LocalStorage:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise _gone() from None
             raise
-        with open(file, "rb") as picture:  # noqa: PTH123  (a descriptor, not a path)
-            return picture.read()
+        return LocalPicture(file)
 
     def delete(self, object_name: str) -> None:
         """Remove the file."""

@@ -1,11 +1,12 @@
 import asyncio
+import os
 from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Send
 
-from fluxserve.api.images import Pictures
+from fluxserve.api.images import PART, Pictures
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import LocalStorage, new_object_name
 
@@ -24,10 +25,16 @@ class Server:
         self.now = NOW
         self.app = Pictures(self.signer, self.storage, lambda: self.now, [ORIGIN + "/"])
 
-    def picture(self, suffix: str = "jpeg") -> str:
+    def picture(self, suffix: str = "jpeg", data: bytes = PICTURE) -> str:
         name = new_object_name("png")[:-3] + suffix
-        self.storage.put(name, PICTURE)
+        self.storage.put(name, data)
         return self.signer.sign_picture(name, int(self.now) + 600)
+
+    async def serve(self, method: str, path: str, send: Send) -> None:
+        async def receive() -> Message:
+            raise AssertionError("nothing is read")
+
+        await self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
 
     def sent(self, method: str, path: str) -> list[Message]:
         """The ASGI messages themselves."""
@@ -36,10 +43,7 @@ class Server:
         async def send(message: Message) -> None:
             messages.append(message)
 
-        async def receive() -> Message:
-            raise AssertionError("nothing is read")
-
-        asyncio.run(self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send))
+        asyncio.run(self.serve(method, path, send))
         return messages
 
     def ask(self, method: str, path: str, **headers: str) -> httpx.Response:
@@ -83,11 +87,80 @@ def test_a_head_gives_the_same_headers_without_the_picture(server: Server) -> No
     head, get = server.ask("HEAD", path), server.ask("GET", path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers == get.headers
-    assert server.sent("HEAD", path)[1:] == [{"type": "http.response.body", "body": b""}]
+    assert server.sent("HEAD", path)[1:] == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
 def test_a_picture_is_sent_at_once(server: Server) -> None:
-    assert server.sent("GET", server.picture())[1:] == [{"type": "http.response.body", "body": PICTURE}]
+    whole = {"type": "http.response.body", "body": PICTURE, "more_body": False}
+    assert server.sent("GET", server.picture())[1:] == [whole]
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 1000])
+def test_a_picture_is_sent_whole_in_parts_that_have_a_limit(server: Server, size: int) -> None:
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    path = server.picture(data=data)
+    start, *parts = server.sent("GET", path)
+    assert (b"content-length", b"%d" % size) in start["headers"]
+    assert b"".join(part["body"] for part in parts) == data
+    assert max(len(part["body"]) for part in parts) <= PART
+    assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
+    assert (len(parts) == 1) == (size <= PART)
+    assert len(server.sent("HEAD", path)) == 2
+    assert server.ask("GET", path).content == data
+
+
+class Taker:
+    """Takes what it is sent only after `take`, and looks at the server's open files meanwhile."""
+
+    def __init__(self, server: Server, path: str) -> None:
+        self.body = b""
+        self._taken = asyncio.Semaphore(0)
+        self._came = asyncio.Semaphore(0)
+        self.task = asyncio.create_task(server.serve("GET", path, self._send))
+
+    async def _send(self, message: Message) -> None:
+        self.body += message.get("body", b"")
+        self._came.release()
+        await self._taken.acquire()
+
+    async def came(self) -> None:
+        await self._came.acquire()
+
+    def take(self, messages: int) -> None:
+        for _ in range(messages):
+            self._taken.release()
+
+
+def open_pictures(folder: Path) -> int:
+    links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    return sum(link.startswith(str(folder)) for link in links)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+@pytest.mark.parametrize("end", ["whole", "cancelled"])
+def test_a_caller_who_does_not_take_a_part_is_not_sent_the_next(server: Server, tmp_path: Path, end: str) -> None:
+    data = bytes(range(256)) * (PART // 64)
+    path = server.picture(data=data)
+
+    async def scenario() -> None:
+        taker = Taker(server, path)
+        for _ in range(2):  # The start, then the first part, which is not taken.
+            await taker.came()
+            assert open_pictures(tmp_path) == 1
+            taker.take(1)
+        await taker.came()
+        assert len(taker.body) == PART
+        server.storage.delete(next(iter(server.storage.names_older_than(1e12))))
+        if end == "cancelled":
+            taker.task.cancel()
+            await asyncio.wait([taker.task])
+        else:
+            taker.take(100)
+            await taker.task
+            assert taker.body == data
+        assert open_pictures(tmp_path) == 0
+
+    asyncio.run(scenario())
 
 
 def test_keys_and_other_headers_and_ranges_change_nothing(server: Server) -> None:

@@ -50,7 +50,8 @@ async def test_polls_see_a_task_on_its_whole_way(house: House) -> None:
     assert view.state is State.READY
     assert view.record is not None
     assert view.record.drawn == DRAWN
-    assert house.storage.get(view.record.object_name or "") == b"picture"
+    with house.storage.open(view.record.object_name or "") as picture:
+        assert picture.read(picture.size) == b"picture"
     assert (view.record.object_name or "").endswith(".png")
 
 
