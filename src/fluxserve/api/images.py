@@ -41,7 +41,6 @@ class Pictures:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One download, or a browser's question whether it may."""
-        del receive
         if await self._cors.answer_preflight(scope, send):
             return
         cors = self._cors.headers(scope)
@@ -63,7 +62,10 @@ class Pictures:
                 *cors,
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _send_rest(send, picture, part, picture.size if scope["method"] == "GET" else 0)
+            left = picture.size - len(part) if scope["method"] == "GET" else 0
+            await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+            if left > 0:
+                await _send_rest(receive, send, picture, left)
 
     def _link(self, scope: Scope, now: float) -> tuple[str, PictureLink]:
         """The name a picture is saved under, and the link; raises MethodNotAllowed, UnknownRoute, LinkRefused."""
@@ -81,15 +83,25 @@ class Pictures:
         return picture, picture.read(PART) if is_wanted else b""
 
 
-async def _send_rest(send: Send, picture: Picture, part: bytes, size: int) -> None:
-    """`part`, then what follows it, part by part as the caller takes them."""
-    left = size - len(part)
-    await send({"type": "http.response.body", "body": part, "more_body": left > 0})
-    while left > 0:
-        # Waits until the last part has left: of a caller who does not read, one part is held and not two.
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        part = await asyncio.to_thread(picture.read, PART)
-        if not part:
-            raise OSError("A picture became shorter while it was sent.")
-        left -= len(part)
-        await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+async def _send_rest(receive: Receive, send: Send, picture: Picture, left: int) -> None:
+    """The last `left` bytes, part by part as the caller takes them, for as long as there is a caller."""
+    hung_up = asyncio.ensure_future(_hung_up(receive))
+    try:
+        while left > 0:
+            # Waits until the last part has left: of a caller who does not read, one part is held and not two.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+            if hung_up.done():
+                return
+            part = await asyncio.to_thread(picture.read, PART)
+            if not part:
+                raise OSError("A picture became shorter while it was sent.")
+            left -= len(part)
+            await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+    finally:
+        hung_up.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Returns when the caller has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

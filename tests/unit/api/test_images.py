@@ -30,9 +30,15 @@ class Server:
         self.storage.put(name, data)
         return self.signer.sign_picture(name, int(self.now) + 600)
 
-    async def serve(self, method: str, path: str, send: Send) -> None:
+    async def serve(self, method: str, path: str, send: Send, gone: asyncio.Event | None = None) -> None:
+        """One request of a caller who hangs up when `gone` is set."""
+        messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
         async def receive() -> Message:
-            raise AssertionError("nothing is read")
+            if messages:
+                return messages.pop()
+            await (gone or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
 
         await self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
 
@@ -116,7 +122,8 @@ class Taker:
         self.body = b""
         self._taken = asyncio.Semaphore(0)
         self._came = asyncio.Semaphore(0)
-        self.task = asyncio.create_task(server.serve("GET", path, self._send))
+        self.gone = asyncio.Event()
+        self.task = asyncio.create_task(server.serve("GET", path, self._send, self.gone))
 
     async def _send(self, message: Message) -> None:
         self.body += message.get("body", b"")
@@ -137,7 +144,7 @@ def open_pictures(folder: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
-@pytest.mark.parametrize("end", ["whole", "cancelled"])
+@pytest.mark.parametrize("end", ["whole", "cancelled", "hung up"])
 def test_a_caller_who_does_not_take_a_part_is_not_sent_the_next(server: Server, tmp_path: Path, end: str) -> None:
     data = bytes(range(256)) * (PART // 64)
     path = server.picture(data=data)
@@ -154,6 +161,13 @@ def test_a_caller_who_does_not_take_a_part_is_not_sent_the_next(server: Server, 
         if end == "cancelled":
             taker.task.cancel()
             await asyncio.wait([taker.task])
+        elif end == "hung up":
+            taker.gone.set()
+            for _ in range(5):  # Until the server has heard of it.
+                await asyncio.sleep(0)
+            taker.take(100)
+            await taker.task
+            assert len(taker.body) <= 2 * PART
         else:
             taker.take(100)
             await taker.task
