@@ -7,11 +7,13 @@ What it does not know: what a setting is used for.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -30,12 +32,24 @@ OTHER_VARIABLES = frozenset(
 )
 #: The checkpoint that ships inside the package.
 MINI = "mini"
+MAX_PORT = 65535
 
 EngineChoice = Literal["auto", "diffusion", "fake", "none"]
 
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def is_port(text: str) -> bool:
+    """Whether the text is the number of a port; systems take larger ones modulo 65536."""
+    return re.fullmatch("[0-9]{1,5}", text) is not None and int(text) <= MAX_PORT
+
+
+def _with_port(address: str) -> str:
+    if not is_port(address.rpartition(":")[2]):
+        raise PydanticCustomError("port", "the port has to be a number from 0 to 65535")
+    return address
 
 
 #: A list in the file, or one text with commas in the environment.
@@ -48,7 +62,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8808, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: int = Field(8808, ge=0, le=MAX_PORT, description="Port to listen on; 0 picks a free one.")
     data_dir: Path = Field(Path("fluxserve-data"), description="Folder that holds the database, pictures and keys.")
     public_url: str | None = Field(
         None,
@@ -92,7 +106,7 @@ class Settings(BaseSettings):
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
 
-    worker_listen: str | None = Field(
+    worker_listen: Annotated[str, AfterValidator(_with_port)] | None = Field(
         None, pattern=r"^[^:\s]+:\d+$", description="host:port for workers on other machines; needs worker_token."
     )
     worker_token: SecretStr | None = Field(None, description="Secret that workers on other machines present.")

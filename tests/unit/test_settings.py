@@ -131,6 +131,8 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
         ("models = 'mini'", "Setting models: Input should be a valid dictionary."),
         ("[models]\nflux-dev = 5", "Setting models.flux-dev: Input should be a valid string."),
         ("allowed_hosts = [1]", "Setting allowed_hosts.0: Input should be a valid string."),
+        ("worker_listen = '127.0.0.1:99999'", "Setting worker_listen: the port has to be a number from 0 to 65535."),
+        ("worker_listen = '127.0.0.1'", "Setting worker_listen: the port has to be a number from 0 to 65535."),
         ("port = -1\nworkers = -1", "; Setting workers: "),
     ],
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fluxserve.errors import ConfigurationError, WorkerRefused
+from fluxserve.settings import is_port
 
 #: Longest path of a unix socket that every system takes.
 MAX_SOCKET_PATH = 100
@@ -81,6 +82,8 @@ async def dial(address: str) -> Streams:
             raise WorkerRefused("The server's socket belongs to another user.")
         return reader, writer
     host, _, port = rest.rpartition(":")
-    if kind != "tcp" or not host or not port.isdigit():
-        raise ConfigurationError(f"{address!r} is no server address: use unix:PATH or tcp:HOST:PORT.")
+    if kind != "tcp" or not host or not is_port(port):
+        raise ConfigurationError(
+            f"{address!r} is no server address: use unix:PATH or tcp:HOST:PORT, with a port from 0 to 65535."
+        )
     return await asyncio.open_connection(host.strip("[]"), int(port))
