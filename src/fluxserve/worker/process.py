@@ -9,12 +9,17 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 
 from fluxserve import database, engine
-from fluxserve.errors import ConfigurationError
+from fluxserve.errors import ConfigurationError, FluxserveError
 from fluxserve.settings import Settings
 from fluxserve.worker.connection import make_run_dir, worker_lock
 from fluxserve.worker.loop import Worker
+
+logger = logging.getLogger(__name__)
+#: The exit status of a worker whose engine, or own code, raised what nobody expects.
+EXIT_BROKEN = 72
 
 
 def run_worker(settings: Settings, *, server: str, worker_id: str, parented: bool) -> None:
@@ -25,9 +30,25 @@ def run_worker(settings: Settings, *, server: str, worker_id: str, parented: boo
             lock = worker_lock(make_run_dir(settings.data_dir), worker_id)
             stack.enter_context(database.hold_lock(lock, what=f"The worker name {worker_id}"))
             stack.callback(lock.unlink, missing_ok=True)
-        asyncio.run(_work(settings, server, worker_id, token, parented=parented))
+        status = _status_of(_work(settings, server, worker_id, token, parented=parented))
     logging.shutdown()
-    os._exit(0)  # an engine that hangs would keep the interpreter from ending for ever
+    os._exit(status)  # an engine that hangs would keep the interpreter from ending for ever
+
+
+def _status_of(work: Coroutine[None, None, None]) -> int:
+    """Run to the end; raises our own errors, which say what to do."""
+    try:
+        asyncio.run(work)
+    except FluxserveError:
+        raise
+    except Exception as error:
+        logger.error(  # noqa: TRY400 - one line, unless somebody looks closer
+            "The worker broke and ends; at log level debug it says where",
+            extra={"action": "broke", "error": type(error).__name__},
+            exc_info=logger.isEnabledFor(logging.DEBUG),
+        )
+        return EXIT_BROKEN
+    return 0
 
 
 async def _work(settings: Settings, server: str, worker_id: str, token: str, *, parented: bool) -> None:
