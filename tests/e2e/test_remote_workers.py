@@ -16,8 +16,11 @@ import msgspec
 import pytest
 from servers import FLUXSERVE, MakeServer, Server, environment, run, until
 
+from fluxserve.catalogue import Generation, Size
+from fluxserve.fleet.local import EXIT_CONFIGURATION
 from fluxserve.worker import protocol
 from fluxserve.worker.connection import Streams, run_dir
+from fluxserve.worker.process import EXIT_BROKEN
 
 TOKEN = "a-token-for-workers"
 StartWorker = Callable[..., subprocess.Popen[bytes]]
@@ -86,6 +89,43 @@ def test_a_remote_worker_cannot_take_the_name_of_a_local_one(server: Server, pla
     assert ended.returncode == 1
 
 
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:99999", "tcp:127.0.0.1:", "127.0.0.1:8808"])
+def test_a_worker_with_an_address_that_cannot_be_is_told_so_and_ends(address: str) -> None:
+    ended = run("worker", "--server", address, engine="fake", worker_token=TOKEN)
+    assert ended.returncode == EXIT_CONFIGURATION
+    assert f"{address!r} is no server address: use unix:PATH or tcp:HOST:PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_worker_whose_engine_breaks_says_so_in_one_line_and_ends(level: str) -> None:
+    unheard_of = Generation(
+        model="flux-dev", prompt="a red apple", size=Size(256, 256), seed=1, steps=0, guidance=3.5, output_format="jpeg"
+    )
+
+    async def play() -> tuple[int | None, str]:
+        arrived: asyncio.Queue[Streams] = asyncio.Queue()
+        listener = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
+        command = [*FLUXSERVE, "worker", "--server", f"tcp:127.0.0.1:{listener.sockets[0].getsockname()[1]}"]
+        worker = await asyncio.create_subprocess_exec(
+            *command, stderr=asyncio.subprocess.PIPE, env=environment({"engine": "fake", "log_level": level})
+        )
+        _, writer = await asyncio.wait_for(arrived.get(), 20.0)
+        writer.write(protocol.to_frame(protocol.Welcome(heartbeat=5.0, lease=30.0, kept=())))
+        task = protocol.Assignment(task_id="t1", fence=1, generation=unheard_of)
+        writer.write(protocol.to_frame(protocol.Tasks(assignments=(task,))))
+        _, said = await asyncio.wait_for(worker.communicate(), 20.0)
+        writer.close()
+        listener.close()
+        return worker.returncode, said.decode()
+
+    status, said = asyncio.run(play())
+    assert status == EXIT_BROKEN
+    assert said.count("The worker broke and ends") == 1
+    assert "ZeroDivisionError" in said
+    assert ("Traceback" in said) == (level == "debug")
+
+
 def test_a_killed_remote_worker_loses_its_lease_and_another_draws(server: Server, start_worker: StartWorker) -> None:
     first = start_worker(fake_latency="60")
     task = server.submit("a red apple")
@@ -95,6 +135,16 @@ def test_a_killed_remote_worker_loses_its_lease_and_another_draws(server: Server
     start_worker()
     assert server.wait(task, within=10.0)["status"] == "Ready"
     assert fence(server, task) == 2
+
+
+def test_a_worker_that_asks_less_often_than_its_server_wants_is_not_taken_for_hung(
+    server: Server, start_worker: StartWorker
+) -> None:
+    start_worker(fake_latency="4", fake_steps="1", heartbeat="60", lease="600")  # the server's lease is 2 s
+    task = server.submit("a red apple")
+    assert server.wait(task)["status"] == "Ready"
+    assert fence(server, task) == 1
+    assert "A worker hangs" not in server.log
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

@@ -113,7 +113,7 @@ class Gateway:
     async def _welcome(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_local: bool
     ) -> Session | None:
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        with contextlib.suppress(OSError):  # it says nothing in time, or it is gone
             try:
                 hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
                 reason = objection(hello, is_local=is_local, token=self._token)
@@ -145,6 +145,7 @@ class Gateway:
         logger.info(
             "Worker ready",
             extra={"action": "worker_ready", "worker": session.id, "engine": hello.engine, "kept": len(kept)},
+                lease=self._service.settings.lease,
         )
         self._on_ready(session.id)
         return session

@@ -59,7 +59,10 @@ class Worker:
         self._over = asyncio.Event()
         self._called_at: float | None = None
         self._longest_call = 0.0
-        self._patience = settings.lease
+        self._warming = 0.0
+        #: The server's, once it has said them: it is the server that declares a silent worker dead.
+        self._heartbeat, self._lease = settings.heartbeat, settings.lease
+        self._welcomed = asyncio.Event()
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-engine")
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-encoder")
         self._encodings: set[asyncio.Task[None]] = set()
@@ -71,7 +74,7 @@ class Worker:
         seconds = time.monotonic() - started
         logger.info("Engine warm", extra={"action": "warm", "seconds": round(seconds, 2)})
         # Warming draws a picture too, so where it is slow, a single step may be as well.
-        self._patience, self._longest_call = max(self._settings.lease, seconds), 0.0
+        self._warming, self._longest_call = seconds, 0.0
         parts = [
             asyncio.create_task(part)
             for part in (self._stay_connected(), self._draw(), self._beat(), self._over.wait())
@@ -118,8 +121,7 @@ class Worker:
                     logger.warning("No server answers yet", extra={"action": "dialling", "server": self._server})
                 told = True
             else:
-                with contextlib.suppress(ConnectionError):
-                    await self._converse(streams)
+                await self._converse(streams)
                 lost_at, told = time.monotonic(), False
             await asyncio.sleep(REDIAL_S)
 
@@ -137,6 +139,8 @@ class Worker:
             if not isinstance(welcome, p.Welcome):
                 return
             self._writer = writer
+            self._heartbeat, self._lease = welcome.heartbeat, welcome.lease
+            self._welcomed.set()
             self._resume(welcome)
             while (message := await p.read_from_server(reader)) is not None:
                 self._receive(message)
@@ -185,6 +189,7 @@ class Worker:
                 self._end_if_done()
             case p.Discard():
                 self._drop(ref_of(message.task_id, message.fence))
+                self._want()
             case p.Drain():
                 self.drain()
             case p.Welcome() | p.Refused():
@@ -212,8 +217,10 @@ class Worker:
     async def _beat(self) -> None:
         """Heartbeats; and the end of a worker whose engine hangs."""
         while True:
-            await asyncio.sleep(min(self._settings.heartbeat, self._settings.lease / 3))
-            limit = max(self._patience, HANG_FACTOR * self._longest_call)
+            with contextlib.suppress(TimeoutError):  # at once where the server may want to hear it more often
+                await asyncio.wait_for(self._welcomed.wait(), min(self._heartbeat, self._lease / 3))
+            self._welcomed.clear()
+            limit = max(self._lease, self._warming, HANG_FACTOR * self._longest_call)
             if self._called_at is not None and time.monotonic() - self._called_at > limit:
                 logger.error("The engine hangs", extra={"action": "hung", "limit_s": round(limit, 1)})
                 os._exit(EXIT_HUNG)  # a stuck kernel cannot be interrupted; the process is the unit that is replaced

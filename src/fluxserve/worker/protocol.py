@@ -50,9 +50,13 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
-    """The worker is in; `kept` are the claims it may go on with, all others are lost."""
+    """The worker is in; `kept` are the claims it may go on with, all others are lost.
+
+    It has to be heard every `heartbeat` seconds; silent for `lease` seconds it loses its claims.
+    """
 
     heartbeat: float
+    lease: float
     kept: tuple[Held, ...]
 
 
@@ -164,7 +168,7 @@ async def read_frame(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME) ->
         if length > limit:
             raise WorkerProtocolError(f"A frame of {length} bytes is over the limit of {limit}.")
         return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, OSError):  # whatever the network says: the other end is out of reach
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import struct
 
 import pytest
@@ -33,7 +34,7 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Returned(held=HELD),
 ]  # fmt: skip
 FROM_SERVER: list[p.FromServer] = [
-    p.Welcome(heartbeat=5.0, kept=HELD),
+    p.Welcome(heartbeat=5.0, lease=30.0, kept=HELD),
     p.Refused(reason="The worker token is wrong."),
     p.Tasks(
         assignments=(
@@ -102,6 +103,17 @@ def test_a_message_may_arrive_in_single_bytes() -> None:
 def test_a_stream_that_ends_inside_a_frame_is_a_worker_that_is_gone(cut: int) -> None:
     whole = p.to_frame(FROM_WORKER[0])
     assert asyncio.run(read_all_from_worker(whole + whole[:cut])) == [FROM_WORKER[0]]
+
+
+@pytest.mark.parametrize("number", [errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
+def test_a_network_that_breaks_is_the_end_of_the_stream_on_both_sides(number: int) -> None:
+    async def read() -> None:
+        for read_message in (p.read_from_server, p.read_from_worker):
+            reader = stream(b"\0\0", ended=False)
+            reader.set_exception(OSError(number, "as the system says it"))
+            assert await read_message(reader) is None
+
+    asyncio.run(read())
 
 
 def test_a_frame_over_the_limit_is_refused_before_it_is_read() -> None:

@@ -1,0 +1,105 @@
+"""The worker's loop against a server played by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from builders import generation, in_event_loop
+from fluxserve.catalogue import Generation
+from fluxserve.engine.base import Engine, Event
+from fluxserve.engine.fake import FakeEngine
+from fluxserve.settings import Settings
+from fluxserve.worker import protocol as p
+from fluxserve.worker.connection import Streams
+from fluxserve.worker.loop import Worker
+
+SETTINGS = Settings(heartbeat=60, lease=600)
+PATIENCE_S = 5.0
+TASK = p.Assignment(task_id="t1", fence=1, generation=generation())
+
+
+@asynccontextmanager
+async def hired(engine: Engine, welcome: p.Welcome) -> AsyncIterator[tuple[asyncio.Task[None], Streams]]:
+    """A worker that was let in: its running loop, and the server's end of its connection."""
+    arrived: asyncio.Queue[Streams] = asyncio.Queue()
+    server = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    worker = Worker(
+        engine=engine, settings=SETTINGS, server=f"tcp:{host}:{port}", worker_id="w1", parented=False
+    )  # fmt: skip
+    running = asyncio.create_task(worker.run())
+    reader, writer = await asyncio.wait_for(arrived.get(), PATIENCE_S)
+    try:
+        assert isinstance(await p.read_from_worker(reader), p.Hello)
+        writer.write(p.to_frame(welcome))
+        yield running, (reader, writer)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError, ZeroDivisionError):
+            await running
+        writer.close()
+        server.close()
+
+
+async def heard(reader: asyncio.StreamReader, kind: type[p.FromWorker]) -> None:
+    """Read until the worker says this."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not isinstance(await p.read_from_worker(reader), kind):
+            pass
+
+
+@pytest.mark.parametrize("welcome", [
+    p.Welcome(heartbeat=0.02, lease=600, kept=()),
+    p.Welcome(heartbeat=60, lease=0.06, kept=()),
+])  # fmt: skip
+def test_a_worker_is_heard_as_often_as_its_server_asks(welcome: p.Welcome) -> None:
+    """Its own settings would leave it silent for a minute."""
+
+    async def play() -> None:
+        async with hired(FakeEngine(SETTINGS), welcome) as (_, (reader, _)):
+            for _ in range(3):
+                await heard(reader, p.Heartbeat)
+
+    asyncio.run(play())
+
+
+@in_event_loop
+async def test_a_worker_that_is_told_to_discard_a_task_asks_for_another() -> None:
+    async with hired(FakeEngine(SETTINGS), p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        await heard(reader, p.Want)
+        writer.write(p.to_frame(p.Discard(task_id="never heard of", fence=1)))
+        await heard(reader, p.Want)
+
+
+class BreaksAtAdmission(FakeEngine):
+    """An engine with a defect."""
+
+    def admit(self, ref: str, generation: Generation) -> None:
+        """Raise."""
+        raise ZeroDivisionError(ref, generation)
+
+
+class BreaksAtAStep(FakeEngine):
+    """An engine with a defect."""
+
+    def step(self) -> Sequence[Event]:
+        """Raise."""
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("engine", [BreaksAtAdmission, BreaksAtAStep])
+def test_a_broken_engine_ends_its_worker_and_hangs_up(engine: type[FakeEngine]) -> None:
+    async def play() -> None:
+        async with hired(engine(SETTINGS), p.Welcome(heartbeat=60, lease=600, kept=())) as (running, (reader, writer)):
+            writer.write(p.to_frame(p.Tasks(assignments=(TASK,))))
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(running, PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                while await p.read_from_worker(reader) is not None:
+                    pass
+
+    asyncio.run(play())
