@@ -181,6 +181,17 @@ def test_a_task_that_cannot_be_drawn_ends_in_error_and_its_worker_lives_on(
     assert server.wait(server.submit("a red apple"))["status"] == "Ready"
 
 
+def test_two_workers_draw_a_burst_side_by_side(make_server: MakeServer) -> None:
+    server = make_server(workers="2", fake_latency="2").start()
+    until(lambda: server.log.count("Worker ready") == 2, 10.0, "both workers are ready")
+    tasks = [server.submit(f"apple {number}") for number in range(8)]
+    until(lambda: len(server.rows("SELECT 1 FROM tasks WHERE state = 'running'")) == 8, 1.5, "all are handed out")
+    shares = server.rows("SELECT count(*) FROM tasks GROUP BY worker_id ORDER BY 1")
+    assert len(shares) == 2
+    assert min(shares) >= (3,)
+    assert [server.wait(task)["status"] for task in tasks] == ["Ready"] * 8
+
+
 def test_a_worker_told_to_end_finishes_its_picture_and_gives_the_rest_back(make_server: MakeServer) -> None:
     server = make_server(fake_latency="1").start()
     (worker,) = server.workers()

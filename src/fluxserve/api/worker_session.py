@@ -1,11 +1,12 @@
-"""One connected worker as the server sees it: who it is, what it holds, whether it is let in."""
+"""One connected worker as the server sees it: who it is, what it holds, what it gets next, whether it is let in."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxserve.catalogue import OutputFormat
@@ -22,13 +23,15 @@ _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Claim:
     """A task that a worker holds.
 
-    `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down.
+    `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
+    `missed`: heartbeats in a row that did not name it.
     """
 
     fence: int
     output_format: OutputFormat
     step: int | None = None
     settling: bool = False
+    missed: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +53,16 @@ class Session:
         """The worker's id."""
         return self.hello.worker_id
 
+    @property
+    def is_open(self) -> bool:
+        """It takes tasks and wants some."""
+        return self.wanted > 0 and not (self.draining or self.closed)
+
+    @property
+    def room(self) -> int:
+        """Tasks that its engine could draw at once with what it has; what comes on top waits there."""
+        return max(0, self.hello.capacity - sum(not claim.settling for claim in self.claims.values()))
+
     def send(self, message: p.FromServer) -> None:
         """Queue a message; a dead socket shows on the reading side."""
         if not self.writer.is_closing():
@@ -64,6 +77,34 @@ class Session:
 def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
     """Claims on running tasks, not yet begun as far as is known."""
     return {record.id: Claim(record.fence, record.generation.output_format) for record in records}
+
+
+def portion(session: Session, others: Sequence[Session], waiting: int) -> tuple[tuple[str, ...], int]:
+    """Models and number of tasks to claim for the session now, where about `waiting` tasks wait.
+
+    Engines are filled before anything is handed out ahead, and what there is is spread over those that can draw it:
+    of two idle workers none draws a whole burst while the other looks on.
+    """
+    peers = [other for other in others if other.is_open and other.room > 0]
+    models, most = session.hello.models, session.room
+    if not most:
+        taken = {model for other in peers for model in other.hello.models}
+        models, most = tuple(model for model in models if model not in taken), session.wanted
+        peers = [other for other in others if other.is_open]
+    sharing = 1 + sum(not set(models).isdisjoint(other.hello.models) for other in peers)
+    share = max(1, math.ceil(waiting / sharing))
+    return models, min(session.wanted, most, share)
+
+
+def unknown_to(session: Session, held: Iterable[p.Held]) -> dict[str, Claim]:
+    """Claims that the worker does not know of, as its heartbeat shows: it never got them, or has lost them.
+
+    One heartbeat alone proves nothing, for the tasks may have been on their way to it; two do.
+    """
+    named = {(entry.task_id, entry.fence) for entry in held}
+    for task_id, claim in session.claims.items():
+        claim.missed = 0 if claim.settling or (task_id, claim.fence) in named else claim.missed + 1
+    return {task_id: claim for task_id, claim in session.claims.items() if claim.missed > 1}
 
 
 def losses_of(claims: Mapping[str, Claim], *, suspected: bool) -> list[Lost]:

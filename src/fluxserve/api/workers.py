@@ -13,7 +13,15 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from fluxserve.api.worker_session import Claim, Session, claims_of, losses_of, objection
+from fluxserve.api.worker_session import (
+    Claim,
+    Session,
+    claims_of,
+    losses_of,
+    objection,
+    portion,
+    unknown_to,
+)
 from fluxserve.errors import FluxserveError, WorkerProtocolError
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import Drawn, Reason, TaskRecord
@@ -137,6 +145,7 @@ class Gateway:
         session.send(
             p.Welcome(
                 heartbeat=self._service.settings.heartbeat,
+                lease=self._service.settings.lease,
                 kept=tuple(p.Held(task_id=record.id, fence=record.fence) for record in kept),
             )
         )
@@ -145,7 +154,6 @@ class Gateway:
         logger.info(
             "Worker ready",
             extra={"action": "worker_ready", "worker": session.id, "engine": hello.engine, "kept": len(kept)},
-                lease=self._service.settings.lease,
         )
         self._on_ready(session.id)
         return session
@@ -154,36 +162,62 @@ class Gateway:
         """What the worker held before and does not present now never reached it, or was given up: back in the queue."""
         former = self._departed.pop(session.id, {})
         if (stale := self._sessions.get(session.id)) is not None:
+            # The worker dialled again before the old connection was seen to be dead. What it handed in over that
+            # one stays there until it is written down, for the worker may not hand it in again.
             former = former | stale.claims
-            stale.claims = {}  # the worker dialled again before the old connection was seen to be dead
+            stale.claims = {task_id: claim for task_id, claim in stale.claims.items() if claim.settling}
             stale.close()
             stale.writer.transport.abort()
         missing = {task_id: claim for task_id, claim in former.items() if task_id not in session.claims}
         self._give_back(missing)
 
     async def _dispatch_while_open(self, session: Session) -> None:
+        try:
+            await self._keep_dispatching(session)
+        except Exception:  # a live connection that nobody hands tasks to would look ready for ever
+            logger.exception("A worker gets no tasks any more", extra={"action": "cut_off", "worker": session.id})
+            session.writer.transport.abort()
+
+    async def _keep_dispatching(self, session: Session) -> None:
         with self._service.queue_changed.watching(session.look):
             while not session.closed:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.look.wait(), LOOK_S)
                 session.look.clear()
-                if session.wanted > 0 and not (session.draining or session.closed):
+                if session.is_open:
                     await self._dispatch(session)
 
     async def _dispatch(self, session: Session) -> None:
-        """Claim what the session wants, as far as there is something for it."""
+        """Claim the session's share of what waits."""
+        others = [other for other in self._sessions.values() if other is not session]
+        if any(other.is_open and other.room > session.room for other in others):
+            await asyncio.sleep(0)  # all were woken together: the emptier ones ask first
+        models, count = portion(session, others, self._waiting)
         records: list[TaskRecord] = []
-        with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
-            records = await self._service.claim(session.id, session.hello.models, session.wanted)
+        if models:
+            with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
+                records = await self._service.claim(session.id, models, count)
         if session.closed:  # the connection was lost meanwhile
             self._give_back(claims_of(records))
         elif records:
             self._assign(session, records)
 
+    @property
+    def _waiting(self) -> int:
+        """About how many tasks wait for a worker."""
+        running = sum(len(session.claims) for session in self._sessions.values())
+        return len(self._service.views) - running - sum(map(len, self._departed.values()))
+
+    def _wake_all(self) -> None:
+        for session in self._sessions.values():
+            session.look.set()
+
     def _assign(self, session: Session, records: list[TaskRecord]) -> None:
         session.claims |= claims_of(records)
         session.wanted = max(0, session.wanted - len(records))
         session.look.set()
+        if not session.room:
+            self._wake_all()  # those that were held back from what this one could take
         session.send(
             p.Tasks(
                 assignments=tuple(
@@ -202,7 +236,8 @@ class Gateway:
                 if (claim := _claim(session, task_id, message.fence)) is not None:
                     claim.step = step
                     self._service.advance(task_id, step, steps)
-            case p.Heartbeat():
+            case p.Heartbeat(held=held):
+                self._take_back_unknown(session, held)
                 with contextlib.suppress(FluxserveError):  # the lease is prolonged by the next one
                     await self._service.extend(session.id)
             case p.Returned(held=held):
@@ -222,6 +257,17 @@ class Gateway:
             if _claim(session, entry.task_id, entry.fence) is not None
         }
         self._give_back(mine)
+
+    def _take_back_unknown(self, session: Session, held: tuple[p.Held, ...]) -> None:
+        """What nobody draws goes back in the queue; the heartbeats would prolong its lease for ever."""
+        unknown = unknown_to(session, held)
+        for task_id, claim in unknown.items():
+            logger.warning(
+                "A worker does not know its task", extra={"action": "unknown", "worker": session.id, "task": task_id}
+            )
+            del session.claims[task_id]
+            session.send(p.Discard(task_id=task_id, fence=claim.fence))  # should it have been on its way all the same
+        self._give_back(unknown)
 
     async def _settle(self, session: Session, outcome: p.Finished | p.Failed) -> None:
         """Write an outcome down, then tell the worker that it may forget the task.
@@ -260,12 +306,13 @@ class Gateway:
     def _lose(self, session: Session) -> None:
         """The connection is gone. A local worker is dead; a remote one may come back within its lease."""
         session.close()
-        if self._sessions.get(session.id) is session:
+        is_current = self._sessions.get(session.id) is session
+        if is_current:
             del self._sessions[session.id]
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
         if session.is_local:
             self._give_back(session.claims, suspected=not (self._stopping or session.draining))
-        elif session.claims:
+        elif is_current and session.claims:
             self._departed[session.id] = session.claims
 
     async def reap(self) -> None:
@@ -276,7 +323,7 @@ class Gateway:
             now = self._steady()
             self._end_silent(now, stood_still=max(0.0, now - looked_at - 2 * REAP_INTERVAL_S))
             looked_at = now
-            with contextlib.suppress(FluxserveError):  # the next round tries again
+            with contextlib.suppress(FluxserveError, OSError):  # the next round tries again
                 await self._release_departed()
 
     def _end_silent(self, now: float, *, stood_still: float) -> None:
@@ -299,7 +346,10 @@ class Gateway:
 
     def _lapse(self, record: TaskRecord) -> list[Lost]:
         claims = self._departed.get(record.worker_id or "", {})
-        claim = claims.pop(record.id, None)
+        claim = claims.get(record.id)
+        if claim is not None and claim.settling and claim.fence == record.fence:
+            return []  # its outcome is being written down
+        claims.pop(record.id, None)
         if not claims:
             self._departed.pop(record.worker_id or "", None)
         if claim is None or claim.fence != record.fence:

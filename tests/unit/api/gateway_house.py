@@ -1,0 +1,142 @@
+"""A gateway on a real service and store, and workers played by hand over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from builders import EVERY_MODEL, NOW, generation, new_key, submission
+from fluxserve.api.workers import Gateway
+from fluxserve.delivery.storage import LocalStorage
+from fluxserve.service.keyring import Keyring
+from fluxserve.service.service import Service
+from fluxserve.settings import Settings
+from fluxserve.store.sqlite import SqliteStore
+from fluxserve.worker import protocol as p
+
+TOKEN = "a-token-for-workers"
+#: Whatever is waited for comes within this time, or not at all.
+PATIENCE_S = 5.0
+Message = TypeVar("Message", bound=p.FromServer)
+
+
+@dataclass
+class ByHand:
+    """The worker's end of a connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    assigned: list[p.Assignment] = field(default_factory=list)
+
+    def send(self, message: p.FromWorker) -> None:
+        """Say something to the server."""
+        self.writer.write(p.to_frame(message))
+
+    async def next(self, kind: type[Message]) -> Message:
+        """The server's next message, which has to be of this kind."""
+        message = await asyncio.wait_for(p.read_from_server(self.reader), PATIENCE_S)
+        assert isinstance(message, kind), message
+        return message
+
+    async def gets(self, count: int) -> list[p.Held]:
+        """Tasks, until there are `count` of them in all."""
+        while len(self.assigned) < count:
+            self.assigned += (await self.next(p.Tasks)).assignments
+        assert len(self.assigned) == count
+        return [p.Held(task_id=one.task_id, fence=one.fence) for one in self.assigned]
+
+    async def settle_down(self) -> int:
+        """How many tasks the worker has once nothing more comes for a moment."""
+        while True:
+            try:
+                message = await asyncio.wait_for(p.read_from_server(self.reader), 0.2)
+            except TimeoutError:
+                return len(self.assigned)
+            assert isinstance(message, p.Tasks), message
+            self.assigned += message.assignments
+
+    async def is_cut_off(self) -> bool:
+        """The server closes the connection and says nothing more."""
+        return await asyncio.wait_for(p.read_from_server(self.reader), PATIENCE_S) is None
+
+
+class GatewayHouse:
+    """Everything behind the gateway; the service's clock stands still."""
+
+    def __init__(self, folder: Path, store: SqliteStore) -> None:
+        self.store = store
+        self.service = Service(
+            settings=Settings(data_dir=folder, min_free_disk=0), store=store,
+            storage=LocalStorage(folder / "pictures"), keyring=Keyring(store, b"pepper"), now=lambda: NOW,
+            rng=random.Random(1),
+        )  # fmt: skip
+        self.gateway = Gateway(
+            self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None
+        )
+        self._serving: set[asyncio.Task[None]] = set()
+        self._workers: list[ByHand] = []
+
+    async def connect(
+        self,
+        name: str = "w1",
+        *,
+        capacity: int = 1,
+        models: tuple[str, ...] = EVERY_MODEL,
+        held: tuple[p.Held, ...] = (),
+    ) -> ByHand:
+        """A worker that was let in."""
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(self.gateway.serve_remote(*await asyncio.open_connection(sock=theirs)))
+        self._serving.add(serving)
+        worker = ByHand(*await asyncio.open_connection(sock=ours))
+        self._workers.append(worker)
+        worker.send(
+            p.Hello(
+                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprint="none",
+                capacity=capacity, token=TOKEN, held=held,
+            )
+        )  # fmt: skip
+        await worker.next(p.Welcome)
+        return worker
+
+    async def submit(self, count: int = 1, *, model: str = "flux-dev") -> list[str]:
+        """Accepted tasks, all at once."""
+        entry = await self.store.create_key(new_key())
+        drawing = generation(model=model)
+        outcomes = await self.store.submit_many([submission(entry, drawing=drawing) for _ in range(count)])
+        records = [outcome.record for outcome in outcomes if outcome.record is not None]
+        for record in records:
+            self.service.views.put(record)
+        self.service.queue_changed.fire()
+        return [record.id for record in records]
+
+    async def state(self, task_id: str) -> tuple[str, int]:
+        """The task's state and how often it was claimed, as they are written down."""
+        (record,) = await self.store.get_many([task_id])
+        assert record is not None
+        return record.state, record.fence
+
+    async def close(self) -> None:
+        """Hang up and write down what is under way."""
+        for worker in self._workers:
+            worker.writer.close()
+        await asyncio.gather(*self._serving)
+        await self.gateway.write_down_all(PATIENCE_S)
+        await self.store.close()
+
+
+@asynccontextmanager
+async def gateway_house(folder: Path, store_class: type[SqliteStore] = SqliteStore) -> AsyncIterator[GatewayHouse]:
+    """A gateway of this test's own; its books must be in order at the end."""
+    house = GatewayHouse(folder, store_class(folder / "fluxserve.db"))
+    try:
+        yield house
+        assert await house.store.fsck() == []
+    finally:
+        await house.close()

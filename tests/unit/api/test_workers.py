@@ -1,0 +1,213 @@
+"""The server's side of the worker protocol: who gets which tasks, and that no task is forgotten at a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway_house import GatewayHouse, gateway_house
+
+from builders import in_event_loop
+from fluxserve.errors import StoreUnavailable
+from fluxserve.store.base import ClaimRequest, Completion, TaskRecord
+from fluxserve.store.sqlite import SqliteStore
+from fluxserve.worker import protocol as p
+
+
+def finished(held: p.Held) -> p.Finished:
+    """The claim's picture."""
+    return p.Finished(
+        task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="hand", duration=1.0, facts={}
+    )
+
+
+async def until_state(house: GatewayHouse, task_id: str, state: str, fence: int) -> None:
+    """Wait for what is written down behind the gateway."""
+    async with asyncio.timeout(5.0):
+        while await house.state(task_id) != (state, fence):
+            pass
+
+
+# Who gets what
+
+
+@in_event_loop
+async def test_a_burst_is_spread_evenly_over_idle_workers(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        workers = [await house.connect(name, capacity=8) for name in ("w1", "w2")]
+        for worker in workers:
+            worker.send(p.Want(count=16))
+        await house.submit(8)
+        for worker in workers:
+            await worker.gets(4)
+
+
+@in_event_loop
+async def test_tasks_that_come_one_by_one_go_to_the_worker_that_holds_fewest(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        workers = [await house.connect(name, capacity=4) for name in ("w1", "w2", "w3")]
+        for worker in workers:
+            worker.send(p.Want(count=8))
+        for _ in range(6):
+            (task,) = await house.submit()
+            await until_state(house, task, "running", 1)
+        assert [await worker.settle_down() for worker in workers] == [2, 2, 2]
+
+
+@in_event_loop
+async def test_engines_are_filled_before_anything_is_handed_out_ahead(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        first, second = [await house.connect(name, capacity=2) for name in ("w1", "w2")]
+        first.send(p.Want(count=4))
+        second.send(p.Want(count=4))
+        await house.submit(4)
+        await first.gets(2)
+        await second.gets(2)
+        await house.submit(4)
+        await first.gets(4)
+        await second.gets(4)
+
+
+@in_event_loop
+async def test_a_full_worker_gets_nothing_ahead_while_another_has_room(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        full = await house.connect("full", capacity=1)
+        full.send(p.Want(count=2))
+        await house.submit(1)
+        await full.gets(1)
+        idle = await house.connect("idle", capacity=2)
+        idle.send(p.Want(count=4))
+        await house.submit(2)
+        await idle.gets(2)
+        assert await full.settle_down() == 1
+        await house.submit(3)
+        await full.gets(2)
+        await idle.gets(4)
+
+
+@in_event_loop
+async def test_a_lone_worker_gets_one_batch_ahead(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect(capacity=4)
+        worker.send(p.Want(count=8))
+        await house.submit(20)
+        await worker.gets(8)
+        assert await worker.settle_down() == 8
+
+
+@in_event_loop
+async def test_an_idle_worker_that_cannot_draw_a_model_keeps_nobody_from_it(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        idle = await house.connect("idle", capacity=8, models=("flux-schnell",))
+        idle.send(p.Want(count=16))
+        worker = await house.connect(capacity=2, models=("flux-dev", "flux-schnell"))
+        worker.send(p.Want(count=4))
+        await house.submit(4, model="flux-dev")
+        await worker.gets(4)
+        assert await idle.settle_down() == 0
+
+
+# A dispatcher that breaks
+
+
+class BrokenClaims(SqliteStore):
+    """A store with a defect."""
+
+    async def claim_many(self, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
+        """Raise something that is nobody's."""
+        raise OSError(5, f"Input/output error at {len(requests)} requests")
+
+
+@in_event_loop
+async def test_a_worker_is_cut_off_when_nobody_can_hand_it_tasks_any_more(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path, BrokenClaims) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        assert await worker.is_cut_off()
+        assert house.gateway.ready == 0
+
+
+# Claims that the worker does not know
+
+
+@in_event_loop
+async def test_a_task_that_two_heartbeats_do_not_name_is_given_out_again(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect(capacity=2)
+        worker.send(p.Want(count=2))
+        tasks = await house.submit(2)
+        known, unknown = await worker.gets(2)
+        assert [known.task_id, unknown.task_id] == tasks
+        worker.send(p.Heartbeat(held=(known,)))
+        worker.send(p.Heartbeat(held=(known,)))
+        assert await worker.next(p.Discard) == p.Discard(task_id=unknown.task_id, fence=1)
+        await until_state(house, unknown.task_id, "queued", 1)
+        worker.send(p.Want(count=1))
+        assert await worker.gets(3) == [known, unknown, p.Held(task_id=unknown.task_id, fence=2)]
+        assert await house.state(known.task_id) == ("running", 1)
+
+
+@in_event_loop
+async def test_a_task_that_was_on_its_way_at_one_heartbeat_stays_with_its_worker(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        held = await worker.gets(1)
+        for _ in range(3):
+            worker.send(p.Heartbeat(held=()))
+            worker.send(p.Heartbeat(held=tuple(held)))
+        worker.send(finished(held[0]))
+        assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=True)
+
+
+class BusyOnce(SqliteStore):
+    """A store that refuses the first outcome, when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked, self.refuse = asyncio.Event(), asyncio.Event()
+
+    async def complete_many(self, completions: Sequence[Completion]) -> list[TaskRecord | None]:
+        """Refuse once, then write down."""
+        if self.asked.is_set():
+            return await super().complete_many(completions)
+        self.asked.set()
+        await self.refuse.wait()
+        raise StoreUnavailable("Another program holds the database.")
+
+
+@in_event_loop
+async def test_an_outcome_in_writing_outlives_the_connection_it_came_over(tmp_path: Path) -> None:
+    """The worker was started anew under the same name and knows nothing of what it handed in."""
+    async with gateway_house(tmp_path, BusyOnce) as house:
+        assert isinstance(house.store, BusyOnce)
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        worker.send(finished(held))
+        await house.store.asked.wait()
+        again = await house.connect()  # before the first connection was seen to be dead
+        assert await worker.is_cut_off()
+        house.store.refuse.set()
+        await until_state(house, task, "ready", 1)
+        again.send(p.Want(count=1))
+        assert await again.settle_down() == 0
+
+
+@in_event_loop
+async def test_an_outcome_in_writing_is_not_missed_at_heartbeats(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path, BusyOnce) as house:
+        assert isinstance(house.store, BusyOnce)
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        worker.send(finished(held))
+        await house.store.asked.wait()
+        for _ in range(3):
+            worker.send(p.Heartbeat(held=()))
+        house.store.refuse.set()
+        assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=True)
