@@ -63,6 +63,11 @@ class Session:
         """Tasks that its engine could draw at once with what it has; what comes on top waits there."""
         return max(0, self.hello.capacity - sum(not claim.settling for claim in self.claims.values()))
 
+    def claim_of(self, task_id: str, fence: int) -> Claim | None:
+        """The session's claim of exactly this fence."""
+        claim = self.claims.get(task_id)
+        return claim if claim is not None and claim.fence == fence else None
+
     def send(self, message: p.FromServer) -> None:
         """Queue a message; a dead socket shows on the reading side."""
         if not self.writer.is_closing():

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 
+from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
     Claim,
     Session,
@@ -24,14 +25,13 @@ from fluxserve.api.worker_session import (
 )
 from fluxserve.errors import FluxserveError, WorkerProtocolError
 from fluxserve.service.service import Lost, Service
-from fluxserve.store.base import Drawn, Reason, TaskRecord
+from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import same_user
 
 logger = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 10.0
 REAP_INTERVAL_S = 0.5
-RETRY_S = 1.0
 #: A worker without tasks looks again this often, for a disk or a store that was in trouble.
 LOOK_S = 1.0
 MOST_WANTED = 1024
@@ -64,7 +64,7 @@ class Gateway:
         #: Claims of workers that are not connected but may come back.
         self._departed: dict[str, dict[str, Claim]] = {}
         self._dispatchers: set[asyncio.Task[None]] = set()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._outcomes = Outcomes(service)
         self._stopping = False
 
     @property
@@ -105,7 +105,7 @@ class Gateway:
             session = await self._welcome(reader, writer, is_local=is_local)
             if session is None:
                 return
-            _hold(self._dispatchers, self._dispatch_while_open(session))
+            hold(self._dispatchers, self._dispatch_while_open(session))
             while (message := await p.read_from_worker(reader)) is not None:
                 session.heard_at = self._steady()
                 await self._receive(session, message)
@@ -169,7 +169,7 @@ class Gateway:
             stale.close()
             stale.writer.transport.abort()
         missing = {task_id: claim for task_id, claim in former.items() if task_id not in session.claims}
-        self._give_back(missing)
+        self._outcomes.give_back(missing)
 
     async def _dispatch_while_open(self, session: Session) -> None:
         try:
@@ -198,7 +198,7 @@ class Gateway:
             with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
                 records = await self._service.claim(session.id, models, count)
         if session.closed:  # the connection was lost meanwhile
-            self._give_back(claims_of(records))
+            self._outcomes.give_back(claims_of(records))
         elif records:
             self._assign(session, records)
 
@@ -233,7 +233,7 @@ class Gateway:
                 session.wanted = min(max(count, 0), MOST_WANTED)
                 session.look.set()
             case p.Progress(task_id=task_id, step=step, steps=steps):
-                if (claim := _claim(session, task_id, message.fence)) is not None:
+                if (claim := session.claim_of(task_id, message.fence)) is not None:
                     claim.step = step
                     self._service.advance(task_id, step, steps)
             case p.Heartbeat(held=held):
@@ -244,9 +244,7 @@ class Gateway:
                 session.draining = True
                 self._take_back(session, held)
             case p.Finished() | p.Failed():
-                if (claim := _claim(session, message.task_id, message.fence)) is not None:
-                    claim.settling = True
-                _hold(self._writes, self._settle(session, message))
+                self._outcomes.hand_in(session, message)
             case p.Hello():
                 raise WorkerProtocolError("A second hello.")
 
@@ -254,9 +252,9 @@ class Gateway:
         mine = {
             entry.task_id: session.claims.pop(entry.task_id)
             for entry in held
-            if _claim(session, entry.task_id, entry.fence) is not None
+            if session.claim_of(entry.task_id, entry.fence) is not None
         }
-        self._give_back(mine)
+        self._outcomes.give_back(mine)
 
     def _take_back_unknown(self, session: Session, held: tuple[p.Held, ...]) -> None:
         """What nobody draws goes back in the queue; the heartbeats would prolong its lease for ever."""
@@ -267,41 +265,7 @@ class Gateway:
             )
             del session.claims[task_id]
             session.send(p.Discard(task_id=task_id, fence=claim.fence))  # should it have been on its way all the same
-        self._give_back(unknown)
-
-    async def _settle(self, session: Session, outcome: p.Finished | p.Failed) -> None:
-        """Write an outcome down, then tell the worker that it may forget the task.
-
-        While the disk or the database cannot take it, it is tried again: a drawn picture is not thrown away.
-        """
-        while True:
-            try:
-                accepted = await self._write_down(session, outcome)
-                break
-            except (FluxserveError, OSError) as error:
-                reason = error.message if isinstance(error, FluxserveError) else "The picture cannot be written."
-                logger.warning(
-                    "An outcome waits", extra={"action": "outcome_waits", "task": outcome.task_id, "reason": reason}
-                )
-                await asyncio.sleep(RETRY_S)
-        if _claim(session, outcome.task_id, outcome.fence) is not None:
-            del session.claims[outcome.task_id]
-        session.send(p.Settled(task_id=outcome.task_id, fence=outcome.fence, accepted=accepted))
-
-    async def _write_down(self, session: Session, outcome: p.Finished | p.Failed) -> bool:
-        claim = _claim(session, outcome.task_id, outcome.fence)
-        if claim is None:
-            return False
-        if isinstance(outcome, p.Finished):
-            drawn = Drawn(drawn_by=outcome.drawn_by, duration=outcome.duration, facts=outcome.facts)
-            picture = outcome.picture
-            return await self._service.complete(outcome.task_id, outcome.fence, picture, claim.output_format, drawn)
-        reason = Reason(code=outcome.code, message=outcome.message)
-        if not outcome.retryable:
-            return await self._service.fail(outcome.task_id, outcome.fence, reason)
-        lost = Lost(task_id=outcome.task_id, fence=outcome.fence, suspected=True, reason=reason)
-        await self._service.release([lost])
-        return True
+        self._outcomes.give_back(unknown)
 
     def _lose(self, session: Session) -> None:
         """The connection is gone. A local worker is dead; a remote one may come back within its lease."""
@@ -311,9 +275,13 @@ class Gateway:
             del self._sessions[session.id]
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
         if session.is_local:
-            self._give_back(session.claims, suspected=not (self._stopping or session.draining))
+            self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.draining))
         elif is_current and session.claims:
             self._departed[session.id] = session.claims
+
+    async def write_down_all(self, patience: float) -> None:
+        """Wait for the outcomes and losses that are being written down, at most `patience` seconds."""
+        await self._outcomes.write_down_all(patience)
 
     async def reap(self) -> None:
         """For ever: end the leases of silent workers, and of those that never returned."""
@@ -366,34 +334,3 @@ class Gateway:
             session.draining = True
             if session.is_local:
                 session.send(p.Drain())
-
-    def _give_back(self, claims: Mapping[str, Claim], *, suspected: bool = False) -> None:
-        if losses := losses_of(claims, suspected=suspected):
-            _hold(self._writes, self._release(losses))
-
-    async def write_down_all(self, patience: float) -> None:
-        """Wait for the outcomes and losses that are being written down, at most `patience` seconds."""
-        if self._writes:
-            await asyncio.wait(set(self._writes), timeout=patience)
-
-    async def _release(self, losses: Sequence[Lost]) -> None:
-        """However long the store is in trouble: nobody else knows of these claims."""
-        while True:
-            try:
-                return await self._service.release(losses)
-            except FluxserveError as error:
-                logger.warning("A release waits", extra={"action": "release_waits", "reason": error.message})
-                await asyncio.sleep(RETRY_S)
-
-
-def _claim(session: Session, task_id: str, fence: int) -> Claim | None:
-    """The session's claim of exactly this fence."""
-    claim = session.claims.get(task_id)
-    return claim if claim is not None and claim.fence == fence else None
-
-
-def _hold(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
-    """Run `work` beside the others; the loop alone would not keep it from being collected."""
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)

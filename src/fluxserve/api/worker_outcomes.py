@@ -1,0 +1,93 @@
+"""What workers hand in and what they lose, written down however long the disk or the store is in trouble.
+
+What it does not know: connections, and who gets which task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+
+from fluxserve.api.worker_session import Claim, Session, losses_of
+from fluxserve.errors import FluxserveError
+from fluxserve.service.service import Lost, Service
+from fluxserve.store.base import Drawn, Reason
+from fluxserve.worker import protocol as p
+
+logger = logging.getLogger(__name__)
+RETRY_S = 1.0
+
+
+class Outcomes:
+    """Writes outcomes and losses down, beside everything else."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def hand_in(self, session: Session, outcome: p.Finished | p.Failed) -> None:
+        """Begin to write an outcome down; the worker is told when that is done."""
+        if (claim := session.claim_of(outcome.task_id, outcome.fence)) is not None:
+            claim.settling = True
+        hold(self._writes, self._settle(session, outcome))
+
+    def give_back(self, claims: Mapping[str, Claim], *, suspected: bool = False) -> None:
+        """Begin to put claims back in the queue."""
+        if losses := losses_of(claims, suspected=suspected):
+            hold(self._writes, self._release(losses))
+
+    async def write_down_all(self, patience: float) -> None:
+        """Wait for the outcomes and losses that are being written down, at most `patience` seconds."""
+        if self._writes:
+            await asyncio.wait(set(self._writes), timeout=patience)
+
+    async def _settle(self, session: Session, outcome: p.Finished | p.Failed) -> None:
+        """Write an outcome down, then tell the worker that it may forget the task.
+
+        While the disk or the database cannot take it, it is tried again: a drawn picture is not thrown away.
+        """
+        while True:
+            try:
+                accepted = await self._write_down(session, outcome)
+                break
+            except (FluxserveError, OSError) as error:
+                reason = error.message if isinstance(error, FluxserveError) else "The picture cannot be written."
+                logger.warning(
+                    "An outcome waits", extra={"action": "outcome_waits", "task": outcome.task_id, "reason": reason}
+                )
+                await asyncio.sleep(RETRY_S)
+        if session.claim_of(outcome.task_id, outcome.fence) is not None:
+            del session.claims[outcome.task_id]
+        session.send(p.Settled(task_id=outcome.task_id, fence=outcome.fence, accepted=accepted))
+
+    async def _write_down(self, session: Session, outcome: p.Finished | p.Failed) -> bool:
+        claim = session.claim_of(outcome.task_id, outcome.fence)
+        if claim is None:
+            return False
+        if isinstance(outcome, p.Finished):
+            drawn = Drawn(drawn_by=outcome.drawn_by, duration=outcome.duration, facts=outcome.facts)
+            picture = outcome.picture
+            return await self._service.complete(outcome.task_id, outcome.fence, picture, claim.output_format, drawn)
+        reason = Reason(code=outcome.code, message=outcome.message)
+        if not outcome.retryable:
+            return await self._service.fail(outcome.task_id, outcome.fence, reason)
+        lost = Lost(task_id=outcome.task_id, fence=outcome.fence, suspected=True, reason=reason)
+        await self._service.release([lost])
+        return True
+
+    async def _release(self, losses: Sequence[Lost]) -> None:
+        """However long the store is in trouble: nobody else knows of these claims."""
+        while True:
+            try:
+                return await self._service.release(losses)
+            except FluxserveError as error:
+                logger.warning("A release waits", extra={"action": "release_waits", "reason": error.message})
+                await asyncio.sleep(RETRY_S)
+
+
+def hold(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    """Run `work` beside the others; the loop alone would not keep it from being collected."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
