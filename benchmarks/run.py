@@ -1,7 +1,7 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, queue, overhead or mini
+    scripts/bench http       one part: http, store, queue, overhead or mini
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,9 @@ import uvloop
 
 import load
 import machine
+from fluxserve.catalogue import find, resolve
+from fluxserve.store.base import NewKey, Submission, Verdict
+from fluxserve.store.sqlite import SqliteStore
 
 ROUNDS = 3
 BODY = json.dumps({"prompt": "A paper boat floating on calm water at sunrise.", "width": 512, "height": 512}).encode()
@@ -172,6 +177,52 @@ def _both(tally: load.Tally) -> str:
     return f"{tally.percentile(50):.2f} / {tally.percentile(99):.2f}"
 
 
+def store() -> None:
+    """Durable submits a second of the store alone, without HTTP: the figure to hold against other queues."""
+    rows = []
+    for callers in (1, 16, 64, 256):
+        rates = [uvloop.run(_submits_per_second(callers, 500 if callers == 1 else 20_000)) for _ in range(ROUNDS)]
+        rows.append([str(callers), f"{statistics.median(rates):,.0f}", "18,000" if callers == 64 else ""])
+    table(
+        "The store alone: task, ledger and idempotency check in one durable transaction (medians of 3 rounds)",
+        ["callers", "durable submits per second", "to beat"],
+        rows,
+    )
+
+
+async def _submits_per_second(callers: int, total: int) -> float:
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
+        store = SqliteStore(Path(folder) / "fluxserve.db")
+        key = await store.create_key(
+            NewKey(
+                id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
+                rate_per_minute=None, now=time.time(),
+            )
+        )  # fmt: skip
+        order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=rng)
+
+        def submission() -> Submission:
+            return Submission(
+                id=str(uuid.uuid4()), account_id=key.key.account_id, key_id=key.key.id, generation=order.generation,
+                extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None,
+                webhook_secret=None, idempotency_key=str(uuid.uuid4()), request_hash=b"x", cost=order.cost,
+                max_active=None, now=time.time(),
+            )  # fmt: skip
+
+        async def caller(mine: list[Submission]) -> None:
+            for one in mine:
+                (submitted,) = await store.submit_many([one])
+                assert submitted.verdict is Verdict.ACCEPTED
+
+        work = [[submission() for _ in range(total // callers)] for _ in range(callers)]
+        began = time.perf_counter()
+        await asyncio.gather(*map(caller, work))
+        seconds = time.perf_counter() - began
+        await store.close()
+    return (total // callers) * callers / seconds
+
+
 def overhead() -> None:
     """End to end with an engine that takes no time: what the server itself adds to a picture."""
     rows = []
@@ -277,7 +328,7 @@ def _wait_ready(client: httpx.Client, polling_url: str) -> None:
         time.sleep(0.01)
 
 
-PARTS = {"http": http, "queue": queue, "overhead": overhead, "mini": mini}
+PARTS = {"http": http, "store": store, "queue": queue, "overhead": overhead, "mini": mini}
 
 
 def main() -> None:

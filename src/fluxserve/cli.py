@@ -6,9 +6,11 @@ What it does not know: how anything works.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fluxserve import __version__, catalogue, doctor, engine, generate, logs
-from fluxserve.accounts.credits import parse_credits, to_credits
+from fluxserve.accounts.credits import format_credits, parse_credits
 from fluxserve.api import admin
 from fluxserve.app import administration, licenses
 from fluxserve.app.server import Running, run_server
@@ -63,6 +65,20 @@ def read_settings(config: Path | None, overrides: dict[str, JsonValue | Path | N
     return load(config, {name: value for name, value in overrides.items() if value is not None})
 
 
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that cuts nothing off; for a program that reads it, lines with tabs."""
+    if not out.is_terminal:
+        for line in (headings, *rows):
+            out.print("\t".join(line), markup=False, soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
 def _version(value: bool) -> None:
     if value:
         out.print(f"fluxserve {__version__}")
@@ -102,7 +118,7 @@ def serve(
     )
     logs.configure(settings.log_level, settings.log_format)
     licenses.accept_licenses(settings, _ask_license if sys.stdin.isatty() else None)
-    run_server(settings, _banner)
+    run_server(settings, _log_start if settings.log_format == "json" else _banner)
 
 
 def _ask_license(checkpoint: Checkpoint) -> bool:
@@ -110,6 +126,13 @@ def _ask_license(checkpoint: Checkpoint) -> bool:
         f"{checkpoint.name} is licensed under {checkpoint.license_needed}. "
         "Have you read that licence, and do you accept it?"
     )
+
+
+def _log_start(running: Running) -> None:
+    """For machines: one record, and the key only in its file."""
+    facts = {"action": "serving", "url": running.url, "engine": running.engine, "data_dir": str(running.data_dir)}
+    kept = {"new_key_in": str(running.data_dir / "api_key")} if running.new_key else {}
+    logging.getLogger("fluxserve").info("Serving the Flux API", extra={**facts, **kept})
 
 
 def _banner(running: Running) -> None:
@@ -198,19 +221,22 @@ def generate_command(
 def models(config: Config = None) -> None:
     """What can be asked for, what draws it here, and what it costs."""
     settings = read_settings(config, {})
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "what it is", "credits", "drawn by"):
-        table.add_column(heading, overflow="fold")
     here = plan(settings)
-    for name, checkpoint in here.items():
-        spec = catalogue.MODELS[name]
-        note = "" if spec.price.published else " *"
-        table.add_row(name, escape(spec.title), f"{to_credits(spec.price.millicredits):g}{note}", checkpoint.name)
-    out.print(table)
-    for line in sorted({checkpoint.describe() for checkpoint in here.values()}):
+    rows = [
+        (
+            name,
+            spec.title,
+            format_credits(spec.price.millicredits) + ("" if spec.price.published else " *"),
+            drawn_by.name,
+        )
+        for name, drawn_by in here.items()
+        if (spec := catalogue.MODELS[name])
+    ]
+    show_table(("model", "what it is", "credits", "drawn by"), rows)
+    for line in sorted({f"{checkpoint.describe()} [{checkpoint.path}]" for checkpoint in here.values()}):
         out.print(f"\n{escape(line)}", soft_wrap=True)
-    if engine.choose(settings) == "none":
-        out.print(f"\n{escape(engine.MISSING)}", soft_wrap=True)
+    if missing := engine.missing(settings):
+        out.print(f"\n{escape(missing)}", soft_wrap=True)
     out.print("\n* not published by the hosted API: our own price", soft_wrap=True)
 
 
@@ -245,7 +271,8 @@ def backup(
     """Copy the database to a file, also while the server runs. Pictures and secrets.json are not in it."""
     command = admin.Backup(target=str(target.absolute()))
     admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
-    out.print(f"Backed up to {target}. Keep secrets.json of the data folder with it: keys cannot be checked without.")
+    out.print(f"Backed up to {escape(str(target))}.", soft_wrap=True)
+    out.print("Keep secrets.json of the data folder with it: keys cannot be checked without.", soft_wrap=True)
 
 
 @cli.command()
@@ -253,8 +280,10 @@ def restore(
     source: Annotated[Path, typer.Argument(help="A backup.")], config: Config = None, data_dir: DataDir = None
 ) -> None:
     """Put a backup in the database's place; the old one is kept beside it. The server has to be stopped."""
-    administration.restore(read_settings(config, {"data_dir": data_dir}), source)
-    out.print("Restored. The database that was there is kept as fluxserve.db.before-restore.")
+    kept = administration.restore(read_settings(config, {"data_dir": data_dir}), source)
+    out.print("Restored. Its keys work only with the secrets.json they were made with.", soft_wrap=True)
+    if kept is not None:
+        out.print(f"The database that was there is kept as {escape(str(kept))}", soft_wrap=True)
 
 
 @keys.command(name="create")
@@ -268,29 +297,32 @@ def create_key(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key. It is printed once and cannot be shown again."""
+    if not name.strip():
+        raise ConfigurationError("A key needs a name: say what it is for.")
     command = admin.CreateKey(
         name=name, account=account, grant=None if credits_ is None else parse_credits(credits_), max_active=max_active,
         rate_per_minute=rate,
     )  # fmt: skip
     (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(row.text, markup=False, soft_wrap=True)
-    err.print(f"Key {row.id} of account {row.account}. Keep it: it cannot be shown again.", markup=False)
+    balance = "unlimited" if row.balance is None else format_credits(row.balance)
+    err.print(
+        f"Key {row.id} of account {row.account}, credits: {balance}. Keep it: it cannot be shown again.", markup=False
+    )
 
 
 @keys.command(name="list")
 def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
     """Every key, revoked ones too."""
     rows = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), admin.ListKeys()))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("id", "name", "account", "credits", "active", "per minute", "made", "revoked"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(
-            row.id, escape(row.name), escape(row.account),
-            "unlimited" if row.balance is None else f"{to_credits(row.balance):g}",
+    lines = [
+        (
+            row.id, row.name, row.account, "unlimited" if row.balance is None else format_credits(row.balance),
             _limit(row.max_active), _limit(row.rate_per_minute), _day(row.created_at), _day(row.revoked_at),
-        )  # fmt: skip
-    out.print(table)
+        )
+        for row in rows
+    ]  # fmt: skip
+    show_table(("id", "name", "account", "credits", "active", "per minute", "made", "revoked"), lines)
 
 
 @keys.command(name="revoke")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import sqlite3
@@ -120,10 +121,12 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
 
 
 def backup(connection: sqlite3.Connection, target: Path) -> None:
-    """Write a consistent copy to `target` (mode 0600), complete or not at all; the server may go on meanwhile."""
-    (_, _, own), *_ = connection.execute("PRAGMA database_list")
-    if target.exists() and target.samefile(own):
-        raise ConfigurationError(f"{target} is the database itself: choose another place for the backup.")
+    """Write a consistent copy to `target` (mode 0600), complete or not at all; the server may go on meanwhile.
+
+    Whatever is there already stays: raises ConfigurationError.
+    """
+    if os.path.lexists(target):
+        raise ConfigurationError(f"{target} exists already: name a new file for the backup.")
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,11 +143,18 @@ def backup(connection: sqlite3.Connection, target: Path) -> None:
         raise translate(error) from None
     finally:
         copy.close()
-    _put_in_place(partial, target)
+    _sync(partial)
+    try:
+        os.link(partial, target)  # unlike a rename, it never replaces what somebody put there meanwhile
+        _sync(target.parent)
+    except OSError:
+        raise ConfigurationError(f"The backup cannot be written to {target}: name another file.") from None
+    finally:
+        partial.unlink()
 
 
-def restore(source: Path, target: Path) -> None:
-    """Put a backup in the database's place; what was there is kept as `*.before-restore`, whole.
+def restore(source: Path, target: Path) -> Path | None:
+    """Put a backup in the database's place; what was there is kept whole beside it, and its path returned.
 
     A database with a log beside it is taken with its log, so that a kept one can be restored again.
     """
@@ -156,13 +166,14 @@ def restore(source: Path, target: Path) -> None:
     try:
         _copy_whole(source, partial)
         _check_backup(source, partial)
-        _keep(target, target.with_name(target.name + ".before-restore"))
+        kept = _keep(target)
         _put_in_place(partial, target)
     except OSError:
         raise ConfigurationError(f"The backup cannot be copied to {target.parent}: check its free space.") from None
     finally:
         for suffix in _SUFFIXES:
             _beside(partial, suffix).unlink(missing_ok=True)
+    return kept
 
 
 def _copy_whole(source: Path, partial: Path) -> None:
@@ -189,15 +200,18 @@ def _check_backup(source: Path, copy: Path) -> None:
         raise ConfigurationError(f"{source} holds no fluxserve database; nothing was changed.")
 
 
-def _keep(target: Path, kept: Path) -> None:
+def _keep(target: Path) -> Path | None:
     """Move a database aside with its log folded in; a damaged one moves as it is, log and all."""
-    if target.exists():
-        with contextlib.suppress(DatabaseDamaged):
-            open_writer(target).close()
+    if not target.exists():
+        return None
+    with contextlib.suppress(DatabaseDamaged):
+        open_writer(target).close()
+    names = (target.with_name(f"{target.name}.before-restore-{number}") for number in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
     for suffix in _SUFFIXES:
-        _beside(kept, suffix).unlink(missing_ok=True)
         if _beside(target, suffix).exists():
             _beside(target, suffix).replace(_beside(kept, suffix))
+    return kept
 
 
 def _beside(path: Path, suffix: str) -> Path:

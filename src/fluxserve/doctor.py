@@ -45,7 +45,7 @@ def examine(settings: Settings) -> list[Finding]:
 def _engine(settings: Settings) -> Finding:
     choice = engine.choose(settings)
     if choice == "none":
-        return Finding("note", "engine", f"none: tasks are accepted and wait. To draw here: {engine.INSTALL_HINT}")
+        return Finding("note", "engine", f"none. {engine.missing(settings)}")
     if choice == "fake":
         return Finding("note", "engine", "fake: cheap patterns for tests, no networks")
     if not engine.is_installed():

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app.folder import address_path, key_path
 from fluxserve.catalogue import find
-from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, Task
-from fluxserve.engine import INSTALL_HINT, choose
+from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, RequestRejected, Task, TaskTimeout
+from fluxserve.engine import missing
 from fluxserve.errors import ConfigurationError, EngineNotInstalled
 from fluxserve.settings import load
 
@@ -64,6 +64,8 @@ def find_server(*, url: str | None, key: str | None, data_dir: Path) -> Place | 
     """The running server to use; None when none answers. Raises ConfigurationError when no key is at hand."""
     published = _read(address_path(data_dir))
     address = (url or published or DEFAULT_URL).rstrip("/")
+    if "://" not in address:
+        address = f"http://{address}"
     try:
         httpx.get(f"{address}/healthz", timeout=5.0).raise_for_status()
     except httpx.HTTPError:
@@ -93,6 +95,7 @@ def draw(wish: Wish, place: Place | None, console: Console) -> Drawn:
 def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
     began = time.monotonic()
     try:
+        _tell_if_not_ready(place, console)
         with Client(place.url, place.key) as client:
             task = client.create(wish.model, wish.prompt, wish.parameters)
             picture = _follow(client, task, wish, console)
@@ -100,6 +103,10 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         raise ConfigurationError(
             f"The server at {place.url} refused the API key: give the right one with --key or FLUXSERVE_API_KEY."
         ) from None
+    except RequestRejected as error:
+        raise ConfigurationError("; ".join(error.problems) or str(error)) from None
+    except TaskTimeout as error:
+        raise ConfigurationError(f"{error} `fluxserve generate` again would draw another.") from None
     except ClientError as error:
         raise ConfigurationError(str(error)) from None
     path = _save(picture, wish)
@@ -111,6 +118,14 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         drawn_by=f"{result.details.get('drawn_by', wish.model)}",
         warnings=result.warnings,
     )
+
+
+def _tell_if_not_ready(place: Place, console: Console) -> None:
+    """A picture may take for ever where nothing draws: say what the server says of it."""
+    with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+        state = httpx.get(f"{place.url}/readyz", timeout=5.0)
+        if state.status_code != 200:
+            console.print(f"waiting: {state.json()['reason']}", markup=False, soft_wrap=True)
 
 
 def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture:
@@ -128,9 +143,13 @@ def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture
 
 def _with_format(wish: Wish) -> Wish:
     """The file's suffix chooses the format, unless it is given."""
-    if wish.output is None or "output_format" in wish.parameters:
+    if wish.output is None:
         return wish
     chosen = _FORMATS.get(wish.output.suffix.lower())
+    if chosen is not None and wish.parameters.get("output_format", chosen) != chosen:
+        raise ConfigurationError(f"{wish.output} and --format {wish.parameters['output_format']} disagree.")
+    if chosen is None and "output_format" in wish.parameters:
+        return wish
     if chosen is None:
         raise ConfigurationError(f"{wish.output}: name a .jpeg, .png or .webp file, or give --format.")
     return Wish(
@@ -168,11 +187,13 @@ def _free_name(stem: str, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def _own_server(console: Console) -> Iterator[Place]:
-    """A server on a free port with a fresh data folder, stopped and removed afterwards."""
+    """A server on a free port with a fresh data folder, stopped and removed afterwards, also when we are ended."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="fluxserve-") as folder, tempfile.TemporaryFile() as log:
         data_dir = Path(folder) / "data"
-        if choose(load()) == "none":  # broken settings are told here too, not in the child's log
-            raise EngineNotInstalled(f"Nothing here can draw: {INSTALL_HINT}")
+        if reason := missing(load()):  # broken settings are told here too, not in the child's log
+            raise EngineNotInstalled(reason)
         process = subprocess.Popen(
             [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir)],
             stdin=subprocess.DEVNULL,

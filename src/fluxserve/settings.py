@@ -7,6 +7,7 @@ What it does not know: what a setting is used for.
 from __future__ import annotations
 
 import os
+import tomllib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,8 +162,10 @@ def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] |
         raise ConfigurationError(
             """The variable FLUXSERVE_MODELS is not valid JSON; write it like '{"flux-dev": "mini"}'."""
         ) from None
+    except tomllib.TOMLDecodeError as error:  # its words name the line, and the file is the operator's own
+        raise ConfigurationError(f"The settings file {config} is not valid TOML: {error}.") from None
     except ValueError:
-        raise ConfigurationError(f"The settings file {config} is not valid TOML.") from None
+        raise ConfigurationError(f"The settings file {config} is not valid TOML: it is no UTF-8 text.") from None
 
 
 def _refuse_unknown_variables() -> None:

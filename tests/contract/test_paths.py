@@ -18,7 +18,7 @@ NEARLY = [
     "{p}/get_result%2F", "{p}/%00", "{p}/flux-dev/get_result", "{p}/results/x/sample.jpeg", "{p}/healthz",
 ]  # fmt: skip
 OUTSIDE = [
-    "/", "/v1", "/flux", "/flux/v1", "/v1flux-dev", "/v2/flux-dev", "//v1/flux-dev", "/flux/flux-dev", "/V1/flux-dev",
+    "/v1", "/flux", "/flux/v1", "/v1flux-dev", "/v2/flux-dev", "//v1/flux-dev", "/flux/flux-dev", "/V1/flux-dev",
     "/healthz/", "/healthz/x", "/models", "/admin", "/docs-assets/..%2f..%2fapi_key", "/results", "/api_key", "/.env",
     "/%2e%2e/%2e%2e/etc/passwd", "/redoc",
 ]  # fmt: skip
@@ -39,6 +39,11 @@ def test_what_is_nearly_a_path_is_a_404_behind_the_key(shared: Server, prefix: s
 def is_error_in_some_dialect(server: Server, method: str, url: str, status: int, key: str) -> None:
     answer = server.ask(method, url, key=key, body=BODY if method == "POST" else None)
     is_error(answer, status, COMETAPI if "error" in answer.json() else "/v1")
+
+
+def test_the_root_leads_to_the_docs(shared: Server) -> None:
+    answer = shared.ask("GET", "/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
 
 @pytest.mark.parametrize("path", OUTSIDE)

@@ -55,7 +55,7 @@ def test_an_example_leaves_a_picture_in_the_current_folder(
         pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run(
         [*command, code.replace(ADDRESS, running.url)],
-        env={**os.environ, "FLUX_KEY": running.key}, cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "FLUXSERVE_API_KEY": running.key}, cwd=tmp_path, capture_output=True, text=True, check=False,
         timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -104,6 +104,7 @@ def test_a_second_server_on_the_same_data_folder_is_refused(make_server: MakeSer
 @pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
 def test_a_run_folder_that_somebody_else_has_put_there_is_refused(tmp_path: Path, kind: str) -> None:
     folder = run_dir(tmp_path / "data")
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
     if kind == "a file":
         folder.touch()
     elif kind == "a link":

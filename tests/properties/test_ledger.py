@@ -33,14 +33,15 @@ def test_any_amount_of_thousandths_is_read_exactly(amount: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"), [("12.5", 12_500), ("1", 1000), (" 2 ", 2000), ("0.0005", 1), ("1e2", 100_000)]
+    ("text", "amount"), [("12.5", 12_500), ("1", 1000), (" 2 ", 2000), ("0.001", 1), ("1e2", 100_000)]
 )
 def test_credits_are_read_as_people_write_them(text: str, amount: int) -> None:
     assert parse_credits(text) == amount
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "0.0004", "many", "NaN", "-Infinity", "Infinity", "1e16", "9e999999", "1e-999999", "1,5"]
+    "text",
+    ["", "0", "-1", "0.0004", "1.0005", "many", "NaN", "-Infinity", "Infinity", "1e16", "9e999999", "1e-999999", "1,5"],
 )
 def test_what_is_no_positive_amount_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ConfigurationError, match="not a positive number of credits"):

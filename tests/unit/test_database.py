@@ -253,23 +253,28 @@ def test_a_backup_is_one_whole_private_file_with_what_was_committed(path: Path, 
     assert texts(target) == ["committed"]
 
 
-def test_a_backup_replaces_an_older_one_and_a_leftover(path: Path, tmp_path: Path) -> None:
+def test_a_backup_sweeps_a_leftover_and_replaces_nothing(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "backup.db"
     (tmp_path / "backup.db.partial").write_bytes(b"left by a kill")
-    for text in ("first", "second"):
-        made(path, text)
+    made(path, "first")
+    backed_up(path, target)
+    with pytest.raises(ConfigurationError, match="exists already"):
         backed_up(path, target)
-    assert texts(target) == ["first", "second"]
+    assert texts(target) == ["first"]
     assert not (tmp_path / "backup.db.partial").exists()
 
 
-def test_a_backup_never_replaces_the_database_itself(path: Path, tmp_path: Path) -> None:
+def test_a_backup_never_replaces_what_is_there(path: Path, tmp_path: Path) -> None:
     made(path, "a")
     (tmp_path / "link.db").symlink_to(path)
-    for target in (path, tmp_path / "link.db", tmp_path / "." / "fluxserve.db"):
-        with pytest.raises(ConfigurationError, match="the database itself"):
-            backed_up(path, target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "precious").write_text("precious")
+    for name in ("fluxserve.db", "link.db", "dangling", "precious", "."):
+        with pytest.raises(ConfigurationError, match="exists already"):
+            backed_up(path, tmp_path / name)
     assert texts(path) == ["a"]
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_backup_that_cannot_be_written_is_refused_with_a_sentence(path: Path, tmp_path: Path) -> None:
@@ -304,11 +309,11 @@ def test_a_restored_database_is_the_backup_and_the_old_one_is_kept(path: Path, t
     opened(path)
     assert texts(path) == ["old"]
 
-    kept = path.with_name("fluxserve.db.before-restore")
-    database.restore(kept, path)
+    kept = path.with_name("fluxserve.db.before-restore-1")
+    assert database.restore(kept, path) == path.with_name("fluxserve.db.before-restore-2")
+    assert texts(path.with_name("fluxserve.db.before-restore-2")) == ["old"]
     assert texts(path) == ["old", "newer"]
-    assert not list(tmp_path.glob("*.before-restore-*"))  # its log was folded in
-    assert texts(kept) == ["old"]
+    assert texts(kept) == ["old", "newer"]
 
 
 def test_a_backup_with_a_log_beside_it_is_restored_with_its_log(path: Path, tmp_path: Path) -> None:
@@ -329,7 +334,7 @@ def test_a_damaged_database_is_kept_as_it_is(path: Path, tmp_path: Path) -> None
     path.write_bytes(b"no database at all " * 100)
     database.restore(tmp_path / "backup.db", path)
     assert texts(path) == ["old"]
-    assert path.with_name("fluxserve.db.before-restore").read_bytes().startswith(b"no database")
+    assert path.with_name("fluxserve.db.before-restore-1").read_bytes().startswith(b"no database")
 
 
 @pytest.mark.parametrize("kind", ["damaged", "no database", "empty", "another program's", "missing", "itself"])
@@ -356,7 +361,7 @@ def test_a_bad_backup_is_refused_and_the_database_stays(path: Path, tmp_path: Pa
         database.restore(bad, path)
 
     assert len(texts(path)) == 500
-    assert not list(tmp_path.glob("*.before-restore"))
+    assert not list(tmp_path.glob("*.before-restore-*"))
 
 
 def test_a_backup_can_be_restored_where_there_is_no_database_yet(path: Path, tmp_path: Path) -> None:

@@ -141,10 +141,18 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(config: Path, content
     assert words in refusal(config)
 
 
-@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"port = 1\nport = 2", b"{}"])
-def test_a_file_that_is_no_toml_is_named(config: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"port = ", "end of document"),
+        (b"\xff\xfe", "no UTF-8 text"),
+        (b"host = 'a'\n{}", "line 2"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named_and_the_place_too(config: Path, content: bytes, words: str) -> None:
     config.write_bytes(content)
-    assert refusal(config) == f"The settings file {config} is not valid TOML."
+    assert refusal(config).startswith(f"The settings file {config} is not valid TOML: ")
+    assert words in refusal(config)
 
 
 def test_a_file_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None:

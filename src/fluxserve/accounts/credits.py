@@ -6,7 +6,7 @@ back what it did not use, usually 0) or refunds; so at every moment balance = su
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from enum import StrEnum
 
 from fluxserve.errors import ConfigurationError
@@ -28,14 +28,22 @@ def to_credits(amount: int) -> float:
     return amount / UNITS
 
 
+def format_credits(amount: int) -> str:
+    """Thousandths as an exact decimal: 12500 -> "12.5"."""
+    return f"{Decimal(amount) / UNITS:f}"
+
+
 def parse_credits(text: str) -> int:
-    """`"12.5"` -> 12500 thousandths; raises ConfigurationError for anything that is not a positive amount."""
+    """`"12.5"` -> 12500; raises ConfigurationError for anything that is no positive number of thousandths."""
     try:
-        amount = int((Decimal(text) * UNITS).quantize(Decimal(1), ROUND_HALF_UP))
+        exact = Decimal(text) * UNITS
+        amount = int(exact)
     except (ArithmeticError, ValueError):
-        amount = 0
-    if not 0 < amount < 2**53:
-        raise ConfigurationError(f"{text!r} is not a positive number of credits.")
+        exact, amount = Decimal(), 0
+    if not 0 < amount < 2**53 or amount != exact:
+        raise ConfigurationError(
+            f"{text!r} is not a positive number of credits with at most three decimals, up to {2**53 // UNITS}."
+        )
     return amount
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from fluxserve import __version__, catalogue
@@ -73,6 +74,10 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
 def router(checkpoints: Mapping[str, Checkpoint], missing: str, readiness: Callable[[], Readiness]) -> APIRouter:
     """The routes; all but the model list need no key."""
     routes = APIRouter()
+
+    @routes.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
     @routes.get("/healthz", summary="Is the process alive?", tags=["About"])
     async def healthz() -> Health:

@@ -26,12 +26,17 @@ _ERROR: Schema = {
         "detail": {"description": "What is wrong; of a 422, one entry per field."},
         "message": {"type": "string", "description": "The same in one line."},
         "status_code": {"type": "integer"},
+    },
+}
+#: What a dialect adds to its errors.
+_ADDED: dict[str, Schema] = {
+    "bfl": {},
+    "cometapi": {
         "error": {
             "type": "object",
-            "description": "In CometAPI's dialect.",
             "required": ["message", "type", "param", "code"],
             "properties": {name: {"type": "string"} for name in ("message", "type", "param", "code")},
-        },
+        }
     },
 }
 _VALIDATION_ERROR: Schema = {
@@ -110,20 +115,29 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     base = get_openapi(title="fluxserve", version=__version__, description=DESCRIPTION, routes=app.routes)
     paths = cast("dict[str, JsonValue]", base.get("paths", {}))
     paths["/v1/models"]["get"] |= {"security": _security(), "responses": _about_responses(paths)}  # type: ignore[index, call-overload, operator]
-    for dialect in dialects:
+    for dialect in reversed(dialects):
         for spec in catalogue.MODELS.values():
             paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
         paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
-    schemas |= {"Error": _ERROR, "ValidationError": _VALIDATION_ERROR, "Submitted": _SUBMITTED, "Result": _RESULT}
+    schemas |= {"Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT}
+    for dialect in dialects:
+        schemas[f"Error_{dialect.name}"] = _with(_ERROR, _ADDED[dialect.name])
+        schemas[f"ValidationError_{dialect.name}"] = _with(_VALIDATION_ERROR, _ADDED[dialect.name])
     schemas |= {_schema_name(spec): request_schema(spec) for spec in catalogue.MODELS.values()}
     components["securitySchemes"] = {
         "XKey": {"type": "apiKey", "in": "header", "name": "X-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},
     }
     return cast("dict[str, JsonValue]", base)
+
+
+def _with(schema: Schema, added: Schema) -> Schema:
+    """The schema with more properties, all of them required."""
+    required, properties = cast("list[str]", schema["required"]), cast("Schema", schema["properties"])
+    return {**schema, "required": [*required, *added], "properties": {**properties, **added}}
 
 
 def _about_responses(paths: dict[str, JsonValue]) -> JsonValue:
@@ -149,13 +163,13 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(_schema_name(spec))}}},
         "responses": {
             "200": _answer("Accepted: the task is durable.", "Submitted"),
-            "400": _answer("The body is not JSON.", "Error"),
-            "401": _answer("No key, or a wrong one.", "Error"),
-            "402": _answer("Not enough credits.", "Error"),
-            "413": _answer("The body is too large.", "Error"),
-            "422": _answer("JSON that breaks the schema.", "ValidationError"),
-            "429": _answer("Too many unfinished tasks, or too fast.", "Error"),
-            "503": _answer("Not now; see Retry-After.", "Error"),
+            "400": _answer("The body is not JSON.", f"Error_{dialect.name}"),
+            "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
+            "402": _answer("Not enough credits.", f"Error_{dialect.name}"),
+            "413": _answer("The body is too large.", f"Error_{dialect.name}"),
+            "422": _answer("JSON that breaks the schema.", f"ValidationError_{dialect.name}"),
+            "429": _answer("Too many unfinished tasks, or too fast.", f"Error_{dialect.name}"),
+            "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
         },
     }
 
@@ -163,8 +177,8 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
 def _poll(dialect: Dialect) -> Schema:
     responses: Schema = {
         "200": _answer("The task, whatever became of it.", "Result"),
-        "401": _answer("A bare id without a key.", "Error"),
-        "422": _answer("No id.", "ValidationError"),
+        "401": _answer("A bare id without a key.", f"Error_{dialect.name}"),
+        "422": _answer("No id.", f"ValidationError_{dialect.name}"),
     }
     if dialect.unknown_task_status == 404:
         responses["404"] = _answer("No such task.", "Result")

@@ -33,7 +33,7 @@ async def _execute_here(settings: Settings, command: admin.Command) -> admin.Ans
         return await admin.execute(command, store=store, keyring=keyring, now=time.time)
 
 
-def restore(settings: Settings, source: Path) -> None:
-    """Put a backup in the database's place; refuses while a server runs."""
+def restore(settings: Settings, source: Path) -> Path | None:
+    """Put a backup in the database's place; refuses while a server runs. Returns where the old one is kept."""
     with locked(settings):
-        database.restore(source, database_path(settings))
+        return database.restore(source, database_path(settings))

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import random
+import resource
 import signal
 import socket
 import time
@@ -69,6 +70,7 @@ class Parts:
 
 def run_server(settings: Settings, announce: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError when the start is impossible."""
+    _allow_many_connections()
     uvloop.run(Server(settings, announce).run())
 
 
@@ -132,7 +134,7 @@ class Server:
             signer=LinkSigner(secrets.link_keys, settings.link_ttl),
             storage=storage,
             checkpoints=checkpoints,
-            missing=engine.MISSING if self._engine == "none" else "",
+            missing=engine.missing(settings),
             readiness=lambda: self._readiness(service, gateway, fleet),
             now=time.time,
         )
@@ -206,11 +208,16 @@ class Server:
         reason = ""
         if self._stop.is_set():
             reason = "The server is stopping."
-        elif not gateway.ready and self._engine == "none":
-            reason = engine.MISSING
         elif not gateway.ready:
-            reason = fleet.status or "No worker is connected. Tasks are accepted and wait."
+            reason = engine.missing(self._settings) or fleet.status
         return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+
+
+def _allow_many_connections() -> None:
+    """Every connection is an open file, and many systems allow a process 1,024 of them until it asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS names a limit that it then refuses
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _calm_collector() -> None:

@@ -20,9 +20,6 @@ ENGINES: dict[str, str] = {
     "fake": "fluxserve.engine.fake:FakeEngine",
 }
 INSTALL_HINT = "pip install 'fluxserve[local]'"
-MISSING = (
-    f"Nothing here can draw yet: {INSTALL_HINT} and start again, or connect a worker. Tasks are accepted and wait."
-)
 
 
 def choose(settings: Settings) -> EngineChoice:
@@ -35,6 +32,14 @@ def choose(settings: Settings) -> EngineChoice:
 def is_installed() -> bool:
     """Whether the packages of the diffusion engine are installed; imports none of them."""
     return all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers", "safetensors"))
+
+
+def missing(settings: Settings) -> str:
+    """Why nothing here can draw, and what to do; empty where a local worker can."""
+    if choose(settings) != "none" and settings.workers:
+        return ""
+    remedy = "choose engine = auto" if is_installed() else INSTALL_HINT
+    return f"Nothing here can draw yet: {remedy} and start again, or connect a worker. Tasks are accepted and wait."
 
 
 def create(settings: Settings) -> Engine:

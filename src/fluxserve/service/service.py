@@ -256,11 +256,20 @@ class Service:
             )
             for claim in lost
         ]  # fmt: skip
+        suspects = {claim.task_id for claim in lost if claim.suspected}
         for record in await self._store.release_many(values):
             if record is not None:
                 self.views.put(record)
-                logger.warning("Task lost its worker", extra={"action": str(record.state), **record.log_context})
+                self._log_release(record, suspected=record.id in suspects)
         self.queue_changed.fire()
+
+    @staticmethod
+    def _log_release(record: TaskRecord, *, suspected: bool) -> None:
+        extra = {"action": str(record.state), **record.log_context}
+        if suspected:
+            logger.warning("Task lost its worker", extra=extra)
+        else:
+            logger.info("Task back in the queue", extra=extra)
 
     async def lapsed(self) -> list[TaskRecord]:
         """Running tasks whose lease has ended."""

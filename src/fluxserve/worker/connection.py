@@ -9,7 +9,6 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,13 +23,15 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def run_dir(data_dir: Path) -> Path:
-    """The private folder of a server's sockets and locks: short whatever the data folder, the same at every start."""
-    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the folder itself is private and checked
-        folder = Path(parent) / f"fluxserve-{os.getuid()}-{digest}"
-        if len(str(folder / "worker.sock")) < MAX_SOCKET_PATH:
-            return folder
-    raise ConfigurationError("The path of the temporary folder is too long for a socket: set TMPDIR to a shorter one.")
+    """The private folder of a server's sockets and locks, the same at every start.
+
+    It lies in the data folder, where nobody else can get in its way, unless that path is too long for a socket.
+    """
+    home = data_dir.resolve()
+    digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
+    elsewhere = Path("/tmp") / f"fluxserve-{os.getuid()}-{digest}"  # noqa: S108 - the folder is private and checked
+    inside = home / "run"
+    return inside if len(str(inside / "worker.sock").encode()) < MAX_SOCKET_PATH else elsewhere
 
 
 def make_run_dir(data_dir: Path) -> Path:
