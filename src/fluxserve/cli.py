@@ -307,7 +307,9 @@ def create_key(
     out.print(row.text, markup=False, soft_wrap=True)
     balance = "unlimited" if row.balance is None else format_credits(row.balance)
     err.print(
-        f"Key {row.id} of account {row.account}, credits: {balance}. Keep it: it cannot be shown again.", markup=False
+        f"Key {row.id} of account {row.account}, credits: {balance}. Keep it: it cannot be shown again.",
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -7,8 +7,8 @@ What it does not know: what a setting is used for.
 from __future__ import annotations
 
 import os
-import tomllib
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from servers import MakeServer, processes, run
+from servers import FLUXSERVE, MakeServer, environment, processes, run, until
 
 ENGINE_IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers"))
 
@@ -49,6 +51,21 @@ def test_the_key_of_a_data_folder_goes_to_its_own_server_only(make_server: MakeS
     asked = run("generate", "x", "--url", other.url, "--data-dir", str(mine.data_dir), cwd=tmp_path)
     assert asked.returncode == 1
     assert "needs an API key" in asked.stderr
+
+
+def test_a_server_started_for_the_call_ends_with_it(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    settings = environment({"engine": "fake", "fake_latency": "60"}) | {"TMPDIR": str(tmp_path / "temporary")}
+    call = subprocess.Popen([*FLUXSERVE, "generate", "x", "--fresh"], cwd=tmp_path, env=settings)
+    try:
+        until(lambda: list((tmp_path / "temporary").glob("fluxserve-*/data/address")), 30.0, "its server answers")
+        call.send_signal(signal.SIGTERM)
+        assert call.wait(30) == 128 + signal.SIGTERM
+    finally:
+        call.kill()
+        call.wait()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert not [process for process in processes() if str(tmp_path / "temporary") in process.command]
 
 
 def test_a_failed_task_is_an_error(make_server: MakeServer, tmp_path: Path) -> None:
