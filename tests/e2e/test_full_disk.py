@@ -29,12 +29,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, *, leave: int) -> Path:
     """Take all but `leave` bytes of the disk."""
     ballast = disk / "ballast"
-    with ballast.open("ab") as file:
+    with ballast.open("ab", buffering=0) as file:  # closing must not try again what did not fit
         space = os.statvfs(disk)
         for _ in range((space.f_bavail * space.f_frsize - leave) // 4096):
             try:
                 file.write(bytes(4096))
-                file.flush()
             except OSError:
                 break
     return ballast
