@@ -27,9 +27,12 @@ import uvloop
 
 import load
 import machine
+from fluxserve import database
 from fluxserve.catalogue import find, resolve
 from fluxserve.store.base import NewKey, Submission, Verdict
-from fluxserve.store.sqlite import SqliteStore
+from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
+from fluxserve.store.sqlite_accounts import create_keys
+from fluxserve.store.sqlite_tasks import submit_many
 
 ROUNDS = 3
 BODY = json.dumps({"prompt": "A paper boat floating on calm water at sunrise.", "width": 512, "height": 512}).encode()
@@ -178,49 +181,73 @@ def _both(tally: load.Tally) -> str:
 
 
 def store() -> None:
-    """Durable submits a second of the store alone, without HTTP: the figure to hold against other queues."""
+    """Durable submits a second of the store alone, without HTTP, beside the same statements in a plain loop."""
     rows = []
-    for callers in (1, 16, 64, 256):
-        rates = [uvloop.run(_submits_per_second(callers, 500 if callers == 1 else 20_000)) for _ in range(ROUNDS)]
-        rows.append([str(callers), f"{statistics.median(rates):,.0f}", "18,000" if callers == 64 else ""])
+    for keys in (False, True):
+        for callers in (1, 16, 64, 256):
+            total = 500 if callers == 1 else 20_000
+            rates = [uvloop.run(_submits_per_second(callers, total, keys=keys)) for _ in range(ROUNDS)]
+            floors = [_loop_per_second(callers, total, keys=keys) for _ in range(ROUNDS)]
+            rate, bare = statistics.median(rates), statistics.median(floors)
+            rows.append(["yes" if keys else "no", str(callers), f"{rate:,.0f}", f"{bare:,.0f}", f"{rate / bare:.0%}"])
     table(
-        "The store alone: task, ledger and idempotency check in one durable transaction (medians of 3 rounds)",
-        ["callers", "durable submits per second", "to beat"],
+        "The store alone: task, reservation, ledger (medians of 3 rounds; floor: one thread, groups of that size)",
+        ["idempotency keys", "callers", "durable submits per second", "floor per second", "of the floor"],
         rows,
     )
 
 
-async def _submits_per_second(callers: int, total: int) -> float:
-    rng = random.Random(0)
+NEW_KEY = NewKey(
+    id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
+    rate_per_minute=None, now=0.0,
+)  # fmt: skip
+
+
+def _submissions(account_id: str, count: int, *, keys: bool) -> list[Submission]:
+    order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=random.Random(0))
+    return [
+        Submission(
+            id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, extras={},
+            warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
+            idempotency_key=str(uuid.uuid4()) if keys else None, request_hash=b"x", cost=order.cost, max_active=None,
+            now=0.0,
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def _loop_per_second(group: int, total: int, *, keys: bool) -> float:
+    with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
+        connection = database.open_writer(Path(folder) / "fluxserve.db")
+        database.migrate(connection, MIGRATIONS)
+        (entry,) = create_keys(connection, [NEW_KEY])
+        work = [_submissions(entry.key.account_id, group, keys=keys) for _ in range(total // group)]
+        began = time.perf_counter()
+        for submissions in work:
+            connection.execute("BEGIN IMMEDIATE")
+            submit_many(connection, submissions)
+            connection.execute("COMMIT")
+        seconds = time.perf_counter() - began
+        connection.close()
+    return total // group * group / seconds
+
+
+async def _submits_per_second(callers: int, total: int, *, keys: bool) -> float:
     with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
         store = SqliteStore(Path(folder) / "fluxserve.db")
-        key = await store.create_key(
-            NewKey(
-                id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
-                rate_per_minute=None, now=time.time(),
-            )
-        )  # fmt: skip
-        order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=rng)
-
-        def submission() -> Submission:
-            return Submission(
-                id=str(uuid.uuid4()), account_id=key.key.account_id, key_id=key.key.id, generation=order.generation,
-                extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None,
-                webhook_secret=None, idempotency_key=str(uuid.uuid4()), request_hash=b"x", cost=order.cost,
-                max_active=None, now=time.time(),
-            )  # fmt: skip
+        entry = await store.create_key(NEW_KEY)
 
         async def caller(mine: list[Submission]) -> None:
             for one in mine:
                 (submitted,) = await store.submit_many([one])
                 assert submitted.verdict is Verdict.ACCEPTED
 
-        work = [[submission() for _ in range(total // callers)] for _ in range(callers)]
+        work = [_submissions(entry.key.account_id, total // callers, keys=keys) for _ in range(callers)]
         began = time.perf_counter()
         await asyncio.gather(*map(caller, work))
         seconds = time.perf_counter() - began
         await store.close()
-    return (total // callers) * callers / seconds
+    return total // callers * callers / seconds
 
 
 def overhead() -> None:
