@@ -10,7 +10,6 @@
     │   ├── NotFound
     │   │   ├── UnknownRoute
     │   │   ├── UnknownModel
-    │   │   ├── UnknownTask
     │   │   └── PictureGone             deleted after its retention time
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
@@ -104,14 +103,6 @@ class UnknownRoute(NotFound):
 
 class UnknownModel(NotFound):
     """No such model in the catalogue."""
-
-
-class UnknownTask(NotFound):
-    """No such task, or another account's: the two answers are the same."""
-
-    def __init__(self, task_id: str) -> None:
-        super().__init__("Task not found")
-        self.task_id = task_id
 
 
 class PictureGone(NotFound):

@@ -153,7 +153,13 @@ class Gateway:
             session.send(p.Drain())
         logger.info(
             "Worker ready",
-            extra={"action": "worker_ready", "worker": session.id, "engine": hello.engine, "kept": len(kept)},
+            extra={
+                "action": "worker_ready",
+                "worker": session.id,
+                "pid": hello.pid,
+                "engine": hello.engine,
+                "kept": len(kept),
+            },
         )
         self._on_ready(session.id)
         return session

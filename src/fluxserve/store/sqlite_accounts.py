@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.accounts.credits import Move
 from fluxserve.store.base import KeyEntry, NewKey
-from fluxserve.store.sqlite_tasks import GIVE_BACK, INSERT_LEDGER
+from fluxserve.store.sqlite_tasks import GIVE_BACK, INSERT_LEDGER, listed
 from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
 
 SELECT_KEYS = """
@@ -70,13 +70,9 @@ def revoke_keys(connection: sqlite3.Connection, revocations: Sequence[tuple[floa
     return entries
 
 
-def _in(states: Sequence[State]) -> str:
-    return ", ".join(f"'{state}'" for state in states)
-
-
-_KNOWN = _in(tuple(State))
-_FINAL = _in(sorted(FINAL))
-_CHARGED = _in((State.READY, State.CONTENT_MODERATED))
+_KNOWN = listed(tuple(State))
+_FINAL = listed(sorted(FINAL))
+_CHARGED = listed((State.READY, State.CONTENT_MODERATED))
 
 #: Each query answers the rows that break a rule; the text says what is wrong with `{0}`.
 INVARIANTS: tuple[tuple[str, str], ...] = (

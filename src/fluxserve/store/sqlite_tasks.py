@@ -27,7 +27,7 @@ from fluxserve.store.base import (
     TaskRecord,
     Verdict,
 )
-from fluxserve.tasks.task import Attempts, Event, State, sources
+from fluxserve.tasks.task import ACTIVE, Attempts, Event, State, sources
 
 COLUMNS = (
     "id, account_id, key_id, state, generation, warnings, dialect, origin, webhook_url, cost, fence, spoiled, "
@@ -40,12 +40,19 @@ _drawn = msgspec.json.Decoder(Drawn).decode
 _reason = msgspec.json.Decoder(Reason).decode
 
 
+def listed(states: Sequence[State]) -> str:
+    """States as an SQL list."""
+    return ", ".join(f"'{state}'" for state in states)
+
+
 def _states(event: Event) -> str:
-    return ", ".join(f"'{state}'" for state in sources(event))
+    return listed(sources(event))
 
 
+#: The predicate of the index on active tasks, word for word.
+_IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
 SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = ? AND idempotency_key = ?"
-COUNT_ACTIVE = "SELECT count(*) FROM tasks WHERE key_id = ? AND state IN ('preparing', 'queued', 'running')"
+COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
     "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, turn, generation, warnings, dialect, "
@@ -91,7 +98,7 @@ DELETE_EXTRAS = f"DELETE FROM extras WHERE task_id IN {_OLD}"
 DELETE_TASKS = f"DELETE FROM tasks WHERE id IN {_OLD}"
 
 SELECT_LAPSED = f"SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until < ?"
-SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE state IN ('preparing', 'queued', 'running') ORDER BY turn, seq"
+SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE {_IS_ACTIVE} ORDER BY turn, seq"
 SELECT_TASK = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
 SELECT_OLD_PICTURES = (
     "SELECT id, object_name FROM tasks WHERE finished_at < ? AND object_name IS NOT NULL ORDER BY finished_at LIMIT ?"
@@ -194,7 +201,7 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRe
     if head is None or request.limit < 1:
         return []
     batch_key, spoiled, turn = head
-    suspect = spoiled > 0
+    suspect = Attempts(spoiled=spoiled).is_suspect
     held, most_spoiled = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
     if most_spoiled or (suspect and held):  # a worker that dies of one task must not spoil another
         return []
