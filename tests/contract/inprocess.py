@@ -157,13 +157,13 @@ class Server:
             for record in records:
                 self.draw_claimed(record)
 
-    def draw_claimed(self, record: TaskRecord) -> None:
-        """A worker draws a task that it has claimed."""
+    def draw_claimed(self, record: TaskRecord, warnings: tuple[str, ...] = ()) -> None:
+        """A worker draws a task that it has claimed, and has this to say about it."""
         self._engine.admit(record.id, record.generation)
         finished = next(event for event in self._engine.step() if isinstance(event, Finished))
         suffix = record.generation.output_format
         picture = encode(finished.pixels, suffix, finished.drawn_by)
-        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts)
+        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings)
         assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
 
     def fail(self, record: TaskRecord, message: str) -> None:

@@ -79,6 +79,17 @@ def test_warnings_are_told_before_and_after_the_end(server: Server) -> None:
     assert server.poll(task)["details"]["warnings"] == told
 
 
+@pytest.mark.parametrize("fields", [{}, {"hobby": 1}])
+def test_what_the_weights_warn_of_is_told_after_what_the_request_was_warned_of(
+    server: Server, fields: dict[str, object]
+) -> None:
+    task = server.submit(fields)
+    (record,) = server.claim()
+    server.draw_claimed(record, warnings=("no photographs",))
+    ignored = ["hobby is not a parameter of flux-dev and was ignored"] if fields else []
+    assert server.poll(task)["details"]["warnings"] == [*ignored, "no photographs"]
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_failed_task_is_an_error_inside_a_200_and_costs_nothing(server: Server, prefix: str) -> None:
     key = server.new_key(grant=10_000)

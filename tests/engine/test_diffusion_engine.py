@@ -152,6 +152,14 @@ def test_mini_draws_a_square_and_answers_exactly_the_size_asked_for(engine: Diff
     assert (finished.pixels.size, finished.drawn_by) == (size, "fluxserve-mini")
 
 
+def test_only_the_weights_that_draw_a_prompt_warn_about_it(engine: DiffusionEngine) -> None:
+    photo = replace(APPLE, prompt="a photo of a red apple", steps=1)
+    assert finish(engine, photo).warnings == ()
+    (warning,) = finish(engine, replace(photo, model="flux-pro")).warnings
+    assert warning == "fluxserve-mini draws illustrations, not photographs"
+    assert finish(engine, replace(APPLE, model="flux-pro", steps=1)).warnings == ()
+
+
 def test_each_model_is_drawn_by_the_weights_it_is_mapped_to(engine: DiffusionEngine) -> None:
     dev, pro = finish(engine, APPLE), finish(engine, replace(APPLE, model="flux-pro"))
     assert (dev.drawn_by, pro.drawn_by) == ("tiny-dev", "fluxserve-mini")

@@ -91,7 +91,8 @@ def _result(record: TaskRecord, sample: str | None) -> Body:
 
 
 def _details(record: TaskRecord) -> Body | None:
-    details: Body = {"warnings": record.warnings} if record.warnings else {}
+    warnings = (*record.warnings, *(record.drawn.warnings if record.drawn else ()))
+    details: Body = {"warnings": warnings} if warnings else {}
     if record.drawn is not None:
         details |= {"drawn_by": record.drawn.drawn_by, **record.drawn.facts}
     if record.reason is not None:

@@ -66,7 +66,12 @@ class Outcomes:
         if claim is None:
             return False
         if isinstance(outcome, p.Finished):
-            drawn = Drawn(drawn_by=outcome.drawn_by, duration=outcome.duration, facts=outcome.facts)
+            drawn = Drawn(
+                drawn_by=outcome.drawn_by,
+                duration=outcome.duration,
+                facts=outcome.facts,
+                warnings=outcome.warnings,
+            )
             picture = outcome.picture
             return await self._service.complete(outcome.task_id, outcome.fence, picture, claim.output_format, drawn)
         reason = Reason(code=outcome.code, message=outcome.message)

@@ -43,6 +43,12 @@ def parse_ratio(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def cut_share(one: Size, other: Size) -> float:
+    """The share that is cut off a picture of one size to give it the shape of the other; either way the same."""
+    less, more = sorted((one.width * other.height, other.width * one.height))
+    return 1 - less / more
+
+
 def ultra_size(ratio: str) -> Size:
     """The size ultra draws for `ratio`: the hosted table where it has a row, else the area in multiples of 32."""
     width, height = parse_ratio(ratio)

@@ -35,12 +35,13 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """`ref` is drawn. `drawn_by` names the weights; `facts` go into the result's `details`."""
+    """`ref` is drawn. `drawn_by` names the weights; `facts` and `warnings` go into the result's `details`."""
 
     ref: str
     pixels: Pixels
     drawn_by: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,18 @@ What it does not know: tensors, devices, and whether a licence was accepted.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
-from fluxserve.catalogue.sizes import fit_area, parse_ratio
+from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import layout
+from fluxserve.engine.native_sizes import NativeSizes
 from fluxserve.engine.networks import FAMILIES
 from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
@@ -31,19 +33,23 @@ _TEXT_LENGTH = {True: 512, False: 256}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens."""
+    """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens.
+
+    `native`: the sizes it learnt, None where any is drawn; `draws` and `warnings`: see `layout.Card`.
+    """
 
     path: Path
     name: str
     family: str
     license: str | None
-    native_area: int | None
-    native_ratios: tuple[str, ...]
+    native: NativeSizes | None
     cfg_scale: float
     guidance_embeds: bool
     text_length: int
     vae_factor: int
     schedule: NoiseSchedule
+    draws: str
+    warnings: Mapping[str, Collection[str]]
 
     @property
     def license_needed(self) -> str | None:
@@ -51,15 +57,28 @@ class Checkpoint:
         return self.license if self.license in LICENSES_TO_ACCEPT else None
 
     def describe(self) -> str:
-        """One line for people: what draws, under which licence, at which sizes."""
+        """One line for people: what draws, under which licence, what and at which sizes."""
         guided = "" if self.guidance_embeds else "; guidance changes nothing"
         line = f"{self.name} (licence: {self.license or 'not stated'}{guided})"
-        if self.native_area and self.native_ratios:
-            sizes = ", ".join(str(size) for size in _learnt_sizes(self, self.native_area))
-            return f"{line}: draws {sizes}; edges are continued to the shape asked for and the whole enlarged"
-        if self.native_area:
-            return f"{line}: draws at most {self.native_area} pixels; larger pictures are enlarged"
-        return f"{line}: draws at the size asked for"
+        return f"{line}: {'; '.join(filter(None, (self.draws, self._sizes())))}"
+
+    def warnings_for(self, prompt: str) -> tuple[str, ...]:
+        """What whoever asked for `prompt` should be told: it names something that these weights do not draw."""
+        words = set(re.findall(r"\w+", prompt.lower()))
+        return tuple(warning for warning, about in self.warnings.items() if not words.isdisjoint(about))
+
+    def _sizes(self) -> str:
+        if self.native is None:
+            return "draws at the size asked for"
+        side = math.isqrt(self.native.most_area)
+        largest = self.native.nearest(Size(side, side))
+        if self.native.ratios is None:
+            return f"at most the area of {largest}, larger pictures are enlarged"
+        shapes = " to ".join(dict.fromkeys(self.native.ratios))
+        return (
+            f"at most the area of {largest} in shapes of {shapes}; "
+            "the edges of others are continued, larger pictures are enlarged"
+        )
 
 
 def plan(settings: Settings) -> Mapping[str, Checkpoint]:
@@ -96,6 +115,7 @@ def read(folder: Path, name: str) -> Checkpoint:
     card = layout.read_card(folder)
     guidance_embeds = layout.read_json(folder / "transformer/config.json", layout.Transformer).guidance_embeds
     tokenizer = layout.read_json(folder / "tokenizer_2/tokenizer_config.json", layout.Tokenizer)
+    vae_factor = layout.read_json(folder / "vae/config.json", layout.Vae).factor
     schedule = layout.read_json(folder / "scheduler/scheduler_config.json", NoiseSchedule)
     if not schedule.is_supported:
         raise CheckpointRefused(f"{folder} uses a noise schedule that this engine does not draw with.")
@@ -105,35 +125,38 @@ def read(folder: Path, name: str) -> Checkpoint:
         name=name,
         family=index.pipeline,
         license=card.license.lower() if card.license else _license(name, guidance_embeds=guidance_embeds),
-        native_area=card.native_area,
-        native_ratios=card.native_ratios,
+        native=_native_sizes(folder, card, vae_factor),
         cfg_scale=card.cfg_scale,
         guidance_embeds=guidance_embeds,
         text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
-        vae_factor=layout.read_json(folder / "vae/config.json", layout.Vae).factor,
+        vae_factor=vae_factor,
         schedule=schedule,
+        draws=card.draws,
+        warnings=card.warnings,
     )
 
 
 def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:
-    """The size the networks draw at for a picture of `size`; its sides are multiples of two latents.
-
-    The size itself where the checkpoint can draw it; else one within its native area, of the same shape or of the
-    nearest one it learnt.
-    """
-    multiple = 2 * checkpoint.vae_factor
-    area = min(size.area, checkpoint.native_area or size.area)
-    if checkpoint.native_ratios:
-        learnt = _learnt_sizes(checkpoint, area)
-        return min(learnt, key=lambda known: max(known.ratio / size.ratio, size.ratio / known.ratio))
-    if area == size.area and size.width % multiple == size.height % multiple == 0:
-        return size
-    return fit_area(area, size.ratio, multiple=multiple)
+    """The size the networks draw at for a picture of `size`; its sides are multiples of two latents."""
+    if checkpoint.native is None:
+        return fit_area(size.area, size.ratio, multiple=2 * checkpoint.vae_factor)
+    return checkpoint.native.nearest(size)
 
 
-def _learnt_sizes(checkpoint: Checkpoint, area: int) -> list[Size]:
-    ratios = [width / height for width, height in map(parse_ratio, checkpoint.native_ratios)]
-    return [fit_area(area, ratio, multiple=2 * checkpoint.vae_factor) for ratio in ratios]
+def _native_sizes(folder: Path, card: layout.Card, vae_factor: int) -> NativeSizes | None:
+    if card.native_area is None:
+        return None
+    native = NativeSizes(
+        least_area=card.least_area or 0,
+        most_area=card.native_area,
+        ratios=card.native_ratios,
+        multiple=2 * vae_factor,
+    )
+    if not native.all():
+        raise CheckpointRefused(
+            f"{folder / layout.CARD_FILE}: no size in multiples of {native.multiple} has its area and its ratio."
+        )
+    return native
 
 
 def _snapshot(repository: str, environ: Mapping[str, str]) -> Path:

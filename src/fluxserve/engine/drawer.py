@@ -89,6 +89,7 @@ class Drawer:
                 "steps": trajectory.steps,
                 "fingerprint": self.fingerprint,
             },
+            warnings=self.checkpoint.warnings_for(trajectory.generation.prompt),
         )
 
 

@@ -36,25 +36,33 @@ _CLASSES = {
 PARTS = tuple(_WEIGHTS)
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 _Ratio = Annotated[str, msgspec.Meta(pattern=RATIO_PATTERN)]
+_Area = Annotated[int, msgspec.Meta(ge=1024, le=4096**2)]
+_Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+_Word = Annotated[str, msgspec.Meta(pattern=r"^[^\WA-Z]+$")]
 _Part = tuple[str | None, str | None]
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`fluxserve.toml`; every field is optional.
 
-    `native_area` caps the pixels the networks draw, `native_ratios` ("1:1", "16:9" ...) lists the only shapes they
-    learnt at that area, `cfg_scale` above 1 predicts each step with and without the prompt.
+    The networks learnt sizes of `least_area` to `native_area` pixels, and of shapes from the narrowest to the widest
+    of `native_ratios`, both ends included. `cfg_scale` above 1 predicts each step with and without the prompt.
+    `draws` says in a few words what they learnt to draw; `warnings` holds, for each sentence that a result then
+    carries, the words of a prompt that call for it, in lower case.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     license: Annotated[str, msgspec.Meta(min_length=1)] | None = None
-    native_area: Annotated[int, msgspec.Meta(ge=1024)] | None = None
-    native_ratios: tuple[_Ratio, ...] = ()
+    native_area: _Area | None = None
+    least_area: _Area | None = None
+    native_ratios: tuple[_Ratio, _Ratio] | None = None
     cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    draws: str = ""
+    warnings: dict[_Sentence, tuple[_Word, ...]] = {}
 
     def __post_init__(self) -> None:
-        if self.native_ratios and self.native_area is None:
-            raise ValueError("native_ratios need native_area")
+        if (self.native_ratios or self.least_area) and self.native_area is None:
+            raise ValueError("least_area and native_ratios need native_area")
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -158,10 +166,7 @@ def read_card(folder: Path) -> Card:
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Card)
     except msgspec.MsgspecError:
-        raise CheckpointRefused(
-            f"{path} cannot be read: it may hold name, license, native_area, native_ratios (with native_area) "
-            "and cfg_scale."
-        ) from None
+        raise CheckpointRefused(f"{path} cannot be read: it may hold {', '.join(Card.__struct_fields__)}.") from None
 
 
 def read_json(path: Path, kind: type[_Config]) -> _Config:

@@ -13,14 +13,14 @@ from io import BytesIO
 from PIL import Image, PngImagePlugin
 
 from fluxserve.catalogue import OutputFormat, Size
+from fluxserve.catalogue.sizes import cut_share
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.native_sizes import MAX_CUT
 from fluxserve.errors import BadPicture
 
 QUALITY = 95
 #: Largest difference, in steps of 1/255, between the pixels of a picture that counts as one colour.
 ONE_COLOUR = 2
-#: Largest share of a picture that may be cut off to make it fit.
-MAX_CUT = 1 / 16
 _EXIF_MODEL = 0x0110
 _EXIF_SOFTWARE = 0x0131
 
@@ -54,8 +54,7 @@ def fit(pixels: Pixels, size: Size) -> Pixels:
     if pixels.size == size:
         return pixels
     image = to_image(pixels)
-    mismatch = max(pixels.size.ratio / size.ratio, size.ratio / pixels.size.ratio)
-    if 1 - 1 / mismatch > MAX_CUT:
+    if cut_share(pixels.size, size) > MAX_CUT:
         image = _continue_edges(image, size.ratio)
     image = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=_centre_box(image, size))
     return from_image(image)

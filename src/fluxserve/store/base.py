@@ -21,11 +21,15 @@ from fluxserve.tasks.task import Attempts, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a finished task answers beside its picture. `duration` is seconds of drawing."""
+    """What a finished task answers beside its picture. `duration` is seconds of drawing.
+
+    `warnings` follow from what drew it, and add to those of the request.
+    """
 
     drawn_by: str
     duration: float
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

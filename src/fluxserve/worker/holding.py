@@ -44,6 +44,7 @@ class Holding:
             drawn_by=drawn.drawn_by,
             duration=now - (self.admitted_at or now),
             facts=dict(drawn.facts),
+            warnings=drawn.warnings,
         )
 
     def failed(self, error: EngineError) -> p.Failed:

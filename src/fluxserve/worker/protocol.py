@@ -102,7 +102,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The picture, encoded. `duration` is seconds of drawing."""
+    """The picture, encoded. `duration` is seconds of drawing; `warnings` follow from what drew it."""
 
     task_id: str
     fence: int
@@ -110,6 +110,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     drawn_by: str
     duration: float
     facts: dict[str, Fact]
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):

@@ -10,7 +10,7 @@ from gateway_house import GatewayHouse, gateway_house
 
 from builders import in_event_loop
 from fluxserve.errors import StoreUnavailable
-from fluxserve.store.base import ClaimRequest, Completion, TaskRecord
+from fluxserve.store.base import ClaimRequest, Completion, Drawn, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.worker import protocol as p
 
@@ -160,6 +160,26 @@ async def test_a_task_that_was_on_its_way_at_one_heartbeat_stays_with_its_worker
             worker.send(p.Heartbeat(held=tuple(held)))
         worker.send(finished(held[0]))
         assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=True)
+
+
+@in_event_loop
+async def test_what_drew_a_picture_is_kept_with_it(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        outcome = p.Finished(
+            task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="mini", duration=1.5,
+            facts={"drawn_at": "512x512"}, warnings=("no photographs",),
+        )  # fmt: skip
+        worker.send(outcome)
+        await until_state(house, task, "ready", 1)
+        (record,) = await house.store.get_many([task])
+        assert record is not None
+        assert record.drawn == Drawn(
+            drawn_by="mini", duration=1.5, facts={"drawn_at": "512x512"}, warnings=("no photographs",)
+        )
 
 
 class BusyOnce(SqliteStore):

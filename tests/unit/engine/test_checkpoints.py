@@ -68,17 +68,58 @@ def test_a_model_that_does_not_exist_cannot_be_mapped() -> None:
 
 def test_a_folder_without_a_card_has_no_cap_no_true_guidance_and_the_name_of_the_folder(folder: Path) -> None:
     checkpoint = find(str(folder))
-    assert (checkpoint.name, checkpoint.native_area, checkpoint.cfg_scale) == ("my-weights", None, 1.0)
+    assert (checkpoint.name, checkpoint.native, checkpoint.cfg_scale) == ("my-weights", None, 1.0)
+    assert checkpoint.warnings_for("a photo") == ()
     assert checkpoint.license is None
     assert "not stated" in checkpoint.describe()
 
 
 def test_a_card_says_what_the_folder_cannot(folder: Path) -> None:
-    (folder / CARD).write_text('name = "ours"\nlicense = "MIT"\nnative_area = 65536\ncfg_scale = 3.5\n')
+    card = ('name = "ours"', 'license = "MIT"', 'draws = "cats only"', "native_area = 65536", "cfg_scale = 3.5")
+    (folder / CARD).write_text("\n".join(card))
     checkpoint = find(str(folder))
-    assert (checkpoint.name, checkpoint.license) == ("ours", "mit")
-    assert (checkpoint.native_area, checkpoint.cfg_scale) == (65536, 3.5)
-    assert "65536" in checkpoint.describe()
+    assert (checkpoint.name, checkpoint.license, checkpoint.cfg_scale) == ("ours", "mit", 3.5)
+    assert drawn_size(checkpoint, Size(1024, 1024)) == Size(256, 256)
+    assert checkpoint.describe().startswith("ours (licence: mit; guidance changes nothing): cats only; ")
+    assert "256x256" in checkpoint.describe()
+
+
+def test_a_card_names_the_sizes_and_shapes_that_were_learnt(folder: Path) -> None:
+    (folder / CARD).write_text('least_area = 65536\nnative_area = 262144\nnative_ratios = ["9:16", "16:9"]\n')
+    checkpoint = find(str(folder))
+    assert "512x512 in shapes of 9:16 to 16:9" in checkpoint.describe()
+    assert drawn_size(checkpoint, Size(1344, 576)).ratio == pytest.approx(16 / 9, rel=0.05)
+    assert drawn_size(checkpoint, Size(256, 256)) == Size(256, 256)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        'native_area = 65536\nnative_ratios = ["16:9", "9:16"]',
+        "native_area = 65536\nleast_area = 65537",
+        'native_area = 1024\nnative_ratios = ["16:9", "16:9"]',
+    ],
+)
+def test_a_card_that_leaves_no_size_to_draw_at_is_refused_by_name(folder: Path, card: str) -> None:
+    (folder / CARD).write_text(card)
+    with pytest.raises(CheckpointRefused, match=f"{CARD}: no size in multiples of 32"):
+        find(str(folder))
+
+
+def test_words_of_a_prompt_call_for_the_cards_warnings(folder: Path) -> None:
+    (folder / CARD).write_text('[warnings]\n"no photos" = ["photo", "foto"]\n"no people" = ["man", "woman"]\n')
+    checkpoint = find(str(folder))
+    assert checkpoint.warnings_for("A Photo-realistic cat, FOTO") == ("no photos",)
+    assert checkpoint.warnings_for("photo of a woman") == ("no photos", "no people")
+    assert checkpoint.warnings_for("photosynthesis of a mango") == ()
+
+
+def test_mini_warns_whoever_asks_it_for_a_photo() -> None:
+    assert find("mini").warnings_for("a photo of a red apple") == (
+        "fluxserve-mini draws illustrations, not photographs",
+    )
+    assert find("mini").warnings_for("a red apple") == ()
+    assert "no photographs" in find("mini").describe()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +129,12 @@ def test_a_card_says_what_the_folder_cannot(folder: Path) -> None:
         "native_area = 'big'",
         "native_area = -5",
         'native_area = 65536\nnative_ratios = ["wide"]',
-        'native_ratios = ["1:1"]',
+        'native_area = 65536\nnative_ratios = ["1:1"]',
+        'native_ratios = ["1:1", "1:1"]',
+        "least_area = 65536",
+        "native_area = 1000000000",
+        '[warnings]\n"no photos" = ["Photo"]',
+        '[warnings]\n"" = ["photo"]',
         "cfg_scale = 0.5",
         "name = ",
         'name = ""',
@@ -257,39 +303,21 @@ def test_a_vae_of_four_levels_has_eight_pixels_to_a_latent(folder: Path) -> None
     assert find(str(folder)).vae_factor == 4
 
 
-def described(
-    *, native_area: int | None = None, native_ratios: tuple[str, ...] = (), vae_factor: int = 8
-) -> Checkpoint:
-    return replace(find("mini"), native_area=native_area, native_ratios=native_ratios, vae_factor=vae_factor)
+def without_bounds(vae_factor: int) -> Checkpoint:
+    return replace(find("mini"), native=None, vae_factor=vae_factor)
 
 
 @pytest.mark.parametrize("size", [Size(1024, 768), Size(256, 1440), Size(3136, 1344)])
 def test_without_a_cap_the_size_asked_for_is_drawn(size: Size) -> None:
-    assert drawn_size(described(), size) == size
+    assert drawn_size(without_bounds(8), size) == size
 
 
 def test_a_size_that_is_no_multiple_of_two_latents_is_drawn_at_the_nearest_that_is() -> None:
-    drawn = drawn_size(described(vae_factor=32), Size(1024, 736))
+    drawn = drawn_size(without_bounds(32), Size(1024, 736))
     assert drawn.width % 64 == drawn.height % 64 == 0
     assert drawn.ratio == pytest.approx(1024 / 736, rel=0.06)
-
-
-def test_over_its_native_area_a_checkpoint_draws_the_same_shape_smaller() -> None:
-    checkpoint = described(native_area=512 * 512)
-    assert drawn_size(checkpoint, Size(512, 512)) == Size(512, 512)
-    assert drawn_size(checkpoint, Size(256, 256)) == Size(256, 256)
-    drawn = drawn_size(checkpoint, Size(1024, 768))
-    assert drawn.area == pytest.approx(512 * 512, rel=0.1)
-    assert drawn.ratio == pytest.approx(4 / 3, rel=0.03)
 
 
 @pytest.mark.parametrize("size", [Size(1024, 768), Size(3136, 1344), Size(256, 1440), Size(320, 256), Size(256, 256)])
 def test_mini_draws_squares_only(size: Size) -> None:
     assert drawn_size(find("mini"), size) == Size(128, 128)
-
-
-def test_of_several_learnt_shapes_the_nearest_is_drawn() -> None:
-    checkpoint = described(native_area=512 * 512, native_ratios=("1:1", "16:9", "9:16"))
-    assert drawn_size(checkpoint, Size(1440, 800)).ratio == pytest.approx(16 / 9, rel=0.05)
-    assert drawn_size(checkpoint, Size(800, 1440)).ratio == pytest.approx(9 / 16, rel=0.05)
-    assert drawn_size(checkpoint, Size(1024, 928)) == Size(512, 512)

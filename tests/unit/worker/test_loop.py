@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
 from builders import generation, in_event_loop
 from fluxserve.catalogue import Generation
-from fluxserve.engine.base import Engine, Event
+from fluxserve.engine.base import Engine, Event, Finished
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
@@ -73,6 +74,27 @@ async def test_a_worker_that_is_told_to_discard_a_task_asks_for_another() -> Non
         await heard(reader, p.Want)
         writer.write(p.to_frame(p.Discard(task_id="never heard of", fence=1)))
         await heard(reader, p.Want)
+
+
+class Warns(FakeEngine):
+    """An engine whose weights cannot do every prompt justice."""
+
+    def step(self) -> Sequence[Event]:
+        """Say so with each picture."""
+        told = super().step()
+        return [
+            replace(event, warnings=("no photographs",)) if isinstance(event, Finished) else event for event in told
+        ]
+
+
+@in_event_loop
+async def test_what_the_weights_say_about_a_prompt_is_handed_over_with_the_picture() -> None:
+    async with hired(Warns(SETTINGS), p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=(TASK,))))
+        async with asyncio.timeout(PATIENCE_S):
+            while not isinstance(message := await p.read_from_worker(reader), p.Finished):
+                assert message is not None
+        assert message.warnings == ("no photographs",)
 
 
 class BreaksAtAdmission(FakeEngine):

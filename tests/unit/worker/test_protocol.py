@@ -28,7 +28,7 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Heartbeat(held=()),
     p.Finished(
         task_id="t1", fence=1, picture=bytes(range(256)) * 100, drawn_by="fluxserve-mini", duration=0.125,
-        facts={"text": "Ünïcödé 🍎", "int": 7, "float": 0.5, "flag": True, "none": None},
+        facts={"text": "Ünïcödé 🍎", "int": 7, "float": 0.5, "flag": True, "none": None}, warnings=("no photographs",),
     ),
     p.Failed(task_id="t1", fence=1, code="OutOfMemory", message="", retryable=True),
     p.Returned(held=HELD),
