@@ -1,5 +1,6 @@
 """Checkpoints of the real classes with random weights, small enough for a test, and the drawers that open them."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from fluxserve import mini
 from fluxserve.engine import device
@@ -34,8 +37,8 @@ def build(folder: Path, *, guidance_embeds: bool, scheduler: FlowMatchEulerDiscr
         num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=128,
-        pooled_projection_dim=128,
+        joint_attention_dim=_of_mini("text_encoder_2", "d_model"),
+        pooled_projection_dim=_of_mini("text_encoder", "hidden_size"),
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 6, 6),
     ).save_pretrained(folder / "transformer")
@@ -56,6 +59,80 @@ def build(folder: Path, *, guidance_embeds: bool, scheduler: FlowMatchEulerDiscr
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("AutoencoderTiny", "AutoencoderKL"))
     return folder
+
+
+def build_in_float8(folder: Path) -> Path:
+    """A folder with mini's tokenizers and tiny random networks: 32 pixels to a latent, matrices in 8 bits."""
+    parts = ("transformer", "vae", "text_encoder", "text_encoder_2")
+    shutil.copytree(mini.folder(), folder, ignore=shutil.ignore_patterns("fluxserve.toml", *parts))
+    for part, network in zip(parts, _tiny_networks(), strict=True):
+        network.half().save_pretrained(folder / part)
+        (file,) = (folder / part).glob("*.safetensors")
+        tensors = load_file(file)
+        eighths = {name: one.to(torch.float8_e4m3fn) for name, one in tensors.items() if one.ndim == 2}
+        save_file(tensors | eighths, file, metadata={"format": "pt"})
+    for tokenizer, length in {"tokenizer": 48, "tokenizer_2": 32}.items():
+        config = folder / tokenizer / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": length}))
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("AutoencoderTiny", "AutoencoderKL"))
+    return folder
+
+
+def _tiny_networks() -> tuple[FluxTransformer2DModel, AutoencoderKL, CLIPTextModel, T5EncoderModel]:
+    torch.manual_seed(2)
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 6,
+        up_block_types=("UpDecoderBlock2D",) * 6,
+        block_out_channels=(8, 8, 8, 16, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.8,
+        shift_factor=0.1,
+    )
+    clip = CLIPTextConfig(
+        vocab_size=_of_mini("text_encoder", "vocab_size"),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=48,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    t5 = T5Config(
+        vocab_size=_of_mini("text_encoder_2", "vocab_size"),
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return transformer, vae, CLIPTextModel(clip), T5EncoderModel(t5)
+
+
+def _of_mini(part: str, name: str) -> int:
+    """A number of one of mini's configs."""
+    return int(json.loads((mini.folder() / part / "config.json").read_text())[name])
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +157,23 @@ def shifted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoints(dev_folder: Path, schnell_folder: Path, shifted_folder: Path) -> dict[str, Checkpoint]:
-    """By name: dev, schnell, shifted and mini."""
-    folders = {"dev": dev_folder, "schnell": schnell_folder, "shifted": shifted_folder, "mini": mini.folder()}
+def float8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six levels of VAE, and every matrix in 8 bits."""
+    return build_in_float8(tmp_path_factory.mktemp("weights") / "tiny-float8")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(
+    dev_folder: Path, schnell_folder: Path, shifted_folder: Path, float8_folder: Path
+) -> dict[str, Checkpoint]:
+    """By name: dev, schnell, shifted, float8 and mini."""
+    folders = {
+        "dev": dev_folder,
+        "schnell": schnell_folder,
+        "shifted": shifted_folder,
+        "float8": float8_folder,
+        "mini": mini.folder(),
+    }
     return {name: find(str(folder)) for name, folder in folders.items()}
 
 

@@ -1,18 +1,23 @@
 """Our loop draws what diffusers' own FluxPipeline draws from the same weights, prompt and seed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from safetensors.torch import load_file
 
-from fluxserve import mini
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import sampling
+from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.trajectory import Trajectory, generator_seed
+from fluxserve.engine.weights import load
 
-NAMES = ("dev", "schnell", "shifted", "mini")
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+NAMES = ("dev", "schnell", "shifted", "float8", "mini")
 SEEDS = (0, 7, 2**32, 2**64 - 1)
 
 
@@ -95,12 +100,24 @@ def test_guidance_changes_what_weights_with_an_embedding_for_it_draw(drawers: di
     assert low.equal(high)
 
 
-def test_the_stock_pipeline_loads_mini_as_it_lies_in_the_package(drawers: dict[str, Drawer]) -> None:
-    pipeline = FluxPipeline.from_pretrained(mini.folder(), dtype=torch.float32, local_files_only=True)
+@pytest.mark.parametrize("name", ["mini", "float8"])
+def test_the_stock_pipeline_loads_the_folder_as_it_lies_there(drawers: dict[str, Drawer], name: str) -> None:
+    folder = drawers[name].checkpoint.path
+    pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     wanted = generation(size=Size(128, 128))
-    theirs = draw_stock(pipeline, drawers["mini"], wanted, "latent")
-    np.testing.assert_allclose(draw(drawers["mini"], wanted).latents.numpy(), theirs, atol=1e-4, rtol=0)
+    theirs = draw_stock(pipeline, drawers[name], wanted, "latent")
+    np.testing.assert_allclose(draw(drawers[name], wanted).latents.numpy(), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_weights_in_8_bits_are_loaded_as_the_very_numbers_of_the_file(float8_folder: Path, part: str) -> None:
+    network = getattr(load(float8_folder, CPU), part)
+    (file,) = (float8_folder / part).glob("*.safetensors")
+    kept, loaded = load_file(file), network.state_dict()
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in kept.values()} >= ({torch.float8_e4m3fn} if part != "vae" else {torch.float16})
+    assert all(loaded[name].equal(tensor.float()) for name, tensor in kept.items())
 
 
 @pytest.mark.parametrize("name", NAMES)
