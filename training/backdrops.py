@@ -89,7 +89,7 @@ SKIES: dict[str, Sky] = {
     "on a sunny day": Sky(
         top=_rgb(92, 172, 245), bottom=_rgb(210, 236, 253), tint=(1.0, 1.0, 1.0), clouds=2, sun=_rgb(255, 222, 84)
     ),
-    "on a cloudy day": Sky(top=_rgb(142, 158, 176), bottom=_rgb(206, 213, 221), tint=(0.84, 0.86, 0.88), clouds=5),
+    "on a cloudy day": Sky(top=_rgb(142, 158, 176), bottom=_rgb(206, 213, 221), tint=(0.84, 0.86, 0.88), clouds=4),
 }
 GROUNDS: dict[str, Rgb] = {
     "on grass": _rgb(104, 180, 76),

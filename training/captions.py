@@ -25,14 +25,12 @@ _NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 def noun(rng: random.Random, thing: str, *adjectives: str) -> str:
     """`a purple frog`: mostly with its article, now and then with `the` or with none."""
     named = " ".join((*(adjective for adjective in adjectives if adjective), thing))
-    chance = rng.random()
-    if chance < 0.15 or (words.with_article(thing) == thing and chance < 0.9):
+    full, chance = words.with_article(thing), rng.random()
+    if chance < 0.15:
         return named
-    if chance < 0.25:
+    if chance < 0.25 or full.startswith("the "):
         return named if named.startswith("the ") else f"the {named}"
-    if words.with_article(thing).startswith("the "):
-        return f"the {named}"
-    return f"{words.article(named)} {named}"
+    return named if full == thing else f"{words.article(named)} {named}"
 
 
 def several(rng: random.Random, thing: str, count: int) -> str:

@@ -100,8 +100,8 @@ def _clouds(pictures: Tensor, scenes: list[Scene], x: Tensor, y: Tensor, shape: 
     density = torch.zeros((len(scenes), *pictures.shape[2:]), device=pictures.device)
     for puff in puffs.unbind(1):
         across, down, radius = puff.T[:, :, None, None]
-        below = (y > down).float() * 1.6 + 1  # flatter under the middle
-        density += torch.exp(-(((x - across) / radius) ** 2 + ((y - down) * below / (radius * 0.8)) ** 2))
+        below = (y > down).float() * 1.2 + 1  # flatter under the middle
+        density += torch.exp(-(((x - across) / radius) ** 2 + ((y - down) * below / (radius * 0.9)) ** 2))
     cover = ((density - 0.45) / 0.3).clamp(0, 1)
     return pictures.lerp(torch.full_like(pictures, 0.97), (0.85 * cover * cover * (3 - 2 * cover))[:, None])
 
@@ -111,13 +111,13 @@ def _cloud_puffs(scene: Scene, shape: tuple[float, float]) -> list[tuple[float, 
     rng = random.Random(scene.seed)
     puffs = []
     for cloud in range(scene.clouds):
-        middle = (cloud + rng.uniform(0.2, 0.8)) / scene.clouds * shape[0]
-        down = rng.uniform(0.1, 0.34) * min(scene.horizon, 0.8) * shape[1] * 1.3
-        radius = rng.uniform(0.075, 0.1)
+        x = (cloud + rng.uniform(0.3, 0.7)) / scene.clouds * shape[0]
+        y = (0.1 + 0.17 * (cloud % 2) + rng.uniform(0, 0.06)) * shape[1]
+        radius = rng.uniform(0.085, 0.11)
         puffs += [
-            (middle - radius * 1.1, down + 0.02, radius * 0.8),
-            (middle, down, radius),
-            (middle + radius * 1.1, down + 0.02, radius * 0.75),
+            (x - radius * 0.95, y + 0.022, radius * 0.7),
+            (x, y, radius),
+            (x + radius, y + 0.02, radius * 0.75),
         ]
     return puffs
 

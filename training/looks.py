@@ -67,7 +67,8 @@ def _hues(colours: Pixels) -> tuple[str | None, tuple[tuple[str, float], ...]]:
     best: dict[str, tuple[float, float]] = {}
     for turn in _HUES:
         name, share = _dominant(np.clip(colours @ hue_matrix(turn).T, 0, 1))
-        if share >= _CLEAR and name != natural and share > best.get(name, (0.0, 0.0))[0]:
+        is_new = name not in {natural, "black", "gray", "white", "brown"}
+        if is_new and share >= _CLEAR and share > best.get(name, (0.0, 0.0))[0]:
             best[name] = (share, turn)
     return natural, tuple((name, turn) for name, (_, turn) in sorted(best.items()))
 
@@ -90,7 +91,7 @@ def name_pixels(colours: Pixels) -> NDArray[np.intp]:
     reddish = (hue < 14) | (hue >= 338)
     names[reddish] = _NAMES.index("red")
     names[reddish & (low > 0.5)] = _NAMES.index("pink")
-    names[(hue < 45) & (high < 0.62) & (high > 0.2)] = _NAMES.index("brown")
+    names[(hue < 66) & (high < 0.66)] = _NAMES.index("brown")
     dull = chroma < np.maximum(0.12, 0.2 * high)
     names[dull] = _NAMES.index("gray")
     names[dull & (low > 0.82)] = _NAMES.index("white")

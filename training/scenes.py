@@ -25,7 +25,9 @@ Canvas = tuple[int, int]  # height, width; multiples of 64
 _KINDS = {"single": 0.58, "pair": 0.16, "count": 0.12, "size": 0.05, "coloured": 0.09}
 _SAID = 1 / 3  # how often the default style is named
 _FREE = 0.06
-_FOREIGN = 0.13
+_FLIPPED = 0.1  # of animals: nothing else is shown mirrored
+_FOREIGN = {1: 0.13, 2: 0.3, 3: 0.3}  # of the captions of one thing in its default style
+_PATIENCE = 20_000  # draws until a combination counts as not there
 _HELD_OUT_KINDS = ("background", "style", "pair")
 _RATIOS = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
 
@@ -134,6 +136,7 @@ class SceneSampler:
             layer = layout.standing(
                 rng, sprite, self._look(sprite), canvas, backdrop, is_flying=entry.label in lists().flyers
             )
+        layer = layer._replace(flip=self._stage > 2 and entry.group == "animals" and rng.random() < _FLIPPED)
         caption = self._caption(rng, chosen, backdrop)
         return self._compose(rng, (layer,), backdrop, caption, chosen, (entry.label,))
 
@@ -154,13 +157,15 @@ class SceneSampler:
     def _count(self, rng: random.Random, canvas: Canvas) -> Scene:
         count = rng.choices((2, 3, 4), (0.45, 0.35, 0.2))[0]
         chosen = self._choose(rng)
-        while not is_countable(chosen.entry.label):
+        for _ in range(_PATIENCE):
+            if is_countable(chosen.entry.name):
+                break
             chosen = self._choose(rng)
         entry, sprite = chosen.entry, self._sprite(rng, chosen)
         backdrop = self._backdrop(rng, (entry,), scenes=0.0)
         layers = layout.grid(rng, sprite, canvas, count)
         term = self._term(rng, entry)
-        body = captions.several(rng, term if is_countable(term) else entry.label, count) + captions.place(rng, backdrop)
+        body = captions.several(rng, term if is_countable(term) else entry.name, count) + captions.place(rng, backdrop)
         return self._compose(rng, layers, backdrop, self._dress(rng, body, chosen), chosen, (entry.label,))
 
     def _sized(self, rng: random.Random, canvas: Canvas) -> Scene:
@@ -198,13 +203,14 @@ class SceneSampler:
 
     def _choose(self, rng: random.Random, must_hold_out: bool = False) -> _Choice:
         """A thing and its style; with `must_hold_out` one whose named style is held out."""
-        while True:
+        for _ in range(_PATIENCE):
             entry = self._all.draw(rng)
             style, is_said = self._style(rng, entry)
             if not must_hold_out:
                 return _Choice(entry=entry, style=style, is_said=is_said)
             if held := [style for style in entry.sprites if is_held_out("style", entry.label, style)]:
                 return _Choice(entry=entry, style=rng.choice(held), is_said=True)
+        raise LookupError("no style of any label is held out")
 
     def _style(self, rng: random.Random, entry: Entry) -> tuple[str, bool]:
         default = entry.default_style
@@ -254,11 +260,12 @@ class SceneSampler:
         return is_held_out("background", entry.label, colour)
 
     def _held_out_background(self, rng: random.Random) -> tuple[_Choice, Backdrop]:
-        while True:
+        for _ in range(_PATIENCE):
             chosen = self._choose(rng)
             held = [name for name in COLOURS if name != "white" and self._is_barred(chosen.entry, name)]
             if held:
                 return chosen, plain(rng.choice(held))
+        raise LookupError("no background of any label is held out")
 
     def _sprite(self, rng: random.Random, chosen: _Choice) -> int:
         return rng.choice(chosen.entry.sprites[chosen.style])
@@ -267,7 +274,11 @@ class SceneSampler:
         return self._looks[sprite] if self._looks is not None else Look()
 
     def _is_foreign(self, rng: random.Random, chosen: _Choice) -> bool:
-        return not (self._held_out or chosen.is_said) and bool(chosen.entry.foreign) and rng.random() < _FOREIGN * 1.5
+        return (
+            not (self._held_out or chosen.is_said)
+            and bool(chosen.entry.foreign)
+            and rng.random() < _FOREIGN[self._stage]
+        )
 
     def _foreign(self, rng: random.Random, entry: Entry) -> str:
         return captions.finish(rng, rng.choice(entry.foreign))

@@ -19,11 +19,12 @@ from training.records import Record
 from training.words import GROUP_WEIGHTS, STYLE_ORDER, lists
 
 _HELD_OUT_OF = 10  # one combination in ten
+_MAIN_LANGUAGES = frozenset({"de", "fr", "es", "it", "pt", "nl"})  # said three times as often as the others
 _KEYWORDS = 4  # how many of a label's keywords are used at most
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One label: its names in order of right, and its sprites (indices into the records) for each style it has."""
+    """One label: its names, those in `foreign` as often as they weigh, and its sprites (indices) for each style."""
 
     label: str
     group: str
@@ -87,32 +88,37 @@ def _entry(records: Sequence[Record], indices: list[int], owners: dict[str, str]
         weight=weight(label, first.group),
         name=first.name if own([first.name]) else label,
         keywords=own(_keywords(first)),
-        foreign=own(first.labels.values()),
+        foreign=tuple(
+            phrase
+            for language, phrase in first.labels.items()
+            for _ in range(3 if language in _MAIN_LANGUAGES else 1)
+            if owners.get(phrase.lower()) == label
+        ),
         sprites=_by_style(records, indices),
     )
 
 
 def _keywords(record: Record) -> tuple[str, ...]:
-    own = (keyword for keyword in record.keywords[:_KEYWORDS] if keyword != record.label)
+    """Everyday names first, then the data's own, without what nobody should say."""
+    known, unsaid = {record.label, record.name}, lists().unsaid
+    own = [keyword for keyword in record.keywords if keyword not in known | unsaid][:_KEYWORDS]
     return tuple(dict.fromkeys((*lists().aliases.get(record.label, ()), *own)))
 
 
 def _owners(firsts: dict[str, Record]) -> dict[str, str]:
-    """Phrase in lower case -> the label that it means: labels before names, aliases, keywords, foreign labels."""
+    """Phrase in lower case -> what it means: labels, then names, keywords of one label, foreign labels."""
     owners = {label: label for label in firsts}
     ranked = sorted(firsts.values(), key=lambda record: -weight(record.label, record.group))
     for record in ranked:
         owners.setdefault(record.name, record.label)
+    claims: dict[str, list[str]] = {}
     for record in ranked:
-        for alias in lists().aliases.get(record.label, ()):
-            owners.setdefault(alias, record.label)
-    claims: dict[str, list[tuple[int, str]]] = {}
-    for record in ranked:
-        for rank, keyword in enumerate(record.keywords[:_KEYWORDS]):
-            claims.setdefault(keyword, []).append((rank, record.label))
+        for keyword in _keywords(record):
+            claims.setdefault(keyword, []).append(record.label)
     for keyword, claimants in claims.items():
-        if len(claimants) == 1:
-            owners.setdefault(keyword, claimants[0][1])
+        aliased = [label for label in claimants if keyword in lists().aliases.get(label, ())]
+        if aliased or len(claimants) == 1:
+            owners.setdefault(keyword, (aliased or claimants)[0])
     for record in ranked:
         for foreign in record.labels.values():
             owners.setdefault(foreign.lower(), record.label)

@@ -147,6 +147,11 @@ GROUP_WEIGHTS = {
 _PREPOSITIONS = frozenset(
     {"of", "with", "in", "on", "at", "and", "behind", "from", "without", "to", "over", "for", "under"}
 )
+_PLURALS = frozenset({"people", "mice", "teeth", "dice", "skis"})
+_CLUMSY = frozenset({"flag", "no", "not", "man", "woman", "person"})
+_NOUNS_IN_ING = frozenset(
+    {"ring", "wing", "king", "building", "wedding", "dumpling", "seedling", "duckling", "pudding"}
+)
 _SOUNDS_LIKE_CONSONANT = ("uni", "use", "euro", "one", "ufo", "uk", "ukulele", "u-", "ewe")
 _SOUNDS_LIKE_VOWEL = ("hour", "x-ray", "suv", "8", "11", "18", "mp3", "sos")
 
@@ -159,6 +164,7 @@ class Lists(msgspec.Struct, frozen=True, kw_only=True):
     flyers: frozenset[str]
     mass: frozenset[str]
     unique: frozenset[str]
+    unsaid: frozenset[str]
     plurals: dict[str, str]
     aliases: dict[str, tuple[str, ...]]
 
@@ -171,24 +177,17 @@ def lists() -> Lists:
 
 
 def is_plural(words: str) -> bool:
-    """Whether `words` name several already ("grapes", "pair of scissors" is one): they take no "a" and no count."""
+    """Whether `words` name several already ("grapes"): they take no "a" and no number."""
     head = words.split()[_head(words)]
-    return (head.endswith("s") and not head.endswith(("ss", "us", "is", "os"))) or head in {
-        "people",
-        "mice",
-        "teeth",
-        "dice",
-    }
+    return head in _PLURALS or (head.endswith("s") and not head.endswith(("ss", "us", "is", "os")))
 
 
 def is_countable(words: str) -> bool:
-    """Whether "two ..." can be said of it."""
-    return not (
-        words in lists().mass
-        or words in lists().unique
-        or is_plural(words)
-        or words.startswith(("flag", "no ", "not "))
-    )
+    """Whether "two ..." can be said of it without clumsiness."""
+    parts = words.split()
+    if len(parts) > 3 or parts[0] in _CLUMSY or _is_participle(parts[-1]):
+        return False
+    return not (words in lists().mass or words in lists().unique or is_plural(words))
 
 
 def article(words: str) -> str:
@@ -204,13 +203,13 @@ def with_article(words: str) -> str:
     """`a red apple`, `an owl`, `grapes`, `the sun`."""
     if words in lists().unique or words.startswith("flag of "):
         return f"the {words}"
-    if words in lists().mass or is_plural(words) or words.startswith(("a ", "an ", "the ")):
+    if words in lists().mass or is_plural(words) or _is_participle(words) or words.startswith(("a ", "an ", "the ")):
         return words
     return f"{article(words)} {words}"
 
 
 def plural(words: str) -> str:
-    """The plural of the head of `words`: `ears of corn`, `men running`, `red apples`."""
+    """The plural of the head of `words`: `ears of corn`, `computer mice`, `red apples`."""
     parts = words.split()
     at = _head(words)
     parts[at] = _plural_of_word(parts[at])
@@ -218,12 +217,14 @@ def plural(words: str) -> str:
 
 
 def _head(words: str) -> int:
-    """Where the word stands that the rest describes: before a preposition or a participle, else last."""
+    """Where the word stands that the rest describes: before a preposition, else last."""
     parts = words.split()
-    for at, part in enumerate(parts[1:], start=1):
-        if part in _PREPOSITIONS or (part.endswith("ing") and parts[at - 1] in lists().plurals):
-            return at - 1
-    return len(parts) - 1
+    return next((at - 1 for at, part in enumerate(parts) if at and part in _PREPOSITIONS), len(parts) - 1)
+
+
+def _is_participle(word: str) -> bool:
+    """Whether it is one word like "running" or "crying", which names no thing."""
+    return " " not in word and word.endswith("ing") and word not in _NOUNS_IN_ING
 
 
 def _plural_of_word(word: str) -> str:
