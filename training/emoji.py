@@ -1,8 +1,7 @@
-"""What an emoji is called: labels, names, keywords, groups, and labels in other languages.
+"""The things that can be drawn: which emoji they are, what they are called, to which group they belong.
 
-Reads emojibase's tables (CLDR's labels and keywords, the short codes that people type), WordNet and `emoji.toml`.
-Knows nothing of pictures: `training.pictures` finds an `Emoji` for each of them, so that one thing has one label in
-every set.
+Puts emojibase, WordNet and our own table (`emoji.toml`) together. Knows nothing of pictures: `training.pictures` finds
+a `Thing` for each of them, so that one thing has one label in every set.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import functools
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from training import packages
-from training.wordnet import Nouns, nouns
+from training import emojibase, keywords, wordnet
+from training.emojibase import Entry, hexkey, plain
 
 Group = Literal[
     "smileys",
@@ -34,14 +33,7 @@ Group = Literal[
     "symbols",
     "flags",
 ]
-LANGUAGES = ("de", "fr", "es", "it", "pt", "nl", "zh", "ja", "ru", "pl", "uk")
-#: The short codes to take keywords from; the others repeat them.
-SHORTCODES = ("github", "joypixels", "iamcal", "emojibase")
-MAXIMUM_KEYWORDS = 8
-#: A tag of more emoji than this names a class ("animal", "face"), a word that more claim names none of them.
-MAXIMUM_TAGGED = 4
-MAXIMUM_CLAIMED = 2
-#: emojibase's numbers of groups; subgroups starting with these words go elsewhere.
+#: emojibase's numbers of groups.
 GROUPS: dict[int, Group] = {
     0: "smileys",
     1: "people",
@@ -53,8 +45,7 @@ GROUPS: dict[int, Group] = {
     8: "symbols",
     9: "flags",
 }
-SIGNS = 8
-FLAGS = 9
+#: The first word of a subgroup that goes elsewhere than its group; not among the symbols, whose subgroups are signs.
 SUBGROUPS: dict[str, Group] = {
     "plant": "plants",
     "transport": "vehicles",
@@ -66,10 +57,10 @@ SUBGROUPS: dict[str, Group] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Emoji:
-    """One thing that can be drawn; `hexcode` is its code points without variation selectors, upper case."""
+class Thing:
+    """One thing that can be drawn. No two have the same label or name."""
 
-    hexcode: str
+    key: str  # its code points, see `emojibase.hexkey`
     label: str
     name: str
     group: Group
@@ -77,23 +68,14 @@ class Emoji:
     labels: dict[str, str]
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """A row of emojibase's `data.json`."""
-
-    label: str
-    hexcode: str
-    tags: tuple[str, ...] = ()
-    group: int | None = None
-    subgroup: int | None = None
-
-
-class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`emoji.toml`."""
 
     dropped_subgroups: frozenset[str]
     kept_labels: frozenset[str]
     dropped_labels: frozenset[str]
     dropped_patterns: tuple[str, ...]
+    dropped_keywords: frozenset[str]
     groups: dict[str, Group]
     names: dict[str, str]
     keywords: dict[str, tuple[str, ...]]
@@ -101,163 +83,61 @@ class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pictures: dict[str, dict[str, str]]
 
 
-def hexkey(hexcode: str) -> str:
-    """Code points as every set can write them: upper case, without the variation selector."""
-    return "-".join(part for part in hexcode.upper().split("-") if part != "FE0F")
-
-
-def plain(label: str) -> str:
-    """A label as people type it: lower case, straight apostrophes, no colons; "flag: France" is "flag of france"."""
-    text = label.lower().replace("’", "'").replace("“", "").replace("”", "").replace("&", "and")
-    text = re.sub(r"^flag: ", "flag of ", text)
-    return re.sub(r"\s+", " ", re.sub(r"\s*[:,]\s*", " ", text)).strip()
-
-
 @functools.cache
-def house() -> House:
+def table() -> Table:
     """Our own table."""
     text = Path(__file__).with_name("emoji.toml").read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), House)
+    return msgspec.convert(tomllib.loads(text), Table)
 
 
 @functools.cache
-def emoji() -> dict[str, Emoji]:
-    """Everything drawable by hex key, in emojibase's order."""
-    subgroups = _subgroups()
-    kept = [entry for entry in entries("en") if is_thing(entry, subgroups)]
-    translated = _translations()
-    chosen = keywords(kept, nouns())
-    return {
-        hexkey(entry.hexcode): Emoji(
-            hexcode=hexkey(entry.hexcode),
-            label=plain(entry.label),
-            name=name_of(entry),
-            group=group_of(entry, subgroups),
-            keywords=chosen[entry.hexcode],
-            labels=translated[entry.hexcode] | house().labels.get(plain(entry.label), {}),
-        )
-        for entry in kept
-    }
+def things() -> dict[str, Thing]:
+    """Everything that can be drawn by hex key, in emojibase's order."""
+    kept = [entry for entry in emojibase.entries("en") if is_thing(entry)]
+    chosen = keywords.choose([_named(entry) for entry in kept], _words(kept))
+    return {hexkey(entry.hexcode): _thing(entry, chosen[hexkey(entry.hexcode)]) for entry in kept}
 
 
-def entries(language: str) -> list[Entry]:
-    """emojibase's rows in one language; skin tones are left out."""
-    file = packages.EMOJIBASE.folder / language / "data.json"
-    return msgspec.json.decode(file.read_bytes(), type=list[Entry])
-
-
-def is_thing(entry: Entry, subgroups: Mapping[int, str]) -> bool:
+def is_thing(entry: Entry) -> bool:
     """Whether a person would ask for it to be drawn and know it again."""
     label = plain(entry.label)
     if entry.subgroup is None or entry.group not in GROUPS:
         return False
-    if label in house().kept_labels:
+    if label in table().kept_labels:
         return True
-    if subgroups[entry.subgroup] in house().dropped_subgroups or label in house().dropped_labels:
+    if emojibase.subgroups()[entry.subgroup] in table().dropped_subgroups or label in table().dropped_labels:
         return False
-    raw = entry.label.replace("’", "'")
-    return not any(re.search(pattern, raw) for pattern in house().dropped_patterns)
+    written = entry.label.replace("’", "'")
+    return not any(re.search(pattern, written) for pattern in table().dropped_patterns)
 
 
 def name_of(entry: Entry) -> str:
     """What a person would call it."""
     label = plain(entry.label)
-    return house().names.get(label, label)
+    return table().names.get(label, label)
 
 
-def group_of(entry: Entry, subgroups: Mapping[int, str]) -> Group:
+def group_of(entry: Entry) -> Group:
     """Our group: emojibase's, with plants, vehicles and signs of feeling apart."""
-    special = house().groups.get(plain(entry.label))
-    subgroup = subgroups[entry.subgroup or 0]
-    moved = SUBGROUPS.get(subgroup.split("-")[0]) if entry.group != SIGNS else None
-    return special or moved or GROUPS[entry.group or 0]
+    group = GROUPS[entry.group or 0]
+    start = emojibase.subgroups()[entry.subgroup or 0].split("-")[0]
+    moved = SUBGROUPS.get(start, group) if group != "symbols" else group
+    return table().groups.get(plain(entry.label), moved)
 
 
-def keywords(kept: Sequence[Entry], words: Nouns) -> dict[str, tuple[str, ...]]:
-    """Hexcode -> other words that really name the thing, best first; a word that names another thing is left out."""
-    codes = _shortcodes()
-    british = {entry.hexcode: plain(entry.label) for entry in entries("en-gb")}
-    tagged = Counter(tag for entry in kept for tag in set(entry.tags))
-    wanted = {entry.hexcode: list(_candidates(entry, codes, british, tagged, words)) for entry in kept}
-    claimed = Counter(word for found in wanted.values() for word in set(found))
-    taken = {plain(entry.label) for entry in kept} | {name_of(entry) for entry in kept}
-    return {
-        entry.hexcode: tuple(
-            word
-            for word in dict.fromkeys(wanted[entry.hexcode])
-            if _owns(entry, word, taken) and claimed[word] <= MAXIMUM_CLAIMED
-        )[:MAXIMUM_KEYWORDS]
-        for entry in kept
-    }
-
-
-def _owns(entry: Entry, word: str, taken: set[str]) -> bool:
-    label, name = plain(entry.label), name_of(entry)
-    return word not in taken if label == name else word not in taken - {label} and word != name
-
-
-def _candidates(
-    entry: Entry,
-    codes: Mapping[str, Sequence[str]],
-    british: Mapping[str, str],
-    tagged: Mapping[str, int],
-    words: Nouns,
-) -> Iterator[str]:
-    """Words that may name it, best first: ours, the label behind a shorter name, British, WordNet's, typed, tagged."""
-    label, name = plain(entry.label), name_of(entry)
-    yield from house().keywords.get(label, ())
-    if name != label:
-        yield label
-    if entry.group == FLAGS:  # a flag has a country, not synonyms
-        return
-    yield british.get(entry.hexcode, label)
-    group = group_of(entry, _subgroups())
-    yield from words.synonyms(name, group)
-    yield from words.synonyms(label, group)
-    yield from (code for code in codes.get(entry.hexcode, ()) if re.fullmatch(r"[a-z]{3,}( [a-z]+)*", code))
-    for tag in entry.tags:
-        if tagged[tag] <= MAXIMUM_TAGGED and (words.are_near(tag, name, group) or words.are_near(tag, label, group)):
-            yield tag.lower()
-
-
-@functools.cache
-def _subgroups() -> dict[int, str]:
-    table = msgspec.json.decode((packages.EMOJIBASE.folder / "meta" / "groups.json").read_bytes())
-    return {int(number): name for number, name in table["subgroups"].items()}
-
-
-@functools.cache
-def _shortcodes() -> dict[str, tuple[str, ...]]:
-    """Hexcode -> what people type between colons, as words."""
-    found: dict[str, list[str]] = {}
-    for preset in SHORTCODES:
-        file = packages.EMOJIBASE.folder / "en" / "shortcodes" / f"{preset}.json"
-        for hexcode, codes in msgspec.json.decode(file.read_bytes(), type=dict[str, str | list[str]]).items():
-            typed = [codes] if isinstance(codes, str) else codes
-            found.setdefault(hexcode, []).extend(code.replace("_", " ") for code in typed)
-    return {hexcode: tuple(dict.fromkeys(codes)) for hexcode, codes in found.items()}
-
-
-def _translations() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {entry.hexcode: {} for entry in entries("en")}
-    for language in LANGUAGES:
-        for entry in entries(language):
-            found[entry.hexcode][language] = plain(entry.label)
-    return found
-
-
-def known_names(things: Iterable[Emoji]) -> dict[str, str]:
+def known_names(known: Mapping[str, Thing]) -> dict[str, str]:
     """What any set may call a thing, letters and digits only -> its hex key; labels come before looser names."""
+    official = {hexkey(entry.hexcode): entry.label for entry in emojibase.entries("en")}
+    labels = [(word, key) for key, thing in known.items() for word in (thing.label, thing.name, official[key])]
+    looser = [
+        (word, key)
+        for key, thing in known.items()
+        for word in (emojibase.unicode_names().get(key, ""), *emojibase.typed().get(key, ()), *thing.keywords)
+    ]
     found: dict[str, str] = {}
-    official = _unicode_names()
-    things = list(things)
-    for thing in things:
-        for name in (thing.label, thing.name):
-            found.setdefault(glued(name), thing.hexcode)
-    for thing in things:
-        for name in (official.get(thing.hexcode, ""), *_shortcodes().get(thing.hexcode, ()), *thing.keywords):
-            found.setdefault(glued(name), thing.hexcode)
-    found.pop("", None)
+    for word, key in labels + looser:
+        if glued(word):
+            found.setdefault(glued(word), key)
     return found
 
 
@@ -266,7 +146,36 @@ def glued(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _unicode_names() -> dict[str, str]:
-    file = packages.EMOJIBASE.folder / "meta" / "unicode-names.json"
-    table = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
-    return {hexkey(hexcode): name for hexcode, name in table.items()}
+def _thing(entry: Entry, chosen: tuple[str, ...]) -> Thing:
+    label, key = plain(entry.label), hexkey(entry.hexcode)
+    translated = {language: text for language, text in emojibase.labels()[key].items() if language != "en-gb"}
+    return Thing(
+        key=key,
+        label=label,
+        name=name_of(entry),
+        group=group_of(entry),
+        keywords=chosen,
+        labels=translated | table().labels.get(label, {}),
+    )
+
+
+def _named(entry: Entry) -> keywords.Named:
+    key = hexkey(entry.hexcode)
+    return keywords.Named(
+        key=key,
+        label=plain(entry.label),
+        name=name_of(entry),
+        group=group_of(entry),
+        tags=entry.tags,
+        typed=emojibase.typed().get(key, ()),
+        british=emojibase.labels()[key].get("en-gb", plain(entry.label)),
+    )
+
+
+def _words(kept: Iterable[Entry]) -> keywords.Words:
+    return keywords.Words(
+        nouns=wordnet.nouns(),
+        ours=table().keywords,
+        dropped=table().dropped_keywords,
+        tagged=Counter(tag for entry in kept for tag in set(entry.tags)),
+    )

@@ -7,6 +7,7 @@ Share-alike, GPL and proprietary collections stay out.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,6 @@ class Package:
     def folder(self) -> Path:
         """Where `training.fetch` unpacks it."""
         return work.folder() / "packages" / self.folder_name
-
-    @property
-    def changes(self) -> str:
-        """What we did with it; CC-BY asks for that."""
-        return "; the pictures were rendered, resized and composed" if self.license.startswith("CC-BY") else ""
 
 
 NOTO = Package(
@@ -189,6 +185,13 @@ NAMES = {
 }
 
 
+CLDR = (
+    "Unicode Common Locale Data Repository (CLDR), Copyright (c) Unicode, Inc., licensed under the Unicode License v3 "
+    "(below)"
+)
+WIDTH = 120
+
+
 def notices() -> str:
     """What mini's NOTICE must say: every work that the shipped weights learnt from, then the licence texts."""
     return "\n".join(_notice_lines()) + "\n"
@@ -199,14 +202,17 @@ def _notice_lines() -> Iterator[str]:
     yield from (_thanks(package) for package in PACKAGES if package.use == "drawing")
     yield "\nNames, keywords and meanings of words:"
     yield from (_thanks(package) for package in PACKAGES if package.use == "words")
-    yield "- Unicode Common Locale Data Repository (CLDR), Copyright (c) Unicode, Inc., licensed under the Unicode"
-    yield "  License v3 (below), by way of Emojibase."
+    yield _item(f"{CLDR}, by way of Emojibase.")
     for name, heading in TEXTS.items():
         text = (Path(__file__).parent / "notices" / name).read_text(encoding="utf-8").strip()
-        yield f"\n{'-' * 120}\n{heading}\n\n{text}"
+        yield f"\n{'-' * WIDTH}\n{heading}\n\n{text}"
 
 
 def _thanks(package: Package) -> str:
-    return (
-        f"- {package.title}, Copyright (c) {package.holder}, licensed under {NAMES[package.license]}{package.changes}."
-    )
+    said = f"{package.title}, Copyright (c) {package.holder}, licensed under {NAMES[package.license]}"
+    changed = "; the pictures were rendered, resized and composed" if package.license == "CC-BY-4.0" else ""
+    return _item(f"{said}{changed}.")
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ")

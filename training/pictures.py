@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from training import packages
-from training.emoji import Emoji, emoji, glued, hexkey, house, known_names
+from training.emoji import Thing, glued, known_names, table, things
+from training.emojibase import hexkey
 from training.packages import Package
 from training.records import Record
 
@@ -85,14 +86,14 @@ class IconTable(msgspec.Struct, frozen=True):
 
 
 def pictures(name: str) -> list[Picture]:
-    """The set's pictures in the order of `training.emoji.emoji`, one for each thing."""
+    """The set's pictures in the order of `training.emoji.things`, one for each thing."""
     found: dict[str, str | Path] = {}
     for thing, source in _sources(name):
-        found.setdefault(thing.hexcode, source)
-    return [Picture(record=_record(thing, name), source=found[key]) for key, thing in emoji().items() if key in found]
+        found.setdefault(thing.key, source)
+    return [Picture(record=_record(thing, name), source=found[key]) for key, thing in things().items() if key in found]
 
 
-def _record(thing: Emoji, name: str) -> Record:
+def _record(thing: Thing, name: str) -> Record:
     chosen = SETS[name]
     return Record(
         label=thing.label,
@@ -106,41 +107,41 @@ def _record(thing: Emoji, name: str) -> Record:
     )
 
 
-def _sources(name: str) -> Iterator[tuple[Emoji, str | Path]]:
+def _sources(name: str) -> Iterator[tuple[Thing, str | Path]]:
     chosen = SETS[name]
     folder = chosen.package.folder
     if (folder / "icons.json").is_file():
         yield from _icons(folder, _by_code_points(chosen.named_by) if chosen.named_by else _by_name(name))
         return
     for file in sorted((folder / "assets").glob("*.webp")):
-        if thing := emoji().get(hexkey(file.stem)):
+        if thing := things().get(hexkey(file.stem)):
             yield thing, file
 
 
-def _icons(folder: Path, find: Callable[[str], Emoji | None]) -> Iterator[tuple[Emoji, str]]:
-    table = msgspec.json.decode((folder / "icons.json").read_bytes(), type=IconTable)
-    for key, icon in table.icons.items():
-        if not icon.hidden and (thing := find(key)):
-            yield thing, table.svg(icon)
+def _icons(folder: Path, find: Callable[[str], Thing | None]) -> Iterator[tuple[Thing, str]]:
+    icons = msgspec.json.decode((folder / "icons.json").read_bytes(), type=IconTable)
+    for name, icon in icons.icons.items():
+        if not icon.hidden and (thing := find(name)):
+            yield thing, icons.svg(icon)
 
 
-def _by_code_points(package: Package) -> Callable[[str], Emoji | None]:
-    table = msgspec.json.decode((package.folder / "chars.json").read_bytes(), type=dict[str, str])
-    found = {name: hexkey(code_points) for code_points, name in table.items()}
-    return lambda name: emoji().get(found.get(name, ""))
+def _by_code_points(package: Package) -> Callable[[str], Thing | None]:
+    named = msgspec.json.decode((package.folder / "chars.json").read_bytes(), type=dict[str, str])
+    found = {name: hexkey(code_points) for code_points, name in named.items()}
+    return lambda name: things().get(found.get(name, ""))
 
 
-def _by_name(chosen: str) -> Callable[[str], Emoji | None]:
-    own = house().pictures.get(chosen, {})
+def _by_name(chosen: str) -> Callable[[str], Thing | None]:
+    own = table().pictures.get(chosen, {})
     return lambda name: find_thing(own.get(name, name))
 
 
-def find_thing(name: str) -> Emoji | None:
+def find_thing(name: str) -> Thing | None:
     """The thing called `name`, however it is spelt: `flyingsaucer`, `birthday-cake-2`, `flag-for-france`."""
-    found = _known()
+    found = known()
     bare = FLAG.sub("flag of ", TWIN.sub("", name))
     key = next((found[word] for word in _spellings(bare) if word in found), None)
-    return emoji().get(key or "")
+    return things().get(key or "")
 
 
 def _spellings(name: str) -> Iterator[str]:
@@ -151,5 +152,6 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 @functools.cache
-def _known() -> dict[str, str]:
-    return known_names(emoji().values())
+def known() -> dict[str, str]:
+    """What any set may call a thing -> its hex key."""
+    return known_names(things())

@@ -11,6 +11,8 @@ import hashlib
 import io
 import multiprocessing
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +35,36 @@ MAXIMUM_RATIO = 6  # long thin pictures say nothing once they are small
 Sprite = NDArray[np.uint8]
 
 
+class Stamp(msgspec.Struct, frozen=True):
+    """What a set was rendered from, and which of its pictures became sprites."""
+
+    fingerprint: str
+    kept: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where a set's sprites are. `stamp` is written last: without it the others do not count."""
+
+    array: Path
+    records: Path
+    stamp: Path
+
+
 def load_sprites(sets: Collection[str] | None = None) -> tuple[Sprite, list[Record]]:
     """The rendered sprites (N, 256, 256, 4) and their records, in the order of `SETS`; by default all sets."""
-    there = [name for name in SETS if _files(name)[0].is_file() and (sets is None or name in sets)]
+    there = [name for name in SETS if files(name).stamp.is_file() and (sets is None or name in sets)]
     if missing := set(sets or ()) - set(there):
         raise FileNotFoundError(f"not rendered yet: {', '.join(sorted(missing))}; run training/render")
-    arrays = [np.load(_files(name)[0], mmap_mode="r") for name in there]
-    found = [record for name in there for record in read_records(_files(name)[1])]
+    arrays = [np.load(files(name).array, mmap_mode="r") for name in there]
+    found = [record for name in there for record in read_records(files(name).records)]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), found
+
+
+def files(name: str) -> Files:
+    """A set's files."""
+    folder = work.folder() / "sprites"
+    return Files(array=folder / f"{name}.npy", records=folder / f"{name}.jsonl", stamp=folder / f"{name}.json")
 
 
 def read_records(file: Path) -> list[Record]:
@@ -50,27 +74,47 @@ def read_records(file: Path) -> list[Record]:
 
 def render_set(name: str, processes: int) -> int:
     """Renders one set unless its pictures are rendered already; gives the number of sprites."""
-    wanted = pictures(name)
-    array_file, records_file, stamp = _files(name)
-    fingerprint = _fingerprint(wanted)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8").startswith(fingerprint):
-        kept = [
-            picture
-            for picture, is_kept in zip(wanted, stamp.read_text(encoding="utf-8").split()[1], strict=True)
-            if is_kept == "1"
-        ]
-        _write_records(kept, records_file)
-        return len(kept)
-    array_file.parent.mkdir(parents=True, exist_ok=True)
-    stamp.unlink(missing_ok=True)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        sprites = pool.map(sprite, [picture.source for picture in wanted], chunksize=16)
-    np.save(array_file, np.stack([made for made in sprites if made is not None]))
-    kept = [picture for picture, made in zip(wanted, sprites, strict=True) if made is not None]
-    _write_records(kept, records_file)
-    flags = "".join("0" if made is None else "1" for made in sprites)
-    stamp.write_text(f"{fingerprint} {flags}", encoding="utf-8")
-    return len(kept)
+    wanted, there = pictures(name), files(name)
+    there.array.parent.mkdir(parents=True, exist_ok=True)
+    stamp = Stamp(fingerprint=_fingerprint(wanted), kept=_kept(there, _fingerprint(wanted)))
+    if not stamp.kept:
+        there.stamp.unlink(missing_ok=True)
+        stamp = msgspec.structs.replace(stamp, kept=_render(wanted, there.array, processes))
+    records = [picture.record for picture, is_kept in zip(wanted, stamp.kept, strict=True) if is_kept]
+    # Names and keywords may have changed although the pictures have not.
+    _replace(there.records, b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    _replace(there.stamp, msgspec.json.encode(stamp))
+    return len(records)
+
+
+def _kept(there: Files, fingerprint: str) -> tuple[bool, ...]:
+    """Which pictures are sprites already; nothing when they must be rendered."""
+    if not there.stamp.is_file() or not there.array.is_file():
+        return ()
+    stamp = msgspec.json.decode(there.stamp.read_bytes(), type=Stamp)
+    return stamp.kept if stamp.fingerprint == fingerprint else ()
+
+
+def _render(wanted: Sequence[Picture], file: Path, processes: int) -> tuple[bool, ...]:
+    sources = [picture.source for picture in wanted]
+    if processes == 1:
+        sprites = [sprite(source) for source in sources]
+    else:
+        # "spawn", for libraries that started threads do not survive a fork.
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            sprites = pool.map(sprite, sources, chunksize=16)
+    new = file.with_name(f"{file.name}.new")
+    with new.open("wb") as opened:
+        np.save(opened, np.stack([made for made in sprites if made is not None]))
+    new.replace(file)
+    return tuple(made is not None for made in sprites)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes beside and renames: whoever has the old file open, or mapped, keeps it whole."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_bytes(content)
+    new.replace(file)
 
 
 def sprite(source: str | Path) -> Sprite | None:
@@ -102,35 +146,23 @@ def _open(source: str | Path) -> Image.Image:
     return Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
 
 
-def _files(name: str) -> tuple[Path, Path, Path]:
-    folder = work.folder() / "sprites"
-    return folder / f"{name}.npy", folder / f"{name}.jsonl", folder / f"{name}.stamp"
-
-
 def _fingerprint(wanted: Sequence[Picture]) -> str:
     """Changes with the pictures, their order and how they are rendered, not with what they are called."""
     digest = hashlib.sha256(repr((SIDE, DRAWN, VISIBLE, MINIMUM_PIXELS, MAXIMUM_RATIO)).encode())
     for picture in wanted:
-        text = picture.source.name if isinstance(picture.source, Path) else picture.source
-        digest.update(text.encode() + b"\0")
+        content = picture.source.read_bytes() if isinstance(picture.source, Path) else picture.source.encode()
+        digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
-
-
-def _write_records(kept: Sequence[Picture], file: Path) -> None:
-    file.write_bytes(b"".join(msgspec.json.encode(picture.record) + b"\n" for picture in kept))
 
 
 def report(names: Collection[str]) -> None:
     """Prints how many things there are, by set and by group."""
-    found = [record for name in names for record in read_records(_files(name)[1])]
-    for name in names:
-        print(f"{name:12} {len({record.label for record in found if record.set == name}):5} labels")
-    for group in sorted({record.group for record in found}):
-        of_group = [record for record in found if record.group == group]
-        drawn = {record.label for record in of_group if record.set in DRAWING}
-        print(f"{group:12} {len({record.label for record in of_group}):5} labels, {len(drawn):5} for the generator")
-    drawn = {record.label for record in found if record.set in DRAWING}
-    print(f"in all       {len({record.label for record in found}):5} labels, {len(drawn):5} for the generator")
+    found = [record for name in names for record in read_records(files(name).records)]
+    for title, key in (("set", attrgetter("set")), ("group", attrgetter("group")), ("all", lambda _: "sets")):
+        for value in sorted({key(record) for record in found}):
+            chosen = [record for record in found if key(record) == value]
+            shown = {record.label for record in chosen if record.set in DRAWING}
+            print(f"{title} {value:12} {len({record.label for record in chosen}):5} things, generator's {len(shown):5}")
 
 
 def main(
@@ -139,6 +171,8 @@ def main(
 ) -> None:
     """Render the fetched pictures to sprites."""
     names = sets.split(",")
+    if unknown := set(names) - set(SETS):
+        raise typer.BadParameter(f"no such set: {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     for name in names:
         print(f"{name:12} {render_set(name, processes):5} sprites", flush=True)
     report(names)

@@ -23,6 +23,7 @@ KINDS: dict[str, frozenset[str]] = {
     "objects": frozenset({"06", "08", "17", "27"}),
     "activities": frozenset({"06"}),
     "people": frozenset({"08", "18"}),
+    "smileys": frozenset({"18"}),
 }
 MAXIMUM_WORDS = 3
 
@@ -44,11 +45,16 @@ class Nouns:
         self._senses = senses
 
     def synonyms(self, word: str, group: str) -> Iterator[str]:
-        """Other plain words for the same thing; Latin and proper names are left out."""
+        """Other plain words that mean the same thing first of all; Latin and proper names are left out."""
         chosen = self._meaning(word, group)
         for other in self._meanings[chosen].words if chosen else ():
-            if other != word and other == other.lower() and len(other.split()) <= MAXIMUM_WORDS:
+            is_plain = other != word and other == other.lower() and len(other.split()) <= MAXIMUM_WORDS
+            if is_plain and self._of(other)[0] == chosen:
                 yield other
+
+    def can_be(self, word: str, group: str) -> bool:
+        """Whether the word can mean something of the right kind; of groups without a kind anything goes."""
+        return group not in KINDS or self._meaning(word, group) is not None
 
     def are_near(self, word: str, other: str, group: str) -> bool:
         """Whether both can mean the same thing, or one of them is a kind of the other."""
@@ -60,8 +66,10 @@ class Nouns:
     def _meaning(self, word: str, group: str) -> str | None:
         """The commonest meaning of the right kind."""
         kinds = KINDS.get(group, frozenset())
-        senses = self._senses.get(word.lower().replace(" ", "_"), ())
-        return next((sense for sense in senses if self._meanings[sense].kind in kinds), None)
+        return next((sense for sense in self._of(word) if self._meanings[sense].kind in kinds), None)
+
+    def _of(self, word: str) -> tuple[str, ...]:
+        return self._senses.get(word.lower().replace(" ", "_"), ())
 
 
 @functools.cache
