@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 
@@ -349,6 +350,7 @@ class SceneSampler:
         )
 
 
+@cache
 def canvases(area: int) -> tuple[Canvas, ...]:
     """(height, width) in multiples of 64 near `area` pixels, one for each ratio from 9:16 to 16:9, square first."""
     return tuple(dict.fromkeys(_canvas(area, ratio) for ratio in _RATIOS))
