@@ -67,7 +67,7 @@ def _hues(colours: Pixels) -> tuple[str | None, tuple[tuple[str, float], ...]]:
     best: dict[str, tuple[float, float]] = {}
     for turn in _HUES:
         name, share = _dominant(np.clip(colours @ hue_matrix(turn).T, 0, 1))
-        is_new = name not in {natural, "black", "gray", "white", "brown"}
+        is_new = name not in {natural, "black", "gray", "white", "brown", "teal"}
         if is_new and share >= _CLEAR and share > best.get(name, (0.0, 0.0))[0]:
             best[name] = (share, turn)
     return natural, tuple((name, turn) for name, (_, turn) in sorted(best.items()))
