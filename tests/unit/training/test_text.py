@@ -88,7 +88,7 @@ def test_words_in_captions_and_common_words_mean_themselves() -> None:
 
 def test_common_words_past_the_most_frequent_are_plain_nouns_one_can_draw(tmp_path: Path) -> None:
     frequent = [
-        chr(97 + number // 26 // 26) + chr(97 + number // 26 % 26) + chr(97 + number % 26) for number in range(2500)
+        chr(97 + number // 26 // 26) + chr(97 + number // 26 % 26) + chr(97 + number % 26) for number in range(4000)
     ]
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "##ing", *frequent, "kitten", "idea", "paris"]), "utf-8")
     (tmp_path / "data.noun").write_text(
