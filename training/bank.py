@@ -1,0 +1,96 @@
+"""Latents to train on: painted, encoded and read once, used several times with new noise, then replaced.
+
+Painting a picture costs about as much as a training step with it, so a bank of recent pictures is kept
+for each canvas and a few of them are replaced at every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from training.latents import Code
+from training.network import Texts, pack
+from training.painter import Painter
+from training.scenes import SceneSampler
+
+#: Pixels of the canvas to a token, one way.
+TOKEN = 64
+
+
+class Batch(NamedTuple):
+    """`latents` (B, N, 64) on a `grid` of (rows, columns) tokens, and the captions' ids."""
+
+    latents: Tensor
+    texts: Texts
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Turns scene numbers into latents and ids. Canvases are (height, width) in pixels of the final picture."""
+
+    sampler: SceneSampler
+    painter: Painter
+    code: Code
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+
+    @torch.no_grad()
+    def make(self, first: int, count: int, canvas: tuple[int, int]) -> Batch:
+        """Scenes `first` ... `first + count`."""
+        scenes = [self.sampler.scene(first + offset, canvas) for offset in range(count)]
+        height, width = canvas
+        pictures = self.painter.paint(scenes, height // 2, width // 2)
+        latents = self.code.encode(pictures)
+        texts = read(self.tokenizers, [scene.caption for scene in scenes])
+        return Batch(pack(latents).to(torch.bfloat16), texts, (height // TOKEN, width // TOKEN))
+
+
+class Bank:
+    """A pool of pictures of one canvas: grows to `size`, then the oldest are replaced."""
+
+    def __init__(self, source: Source, canvas: tuple[int, int], size: int, first: int) -> None:
+        self._source = source
+        self._canvas = canvas
+        self._size = size
+        self._next = first
+        self._place = 0
+        self._pool: Batch | None = None
+
+    def draw(self, count: int, fresh: int, chance: torch.Generator) -> Batch:
+        """`count` pictures of the pool at random, after adding `fresh` new ones (`count` while it is empty)."""
+        self._add(count if self._pool is None else fresh)
+        assert self._pool is not None  # noqa: S101 - `_add` fills it
+        latents, texts, grid = self._pool
+        rows = torch.randint(len(latents), (count,), generator=chance)
+        return Batch(latents[rows], Texts(texts.clip[rows], texts.t5[rows]), grid)
+
+    def _add(self, count: int) -> None:
+        new = self._source.make(self._next, count, self._canvas)
+        self._next += count
+        if self._pool is None or len(self._pool.latents) < self._size:
+            self._pool = new if self._pool is None else _join(self._pool, new)
+            return
+        rows = torch.arange(self._place, self._place + count) % len(self._pool.latents)
+        self._place = (self._place + count) % len(self._pool.latents)
+        self._pool.latents[rows] = new.latents
+        self._pool.texts.clip[rows] = new.texts.clip
+        self._pool.texts.t5[rows] = new.texts.t5
+
+
+def read(tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], captions: list[str]) -> Texts:
+    """Ids of the captions for CLIP and T5, padded and cut to the lengths the tokenizers name."""
+    ids = [
+        tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for tokenizer in tokenizers
+    ]
+    return Texts(*ids)
+
+
+def _join(pool: Batch, new: Batch) -> Batch:
+    texts = Texts(torch.cat([pool.texts.clip, new.texts.clip]), torch.cat([pool.texts.t5, new.texts.t5]))
+    return Batch(torch.cat([pool.latents, new.latents]), texts, pool.grid)

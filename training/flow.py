@@ -1,0 +1,306 @@
+"""The rectified flow: transformer and text encoders learn to turn noise into the latents of painted pictures.
+
+x(s) = (1 - s) x0 + s e, and the network predicts e - x0 (arXiv 2209.03003), as FLUX.1 does. The curriculum and the
+canvases follow from how many pictures were seen; a run that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
+import typer
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
+
+from training import checkpoints, latents, ranks, work
+from training.bank import Bank, Batch, Source, read
+from training.looks import measure
+from training.masters import Masters
+from training.network import SHAPES, Illustrator, Shape, build_transformer
+from training.painter import Painter
+from training.ranks import Rank
+from training.render import load_sprites
+from training.scenes import SceneSampler, canvases
+from training.stream import GENERATOR_SETS
+from training.tokenizers import load_tokenizers
+
+SMALL, LARGE = 256**2, 512**2
+#: Share of captions left out, so that the network also learns what pictures are like without one.
+_SILENT = 0.1
+#: Mean of the logit of the noise level: most is learnt where little of the picture is seen.
+_LOGIT_MEAN = 0.4
+_SCENES_APART = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Up to `until` pictures seen: the curriculum's stage, and the canvas areas with their shares."""
+
+    until: int
+    stage: int
+    areas: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A machine's worth of training. `batch` is per step over all processes, for the small canvases."""
+
+    shape: Shape
+    phases: tuple[Phase, ...]
+    settle: float
+    batch: int
+    bank: int
+    reuse: int
+
+
+PRESETS = {
+    "cpu": Preset(
+        shape=SHAPES["cpu"],
+        phases=(
+            Phase(until=150_000, stage=1, areas={SMALL: 1.0}),
+            Phase(until=400_000, stage=2, areas={SMALL: 1.0}),
+            Phase(until=1_200_000, stage=3, areas={SMALL: 1.0}),
+            Phase(until=2_000_000, stage=3, areas={SMALL: 0.4, LARGE: 0.6}),
+        ),
+        settle=0.15,
+        batch=128,
+        bank=4096,
+        reuse=10,
+    ),
+    "gpu": Preset(
+        shape=SHAPES["gpu"],
+        phases=(
+            Phase(until=1_500_000, stage=1, areas={SMALL: 1.0}),
+            Phase(until=3_000_000, stage=2, areas={SMALL: 1.0}),
+            Phase(until=9_000_000, stage=3, areas={SMALL: 1.0}),
+            Phase(until=12_000_000, stage=3, areas={SMALL: 0.3, LARGE: 0.7}),
+        ),
+        settle=0.2,
+        batch=2048,
+        bank=65_536,
+        reuse=6,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One call of the command."""
+
+    preset: Preset
+    minutes: float
+    rate: float
+    optimizer: str
+    device: str
+    seed: int
+    folder: Path
+
+
+class Optimizers:
+    """Muon for the matrices of the blocks, AdamW for the rest; both with the same learning rate.
+
+    Muon: Jordan et al. 2024, update scaled to AdamW's size as in arXiv 2502.16982.
+    """
+
+    def __init__(self, masters: Masters, kind: str, rate: float) -> None:
+        parameters = masters.parameters()
+        matrices = {name for name, value in parameters.items() if kind == "muon" and _is_block_matrix(name, value)}
+        rest = [value for name, value in parameters.items() if name not in matrices]
+        self._rate = rate
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, betas=(0.9, 0.97), weight_decay=0.0)]
+        if matrices:
+            chosen = [parameters[name] for name in sorted(matrices)]
+            self._all.append(
+                torch.optim.Muon(chosen, rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            )
+
+    def step(self, share: float) -> None:
+        """One step of each at `share` of the highest rate."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = self._rate * share
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, object]:
+        """Of all optimizers, by number."""
+        return {str(number): optimizer.state_dict() for number, optimizer in enumerate(self._all)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """What `state_dict` gave."""
+        for number, optimizer in enumerate(self._all):
+            optimizer.load_state_dict(state[str(number)])  # type: ignore[arg-type]
+
+
+def _is_block_matrix(name: str, value: Tensor) -> bool:
+    return value.dim() == 2 and ("blocks." in name or ".layers." in name or ".block." in name) and "norm" not in name
+
+
+class Trainer:
+    """One process's share of a run."""
+
+    def __init__(self, rank: Rank, plan: Plan) -> None:
+        self._rank = rank
+        self._plan = plan
+        self._network = load_start(plan.preset.shape).to(plan.device)
+        self._masters = Masters(self._network, torch.bfloat16)
+        self._optimizers = Optimizers(self._masters, plan.optimizer, plan.rate)
+        self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
+        self._state = plan.folder / "flow.state"
+        self.done = checkpoints.resume(self._state, self._parts, plan.device)
+        self._chance = torch.Generator().manual_seed(plan.seed + 7919 * rank.index + self.done)
+        self._banks: dict[tuple[int, tuple[int, int]], Bank] = {}
+        self._source = Sources(plan)
+        self._silence = read(self._source.tokenizers, [""])
+
+    def run(self) -> None:
+        """Until the plan's pictures or minutes are used up."""
+        plan, started, told, average = self._plan, time.monotonic(), time.monotonic(), None
+        start = self.done
+        while self.done < plan.preset.phases[-1].until and time.monotonic() - started < 60 * plan.minutes:
+            loss = self.step()
+            average = loss if average is None else 0.98 * average + 0.02 * loss
+            if self._rank.leader and time.monotonic() - told > 120:
+                told = time.monotonic()
+                speed = (self.done - start) / (told - started)
+                print(f"flow: {self.done} pictures, loss {average:.4f}, {self.check()}, {speed:.0f}/s", flush=True)
+                self.save()
+        if self._rank.leader:
+            self.save()
+            print(f"flow: {self.done} pictures, {self.check()}", flush=True)
+
+    def step(self) -> float:
+        """One step of both optimizers over all processes' pictures; returns this process's loss."""
+        preset, phase = self._plan.preset, self._phase()
+        area, canvas = self._canvas(phase)
+        count = max(8, preset.batch * SMALL // area // self._rank.size)
+        batch = self._bank(phase.stage, canvas).draw(count, max(1, count // preset.reuse), self._chance)
+        loss = self._loss(batch)
+        torch.autograd.backward(loss)
+        masters = self._masters
+        masters.gather()
+        self._rank.average(masters.gradient)
+        norm = masters.gradient.norm()
+        masters.gradient *= (1.0 / norm.clamp(min=1.0)).nan_to_num(0.0)
+        self._optimizers.step(self._rate())
+        masters.publish()
+        masters.follow(min(0.9995, 1 - 10 / (100 + self.done / preset.batch)))
+        self.done += count * self._rank.size
+        return loss.item()
+
+    def save(self) -> None:
+        """The state to resume from, and the averaged weights to draw with."""
+        checkpoints.save(self._state, self._parts, self.done)
+        torch.save(self._masters.averages(), self._plan.folder / "average.pt")
+
+    @torch.no_grad()
+    def check(self) -> str:
+        """Loss on scenes that are never trained on."""
+        batch = self._source.at(3, apart=True).make(0, 256, (256, 256))
+        return f"unseen {self._loss(batch, torch.Generator().manual_seed(0)).item():.4f}"
+
+    def _loss(self, batch: Batch, chance: torch.Generator | None = None) -> Tensor:
+        device, chance = self._plan.device, chance or self._chance
+        count = len(batch.latents)
+        sigmas = torch.sigmoid(torch.randn(count, generator=chance) + _LOGIT_MEAN)
+        noise = torch.randn(batch.latents.shape, generator=chance)
+        guidance = 1 + 5 * torch.rand(count, generator=chance)
+        spoken = torch.rand(count, generator=chance) >= _SILENT
+        texts = batch.texts.where(spoken, self._silence)
+        clean = batch.latents.float()
+        mixed = clean + sigmas[:, None, None] * (noise - clean)
+        velocity = self._network(mixed.to(device), sigmas.to(device), guidance.to(device), texts.to(device), batch.grid)
+        return F.mse_loss(velocity, (noise - clean).to(device))
+
+    def _phase(self) -> Phase:
+        return next(phase for phase in self._plan.preset.phases if self.done < phase.until)
+
+    def _canvas(self, phase: Phase) -> tuple[int, tuple[int, int]]:
+        """The same on all processes: drawn from the pictures seen."""
+        chance = np.random.default_rng((self._plan.seed, self.done))
+        areas = sorted(phase.areas)
+        area = areas[chance.choice(len(areas), p=[phase.areas[area] for area in areas])]
+        choices = [(256, 256)] if phase.stage < 3 else list(canvases(area))
+        square = chance.random() < 0.4
+        return area, choices[0] if square else choices[chance.integers(len(choices))]
+
+    def _bank(self, stage: int, canvas: tuple[int, int]) -> Bank:
+        key = (stage, canvas)
+        if key not in self._banks:
+            self._banks = {known: bank for known, bank in self._banks.items() if known[0] == stage}
+            preset = self._plan.preset
+            size = max(512, preset.bank * SMALL // (canvas[0] * canvas[1])) // self._rank.size
+            first = _SCENES_APART * (1 + self._rank.index) + self.done * 4
+            self._banks[key] = Bank(self._source.at(stage), canvas, size, first)
+        return self._banks[key]
+
+    def _rate(self) -> float:
+        """Rises over 100 steps, stays, and falls to nothing over the last part of the plan."""
+        preset = self._plan.preset
+        left = 1 - self.done / preset.phases[-1].until
+        return min(1.0, (1 + self.done / preset.batch) / 100, max(0.01, left / preset.settle))
+
+
+class Sources:
+    """Everything a picture is made from; sources of different stages share the sprites."""
+
+    def __init__(self, plan: Plan) -> None:
+        sprites, self._records = load_sprites(GENERATOR_SETS)
+        self._looks = measure(sprites)
+        self._painter = Painter(sprites, plan.device)
+        self._code = latents.load().to(plan.device)
+        self._seed = plan.seed
+        self.tokenizers = load_tokenizers(work.folder() / "text")
+
+    def at(self, stage: int, *, apart: bool = False) -> Source:
+        """The source of a stage; `apart` gives scenes of another seed, for checking."""
+        sampler = SceneSampler(self._records, stage=stage, seed=self._seed + 99 * apart, looks=self._looks)
+        return Source(sampler=sampler, painter=self._painter, code=self._code, tokenizers=self.tokenizers)
+
+
+def load_start(shape: Shape) -> Illustrator:
+    """The network before its first step: started text encoders, an identity for a transformer."""
+    folder = work.folder() / "text"
+    clip = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, attn_implementation="eager")
+    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=torch.float32, attn_implementation="eager")
+    torch.manual_seed(0)
+    transformer = build_transformer(shape, t5.config.d_model, clip.config.hidden_size)
+    return Illustrator(clip, t5, transformer)
+
+
+def _work(rank: Rank, plan: Plan) -> None:
+    Trainer(rank, plan).run()
+
+
+def command(
+    preset: Annotated[str, typer.Option(help="cpu or gpu: size of the network and of the run.")] = "cpu",
+    minutes: Annotated[float, typer.Option(help="Stop after this long; the same command resumes.")] = 9,
+    processes: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
+    optimizer: Annotated[str, typer.Option(help="muon or adamw.")] = "muon",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    name: Annotated[str, typer.Option(help="Folder of the run, inside the work folder.")] = "flow",
+    seed: int = 0,
+) -> None:
+    """Train the transformer and the text encoders; the same command resumes."""
+    plan = Plan(
+        preset=PRESETS[preset],
+        minutes=minutes,
+        rate=rate,
+        optimizer=optimizer,
+        device=device,
+        seed=seed,
+        folder=work.folder() / name,
+    )
+    plan.folder.mkdir(exist_ok=True)
+    ranks.run(_work, plan, processes)
+
+
+if __name__ == "__main__":
+    typer.run(command)
