@@ -1,8 +1,8 @@
-"""The autoencoder of mini: AutoencoderTiny with factor 32 and 16 channels, trained in two parts.
+"""The autoencoder of mini, AutoencoderTiny with factor 32: it learns to draw and to read the latents' code.
 
-The *core* (five levels, factor 16) learns on pictures at half their resolution, so it is cheap; the *shell* then adds
-the outermost level: a decoder that draws sharp at full resolution and an encoder that imitates the core's. Latents are
-therefore known as soon as the core is, and everything else can be trained on half-size pictures.
+The code is fixed beforehand (training/latents.py), so the two halves learn apart from each other, beside or after
+the flow: the decoder turns code, made a little noisy, into pictures at full resolution, sharper than the linear
+inverse; the encoder imitates the code.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 import typer
 from diffusers import AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 
-from training import checkpoints, ranks, work
-from training.painter import Painter
+from training import checkpoints, latents, ranks, work
+from training.latents import Code
 from training.ranks import Rank
-from training.render import load_sprites
-from training.scenes import SceneSampler
+from training.stream import GENERATOR_SETS, Stream
 
-CHANNELS = 16
 WIDTH = 32
-#: Residual blocks of each level, the finest first; the shell adds a level without.
-CORE_BLOCKS = (1, 2, 3, 4, 4)
-BLOCKS = (0, *CORE_BLOCKS)
-#: Standard deviation of the noise that the decoder learns to bear: what is drawn is never quite on the latents' spot.
-NOISE = 0.1
-_SIDE = 64
-#: Pieces cut from one painted picture.
-_PIECES = 3
+#: Residual blocks of each level, the coarsest first.
+BLOCKS = (4, 4, 3, 2, 1, 0)
+#: The code is shrunk by this on its way in: DecoderTiny squeezes its input into -3 ... 3.
+SHRINK = 0.6
+#: Largest deviation of the noise that the decoder learns to bear: what is drawn is never quite on the code's spot.
+NOISE = 0.15
+_SIDE = 128
+_PICTURE = 256
+_PIECES = 4
 
 
-def build(blocks: tuple[int, ...]) -> AutoencoderTiny:
-    """An untrained network; factor 2 ** (levels - 1)."""
+def build() -> AutoencoderTiny:
+    """An untrained network; latents come out, and go in after the pipeline's scaling, as code times `SHRINK`."""
+    levels = len(BLOCKS)
     return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * len(blocks),
-        decoder_block_out_channels=(WIDTH,) * len(blocks),
-        num_encoder_blocks=blocks,
-        num_decoder_blocks=blocks[::-1],
-        latent_channels=CHANNELS,
+        encoder_block_out_channels=(WIDTH,) * levels,
+        decoder_block_out_channels=(WIDTH,) * levels,
+        num_encoder_blocks=BLOCKS[::-1],
+        num_decoder_blocks=BLOCKS,
+        latent_channels=latents.CHANNELS,
+        scaling_factor=1 / SHRINK,
+        shift_factor=0.0,
     )
 
 
-def encode(network: AutoencoderTiny, pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in -1 ... 1 -> (B, 16, H/f, W/f), of about unit variance."""
-    latents: Tensor = network.encoder(pictures)
-    return latents
+def code_of(code: Code, pictures: Tensor) -> Tensor:
+    """Full-resolution pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/32, W/32)."""
+    return code.encode(F.avg_pool2d(pictures, 2))
 
 
 def reconstruction_loss(drawn: Tensor, target: Tensor) -> Tensor:
@@ -69,33 +70,6 @@ def psnr(drawn: Tensor, target: Tensor) -> float:
     return -10 * math.log10(F.mse_loss(drawn.clamp(-1, 1), target).item() / 4)
 
 
-class Pictures:
-    """Endless batches (B, 3, 64, 64): pieces of pictures as they are trained on, of small and of large canvases."""
-
-    def __init__(self, seed: int, device: str) -> None:
-        sprites, records = load_sprites()
-        self._painter = Painter(sprites, device)
-        self._sampler = SceneSampler(records, stage=3, seed=seed)
-        self._chance = np.random.default_rng(seed)
-        self._index = 0
-
-    def whole(self, count: int, side: int) -> Tensor:
-        """The next `count` pictures, uncut: (count, 3, side, side)."""
-        scenes = [self._sampler.scene(self._index + offset, (2 * side, 2 * side)) for offset in range(count)]
-        self._index += count
-        return self._painter.paint(scenes, side, side).clamp(-1, 1)
-
-    def batch(self, count: int) -> Tensor:
-        """`count` pieces, `_PIECES` of each picture."""
-        pictures = self.whole(count // _PIECES, _SIDE * int(self._chance.choice((2, 2, 4))))
-        places = self._chance.integers(0, pictures.shape[-1] - _SIDE + 1, (count, 2))
-        pieces = [
-            pictures[number // _PIECES, :, top : top + _SIDE, left : left + _SIDE]
-            for number, (top, left) in enumerate(places)
-        ]
-        return torch.stack(pieces)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`samples` over all processes decide the learning rate; `minutes` end a run before, to be resumed."""
@@ -109,65 +83,97 @@ class Plan:
     folder: Path
 
 
-def _core_loss(network: AutoencoderTiny, pictures: Tensor, noise: torch.Generator) -> Tensor:
-    """Reconstruction under noise; latents near unit variance; a quarter of the rows at half the size of their latents.
+class Trainer:
+    """One process's share of a run."""
 
-    The last makes latents of a picture and of its half alike (equivariance under scaling, EQ-VAE, arXiv 2502.09509).
-    """
-    with torch.autocast(pictures.device.type, torch.bfloat16):
-        latents = encode(network, pictures).float()
-    spread = (
-        0.01 * (latents.square().mean(dim=(0, 2, 3)) - 1).abs().mean() + 0.01 * latents.mean(dim=(0, 2, 3)).abs().mean()
-    )
-    latents = latents + NOISE * torch.randn(latents.shape, generator=noise).to(latents)
-    quarter = len(pictures) // 4
-    loss = spread
-    for rows, shrink in ((slice(quarter, None), 1), (slice(quarter), 2)):
-        with torch.autocast(pictures.device.type, torch.bfloat16):
-            drawn = network.decoder(F.avg_pool2d(latents[rows], shrink))
-        share = (len(pictures) - quarter if shrink == 1 else quarter) / len(pictures)
-        loss = loss + share * reconstruction_loss(drawn.float(), F.avg_pool2d(pictures[rows], shrink))
-    return loss
+    def __init__(self, rank: Rank, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self._rank = rank
+        self._plan = plan
+        self._code = latents.load().to(plan.device)
+        self._network = build().to(plan.device)
+        self._parameters = list(self._network.parameters())
+        self._optimizer = torch.optim.AdamW(self._parameters, plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self._parts: dict[str, checkpoints.Stateful] = {"network": self._network, "optimizer": self._optimizer}
+        self.done = checkpoints.resume(plan.folder / "vae.state", self._parts, plan.device)
+        seed = plan.seed + 1000 * rank.index + self.done
+        self._chance = np.random.default_rng(seed)
+        self._noise = torch.Generator().manual_seed(seed)
+        self._stream = Stream(GENERATOR_SETS, seed, plan.device)
+        self._unseen = Stream(GENERATOR_SETS, plan.seed + 999_999, plan.device).draw(
+            48, (_PICTURE, _PICTURE), (256, 256)
+        )
 
+    def run(self) -> None:
+        """Until the plan's samples or minutes are used up."""
+        started = told = time.monotonic()
+        while self.done < self._plan.samples and time.monotonic() - started < 60 * self._plan.minutes:
+            self.step()
+            if self._rank.leader and time.monotonic() - told > 120:
+                told = time.monotonic()
+                print(f"vae: {self.done} pieces, {self.check()}", flush=True)
+                self.save()
+        if self._rank.leader:
+            print(f"vae: {self.done} pieces, {self.check()}", flush=True)
+            self.save()
 
-def train_core(rank: Rank, plan: Plan) -> None:
-    """Train or resume the core; writes `core/` and prints its PSNR."""
-    torch.manual_seed(plan.seed)
-    network = build(CORE_BLOCKS).to(plan.device)
-    optimizer = torch.optim.AdamW(network.parameters(), plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    parts = {"network": network, "optimizer": optimizer}
-    done = checkpoints.resume(plan.folder / "core.state", parts, plan.device)
-    pictures = Pictures(plan.seed + 1000 * rank.index + done, plan.device)
-    noise = torch.Generator().manual_seed(plan.seed + rank.index + done)
-    held_out = Pictures(plan.seed + 999_999, plan.device).whole(48, 128)
-    started, shown = time.monotonic(), 0.0
-    parameters = list(network.parameters())
-    while done < plan.samples and time.monotonic() - started < 60 * plan.minutes:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate * _rate(done / plan.samples, done // plan.batch)
-        loss = _core_loss(network, pictures.batch(plan.batch), noise)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        _average_gradients(rank, parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        done += plan.batch * rank.size
-        if rank.leader and time.monotonic() - shown > 60:
-            shown = time.monotonic()
-            print(f"core: {done} pieces, loss {loss.item():.4f}, {_quality(network, held_out)}", flush=True)
-            checkpoints.save(plan.folder / "core.state", parts, done)
-    if rank.leader:
-        checkpoints.save(plan.folder / "core.state", parts, done)
-        print(f"core: {done} pieces, {_quality(network, held_out)}", flush=True)
-        network.save_pretrained(plan.folder / "core")
+    def step(self) -> None:
+        """One step of the optimizer."""
+        plan = self._plan
+        for group in self._optimizer.param_groups:
+            group["lr"] = plan.rate * _rate(self.done / plan.samples, self.done // plan.batch)
+        torch.autograd.backward(self._loss(self._pieces(plan.batch)))
+        _average_gradients(self._rank, self._parameters)
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.done += plan.batch * self._rank.size
+
+    def save(self) -> None:
+        """The state to resume from, and the network as diffusers keeps it."""
+        checkpoints.save(self._plan.folder / "vae.state", self._parts, self.done)
+        self._network.save_pretrained(self._plan.folder)
+
+    @torch.no_grad()
+    def check(self) -> str:
+        """Quality on pictures that are never trained on."""
+        network, unseen = self._network, self._unseen
+        read = network.encoder(unseen)
+        code = SHRINK * code_of(self._code, unseen)
+        linear = F.interpolate(self._code.decode(code / SHRINK), scale_factor=2, mode="bilinear")
+        explained = 1 - (F.mse_loss(read, code) / code.var()).item()
+        return (
+            f"decoder {psnr(network.decoder(code), unseen):.2f} dB, linear {psnr(linear, unseen):.2f} dB; "
+            f"encoder explains {explained:.3f}, both {psnr(network.decoder(read), unseen):.2f} dB"
+        )
+
+    def _loss(self, pieces: Tensor) -> Tensor:
+        code = SHRINK * code_of(self._code, pieces)
+        amount = SHRINK * NOISE * torch.rand(len(code), 1, 1, 1, generator=self._noise)
+        noisy = code + (amount * torch.randn(code.shape, generator=self._noise)).to(code)
+        with torch.autocast(pieces.device.type, torch.bfloat16):
+            drawn, read = self._network.decoder(noisy), self._network.encoder(pieces)
+        return reconstruction_loss(drawn.float(), pieces) + F.mse_loss(read.float(), code)
+
+    def _pieces(self, count: int) -> Tensor:
+        """(count, 3, 128, 128), several of each painted picture, cut at the code's grid."""
+        pictures = self._stream.draw(count // _PIECES, (_PICTURE, _PICTURE), (_PICTURE, _PICTURE))
+        step = 2 * latents.PATCH
+        places = step * self._chance.integers(0, (_PICTURE - _SIDE) // step + 1, (count, 2))
+        return torch.stack(
+            [
+                pictures[number // _PIECES, :, top : top + _SIDE, left : left + _SIDE]
+                for number, (top, left) in enumerate(places)
+            ]
+        )
 
 
 def _rate(share: float, steps: int) -> float:
-    """Rises over the first 400 steps, then half a cosine down to 2 %."""
-    return min(1.0, (steps + 1) / 400) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * share))
+    """Rises over the first 100 steps, then half a cosine down to 2 %."""
+    return min(1.0, (steps + 1) / 100) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * share))
 
 
-def _average_gradients(rank: Rank, parameters: list[torch.nn.Parameter]) -> None:
+def _average_gradients(rank: Rank, parameters: list[nn.Parameter]) -> None:
     if rank.size == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -177,28 +183,25 @@ def _average_gradients(rank: Rank, parameters: list[torch.nn.Parameter]) -> None
         gradient.copy_(mean.view(gradient.shape))
 
 
-@torch.no_grad()
-def _quality(network: AutoencoderTiny, pictures: Tensor) -> str:
-    latents = encode(network, pictures)
-    drawn = network.decoder(latents)
-    return f"{psnr(drawn, pictures):.2f} dB, latents {latents.mean():.3f} +- {latents.std():.3f}"
+def _work(rank: Rank, plan: Plan) -> None:
+    Trainer(rank, plan).run()
 
 
 def command(
     samples: Annotated[int, typer.Option(help="Pieces of pictures to train on, over all processes.")] = 300_000,
-    minutes: Annotated[float, typer.Option(help="Stop after this long; the same command resumes.")] = 30,
+    minutes: Annotated[float, typer.Option(help="Stop after this long; the same command resumes.")] = 9,
     processes: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
-    batch: Annotated[int, typer.Option(help="Pieces a step and process.")] = 9,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
+    batch: Annotated[int, typer.Option(help="Pieces a step and process, a multiple of 4.")] = 16,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: int = 0,
 ) -> None:
-    """Train the core of the autoencoder on half-size pictures."""
+    """Train the decoder and the encoder; the same command resumes."""
     plan = Plan(
         samples=samples, minutes=minutes, batch=batch, rate=rate, device=device, seed=seed, folder=work.folder() / "vae"
     )
     plan.folder.mkdir(exist_ok=True)
-    ranks.run(train_core, plan, processes)
+    ranks.run(_work, plan, processes)
 
 
 if __name__ == "__main__":

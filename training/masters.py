@@ -50,6 +50,12 @@ class Masters:
         """Move the average towards the masters."""
         self.average.lerp_(self.values, 1 - decay)
 
+    def teach(self, network: nn.Module) -> None:
+        """Copy the average into a network with the same parameters."""
+        parameters = dict(network.named_parameters())
+        with torch.no_grad():
+            torch._foreach_copy_([parameters[name] for name, _ in self._used], self._averages)
+
     def averages(self) -> dict[str, Tensor]:
         """The moving average by parameter name, float32."""
         return {name: view.clone() for (name, _), view in zip(self._used, self._averages, strict=True)}

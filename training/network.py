@@ -81,6 +81,14 @@ class Texts:
         """The rows of `keep` (B,) from here, the others from `other` (one row)."""
         return Texts(torch.where(keep[:, None], self.clip, other.clip), torch.where(keep[:, None], self.t5, other.t5))
 
+    def rows(self, chosen: slice) -> Texts:
+        """Some of the rows."""
+        return Texts(self.clip[chosen], self.t5[chosen])
+
+    def repeat(self, count: int) -> Texts:
+        """The one row here, `count` times."""
+        return Texts(self.clip.expand(count, -1), self.t5.expand(count, -1))
+
     def to(self, device: str) -> Texts:
         """The same on `device`."""
         return Texts(self.clip.to(device), self.t5.to(device))

@@ -66,8 +66,7 @@ def draw(
         noise = torch.full((count,), sigma, device=device)
         velocity = network(latents, noise, strength, texts, grid)
         if without is not None and cfg > 1:
-            unsaid = Texts(without.clip.expand(count, -1), without.t5.expand(count, -1))
-            plain = network(latents, noise, strength, unsaid, grid)
+            plain = network(latents, noise, strength, without.repeat(count), grid)
             velocity = plain + cfg * (velocity - plain)
         latents = latents + (following - sigma) * velocity
     return latents
