@@ -1,7 +1,7 @@
 from io import BytesIO
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw
 
 from fluxserve.catalogue import OutputFormat, Size
 from fluxserve.engine import pixels as pixels_of
@@ -84,6 +84,39 @@ def test_fit_cuts_a_little_evenly_on_both_sides() -> None:
     striped = Image.new("RGB", (104, 100), (0, 0, 0))
     striped.paste((255, 255, 255), (2, 0, 102, 100))
     assert set(pixels_of.fit(pixels_of.from_image(striped), Size(100, 100)).data) == {255}
+
+
+def disc(side: int) -> Image.Image:
+    """A flat drawing with smooth edges, the same at every size."""
+    large = Image.new("RGB", (1024, 1024), (250, 210, 30))
+    ImageDraw.Draw(large).ellipse((200, 150, 800, 900), fill=(20, 60, 200), outline=(10, 10, 10), width=40)
+    return large.resize((side, side), Image.Resampling.BOX)
+
+
+def error(one: Image.Image, other: Image.Image) -> float:
+    """Mean squared difference of two pictures."""
+    squares = ImageChops.difference(one, other).convert("L").histogram()
+    return sum(level * level * count for level, count in enumerate(squares)) / sum(squares)
+
+
+@pytest.mark.parametrize(("drawn", "asked"), [(128, 256), (128, 192), (128, 512), (240, 256)])
+def test_an_enlarged_drawing_is_nearer_to_the_large_one_than_plain_enlarging_brings_it(drawn: int, asked: int) -> None:
+    small, large = disc(drawn), disc(asked)
+    fitted = pixels_of.to_image(pixels_of.fit(pixels_of.from_image(small), Size(asked, asked)))
+    assert error(fitted, large) < 0.8 * error(small.resize((asked, asked), Image.Resampling.LANCZOS), large)
+
+
+def test_enlarging_makes_no_halos() -> None:
+    step = Image.new("RGB", (64, 64), (60, 60, 60))
+    step.paste((180, 180, 180), (32, 0, 64, 64))
+    fitted = pixels_of.to_image(pixels_of.fit(pixels_of.from_image(step), Size(256, 256)))
+    assert fitted.getextrema() == ((60, 180), (60, 180), (60, 180))
+
+
+def test_a_picture_that_is_made_smaller_is_not_sharpened() -> None:
+    drawn = disc(256)
+    fitted = pixels_of.to_image(pixels_of.fit(pixels_of.from_image(drawn), Size(160, 160)))
+    assert error(fitted, drawn.resize((160, 160), Image.Resampling.LANCZOS)) == 0
 
 
 @pytest.mark.parametrize("size", [Size(512, 256), Size(256, 512), Size(1344, 576), Size(576, 1344), Size(320, 256)])
