@@ -19,7 +19,7 @@ from training import wordnet
 from training.records import Record
 
 #: How much a word counts for each time it stands in a label or name, a keyword, or is common.
-_LABEL, _KEYWORD, _COMMON = 100, 60, 25
+_LABEL, _KEYWORD, _COMMON = 100, 20, 25
 _FOREIGN = 36  # how much the words of a translated label count together
 #: WordNet's files of nouns one can draw: animal, artifact, body, food, object, person, phenomenon, plant, shape.
 _DRAWABLE = frozenset({"05", "06", "08", "13", "17", "18", "19", "20", "25"})
