@@ -108,6 +108,7 @@ class Plan:
     rate: float
     optimizer: str
     device: str
+    compiled: bool
     seed: int
     folder: Path
 
@@ -160,6 +161,8 @@ class Trainer:
         self._network = load_start(plan.preset.shape).to(plan.device)
         self._teacher = copy.deepcopy(self._network).to(torch.bfloat16).requires_grad_(requires_grad=False)
         self._masters = Masters(self._network, torch.bfloat16)
+        if plan.compiled:
+            self._network.compile_blocks()
         self._optimizers = Optimizers(self._masters, plan.optimizer, plan.rate)
         self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
         self._state = plan.folder / "flow.state"
@@ -319,6 +322,7 @@ def command(
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
     optimizer: Annotated[str, typer.Option(help="muon or adamw.")] = "muon",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compiled: Annotated[bool, typer.Option(help="Compile the blocks; needs a C++ compiler.")] = True,
     name: Annotated[str, typer.Option(help="Folder of the run, inside the work folder.")] = "flow",
     seed: int = 0,
 ) -> None:
@@ -329,6 +333,7 @@ def command(
         rate=rate,
         optimizer=optimizer,
         device=device,
+        compiled=compiled,
         seed=seed,
         folder=work.folder() / name,
     )

@@ -14,6 +14,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor, nn
 from transformers import CLIPTextModel, T5EncoderModel
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
 PATCH = 2
 CHANNELS = 16
@@ -43,12 +44,21 @@ class Illustrator(nn.Module):
         self.t5 = t5
         self.transformer = transformer
         transformer.set_attn_processor(_Attention())
+        for module in t5.modules():
+            if isinstance(module, T5DenseGatedActDense):
+                module.act = nn.GELU(approximate="tanh")  # the same function as T5's own, in one kernel
+
+    def compile_blocks(self) -> None:
+        """Fuse what is between the matrix products: a quarter less time, after a minute for each number of tokens."""
+        torch._dynamo.config.recompile_limit = 64
+        for block in (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks):
+            block.compile(dynamic=False)
 
     def forward(self, latents: Tensor, sigmas: Tensor, guidance: Tensor, texts: Texts, grid: tuple[int, int]) -> Tensor:
         """(B, N, 64), (B,), (B,), texts, (rows, columns) with N = rows * columns -> (B, N, 64)."""
         flux = self.transformer
         dtype = flux.x_embedder.weight.dtype
-        pooled = self.clip(texts.clip).pooler_output.to(dtype)
+        pooled = self.clip(_unpadded(texts.clip, self.clip.config.eos_token_id)).pooler_output.to(dtype)
         text = flux.context_embedder(self.t5(texts.t5)[0].to(dtype))
         image = flux.x_embedder(latents.to(dtype))
         embedder = flux.time_text_embed
@@ -119,6 +129,12 @@ def build_transformer(shape: Shape, joint: int, pooled: int) -> FluxTransformer2
         if isinstance(module, nn.Linear) and (name == "proj_out" or name.endswith(_STARTS_AT_ZERO)):
             nn.init.zeros_(module.weight)
     return transformer
+
+
+def _unpadded(ids: Tensor, end: int) -> Tensor:
+    """The columns up to the last row's first `end`: CLIP looks back only, so what follows changes nothing."""
+    ends = (ids == end).int().argmax(dim=1)
+    return ids[:, : int(ends.max()) + 1]
 
 
 def pack(latents: Tensor) -> Tensor:
