@@ -10,6 +10,7 @@ from typing import ParamSpec
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.store.base import (
+    Cancellation,
     ClaimRequest,
     Completion,
     Drawn,
@@ -130,6 +131,11 @@ def completion(
 def failure(task: TaskRecord, *, now: float = NOW) -> Failure:
     """`task` failed under the claim that the record shows."""
     return Failure(task_id=task.id, fence=task.fence, reason=REASON, now=now)
+
+
+def cancellation(task: TaskRecord, *, account_id: str | None = None, now: float = NOW) -> Cancellation:
+    """`task` is no longer wanted; `account_id` None: by the account that it is of."""
+    return Cancellation(task_id=task.id, account_id=account_id or task.account_id, now=now)
 
 
 def loss(task: TaskRecord, *, step: int = 0, suspected: bool = True, now: float = NOW) -> Loss:

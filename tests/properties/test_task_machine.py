@@ -20,9 +20,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from builders import LEASE_S, NOW, REASON, claim_request, completion, failure, generation, loss, new_key, submission
+from builders import (
+    LEASE_S,
+    NOW,
+    REASON,
+    cancellation,
+    claim_request,
+    completion,
+    failure,
+    generation,
+    loss,
+    new_key,
+    submission,
+)
 from fluxserve.catalogue import Generation, Size
-from fluxserve.store.base import Failure, Lease, TaskRecord
+from fluxserve.store.base import Cancellation, Failure, Lease, PageRequest, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import (
     ACTIVE,
@@ -100,6 +112,7 @@ class Expected:
     """A task as the model sees it."""
 
     id: str
+    who: int
     drawing: Generation
     turn: float
     state: State = State.QUEUED
@@ -168,7 +181,7 @@ class TaskMachine(RuleBasedStateMachine):
         for value, answer in zip(values, answers, strict=True):
             assert answer.record is not None
             self.last_turn[who] = max(self.clock, self.last_turn[who]) + 1
-            self.tasks.append(Expected(value.id, value.generation, self.last_turn[who]))
+            self.tasks.append(Expected(value.id, who, value.generation, self.last_turn[who]))
 
     @rule(
         target=claims,
@@ -231,6 +244,58 @@ class TaskMachine(RuleBasedStateMachine):
         assert (record is None) == task.state.is_final
         if record is not None:
             task.ends(State.ERROR)
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data(), who=st.integers(0, 1))
+    def cancel(self, data: st.DataObject, who: int) -> None:
+        """An account ends what is its own and unfinished."""
+        task = data.draw(st.sampled_from(self.tasks))
+        wish = Cancellation(task_id=task.id, account_id=self.keys[who].key.account_id, now=self.now)
+        (record,) = self.run(self.store.cancel_many([wish]))
+        assert (record is None) == (task.state.is_final or who != task.who)
+        if record is not None:
+            task.ends(State.CANCELLED)
+
+    @rule(claim=claims, picture_first=st.booleans())
+    def cancel_while_it_is_handed_in(self, claim: TaskRecord, picture_first: bool) -> None:
+        """A picture and a cancellation that wait together: what stands first counts, if anything may."""
+
+        async def both() -> tuple[TaskRecord | None, TaskRecord | None]:
+            ends = [
+                self.store.complete_many([completion(claim, now=self.now)]),
+                self.store.cancel_many([cancellation(claim, now=self.now)]),
+            ]
+            ordered = await asyncio.gather(*(ends if picture_first else reversed(ends)))
+            (completed,), (cancelled,) = ordered if picture_first else reversed(ordered)
+            return completed, cancelled
+
+        completed, cancelled = self.run(both())
+        task = next(task for task in self.tasks if task.id == claim.id)
+        holds = self.holding(claim) is not None
+        assert (completed is not None) == (holds and picture_first)
+        assert (cancelled is not None) == (task.state.is_active and completed is None)
+        if completed is not None or cancelled is not None:
+            task.ends(State.READY if completed is not None else State.CANCELLED)
+
+    @rule(who=st.integers(0, 1), limit=st.integers(1, 5), states=st.sets(st.sampled_from(list(State))))
+    def page_through(self, who: int, limit: int, states: set[State]) -> None:
+        """Each account sees its own tasks of these states once, newest first."""
+        seen: list[str] = []
+        before: int | None = None
+        while True:
+            page = self.run(
+                self.store.page(
+                    PageRequest(
+                        account_id=self.keys[who].key.account_id, states=tuple(states), limit=limit, before=before
+                    )
+                )
+            )
+            seen += [record.id for record in page.records]
+            assert len(page.records) == limit or page.end is None
+            if (before := page.end) is None:
+                break
+        own = [task.id for task in self.tasks if task.who == who and task.state in states]
+        assert seen == own[::-1]
 
     @rule(claim=claims, step=st.integers(0, 4), suspected=st.booleans())
     def lose(self, claim: TaskRecord, step: int, suspected: bool) -> None:

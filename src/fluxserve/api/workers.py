@@ -66,6 +66,7 @@ class Gateway:
         self._dispatchers: set[asyncio.Task[None]] = set()
         self._outcomes = Outcomes(service)
         self._stopping = False
+        service.on_cancelled.append(self._discard)
 
     @property
     def ready(self) -> int:
@@ -273,6 +274,16 @@ class Gateway:
             session.send(p.Discard(task_id=task_id, fence=claim.fence))  # should it have been on its way all the same
         self._outcomes.give_back(unknown)
 
+    def _discard(self, task_id: str) -> None:
+        """The task was cancelled: whoever holds it need not go on."""
+        for claims in self._departed.values():
+            claims.pop(task_id, None)
+        self._departed = {worker_id: claims for worker_id, claims in self._departed.items() if claims}
+        for session in self._sessions.values():
+            if (claim := session.claims.pop(task_id, None)) is not None:
+                session.send(p.Discard(task_id=task_id, fence=claim.fence))
+                session.look.set()
+
     def _lose(self, session: Session) -> None:
         """The connection is gone. A local worker is dead; a remote one may come back within its lease."""
         session.close()
@@ -312,7 +323,7 @@ class Gateway:
     async def _release_departed(self) -> None:
         """Tasks of local workers that died while no connection showed it, and of all whose lease has ended."""
         for worker_id in [worker_id for worker_id in self._departed if not self._is_alive(worker_id)]:
-            await self._service.release(losses_of(self._departed[worker_id], suspected=False))
+            await self._service.release(losses_of(self._departed.get(worker_id, {}), suspected=False))
             self._departed.pop(worker_id, None)
         lapsed = [record for record in await self._service.lapsed() if record.worker_id not in self._sessions]
         losses = [loss for record in lapsed for loss in self._lapse(record)]

@@ -29,12 +29,14 @@ from fluxserve.service.keyring import Keyring
 from fluxserve.service.views import View, Views
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
+    Cancellation,
     ClaimRequest,
     Completion,
     Drawn,
     Failure,
     Lease,
     Loss,
+    PageRequest,
     Reason,
     Store,
     Submission,
@@ -77,6 +79,22 @@ class Lost:
     reason: Reason = WORKER_LOST
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A task in its account's list; `progress` from 0 to 1."""
+
+    record: TaskRecord
+    progress: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Some of an account's tasks, newest first; `end` is where the next part begins, and None on the last one."""
+
+    tasks: tuple[Listed, ...]
+    end: int | None
+
+
 class Signal:
     """Wakes everybody who watches."""
 
@@ -115,6 +133,8 @@ class Service:
         self.keyring = keyring
         self.views = Views()
         self.queue_changed = Signal()
+        #: Called with the id of each task that was cancelled, as soon as that is written down.
+        self.on_cancelled: list[Callable[[str], None]] = []
         self._store = store
         self._storage = storage
         self._now = now
@@ -181,6 +201,38 @@ class Service:
             view = self.views.get(task_id) or (None if record is None else self.views.put(record))
         return view
 
+    async def cancel(self, task_id: str, account_id: str) -> View | None:
+        """End a task of the account and give its credits back; one that has ended stays as it is.
+
+        None: the account has no such task. What its worker may still hand in comes too late and is thrown away.
+        """
+        view = await self.look(task_id)
+        if view is None or view.account_id != account_id:
+            return None
+        if view.state.is_final:
+            return view
+        cancellation = Cancellation(task_id=task_id, account_id=account_id, now=self._now())
+        record = (await self._store.cancel_many([cancellation]))[0]
+        if record is None:  # it ended meanwhile
+            return await self.look(task_id)
+        view = self.views.put(record)
+        for tell in self.on_cancelled:
+            tell(task_id)
+        logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
+        return view
+
+    async def list_tasks(self, request: PageRequest) -> Listing:
+        """An account's own tasks as they are written down, with the progress of those that are drawn."""
+        page = await self._store.page(request)
+        return Listing(
+            tasks=tuple(Listed(record=record, progress=self._progress(record)) for record in page.records),
+            end=page.end,
+        )
+
+    def _progress(self, record: TaskRecord) -> float:
+        view = self.views.get(record.id) if record.state.is_active else None
+        return 0.0 if view is None else view.progress
+
     async def claim(self, worker_id: str, models: Sequence[str], limit: int) -> list[TaskRecord]:
         """The next tasks in turn for a worker; none while the disk has no room for their pictures."""
         if self._stopping or self._disk.is_low:
@@ -201,7 +253,11 @@ class Service:
         return [
             record
             for (_, fence), record in zip(claims, records, strict=True)
-            if record is not None and record.worker_id == worker_id and record.fence == fence
+            if record is not None
+            and record.worker_id == worker_id
+            and record.fence == fence
+            # What ended while the store was read shows in the memory alone.
+            and not ((view := self.views.get(record.id)) and view.state.is_final)
         ]
 
     async def extend(self, worker_id: str) -> None:

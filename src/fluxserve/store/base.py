@@ -143,6 +143,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cancellation:
+    """A task that its account no longer wants."""
+
+    task_id: str
+    account_id: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """A claim that ended without an outcome. `suspected`: the task itself may be the cause.
 
@@ -201,6 +210,24 @@ class Picture:
     object_name: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    """Up to `limit` of an account's tasks in these states, newest first; `before`: where an earlier page ended."""
+
+    account_id: str
+    states: tuple[State, ...]
+    limit: int
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Tasks, newest first; `end` is where the next page begins, and None on the last one."""
+
+    records: tuple[TaskRecord, ...]
+    end: int | None
+
+
 class Store(Protocol):
     """Tasks, ledger, keys and outbox, durable."""
 
@@ -216,6 +243,9 @@ class Store(Protocol):
     async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
         """Error, refunded and in the outbox; None where the task is no longer this claim's."""
 
+    async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
+        """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already."""
+
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
         """Back in the queue, or failed when the task has spoiled its last attempt; None for a stale fence."""
 
@@ -230,6 +260,9 @@ class Store(Protocol):
 
     async def active(self) -> list[TaskRecord]:
         """Every task that is not final, in turn."""
+
+    async def page(self, request: PageRequest) -> Page:
+        """An account's own tasks."""
 
     async def create_key(self, key: NewKey) -> KeyEntry:
         """Write a key down."""

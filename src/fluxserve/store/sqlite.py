@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from fluxserve import database
-from fluxserve.store import sqlite_accounts, sqlite_tasks
+from fluxserve.store import sqlite_accounts, sqlite_lists, sqlite_tasks
 from fluxserve.store.base import (
+    Cancellation,
     ClaimRequest,
     Completion,
     Failure,
@@ -20,6 +21,8 @@ from fluxserve.store.base import (
     Lease,
     Loss,
     NewKey,
+    Page,
+    PageRequest,
     Picture,
     Submission,
     Submitted,
@@ -64,6 +67,10 @@ class SqliteStore:
         """Error, refunded and in the outbox."""
         return await self._writer.run(sqlite_tasks.fail_many, failures)
 
+    async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
+        """Cancelled, refunded and in the outbox."""
+        return await self._writer.run(sqlite_tasks.cancel_many, cancellations)
+
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
         """Back in the queue, or given up."""
         return await self._writer.run(sqlite_tasks.release_many, losses)
@@ -88,6 +95,10 @@ class SqliteStore:
     async def active(self) -> list[TaskRecord]:
         """Every task that is not final, in turn."""
         return await self._read(lambda reader: _records(reader.execute(sqlite_tasks.SELECT_ACTIVE)))
+
+    async def page(self, request: PageRequest) -> Page:
+        """An account's own tasks."""
+        return await self._read(lambda reader: sqlite_lists.page(reader, request))
 
     async def create_key(self, key: NewKey) -> KeyEntry:
         """Write a key down."""

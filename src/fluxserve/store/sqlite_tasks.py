@@ -14,6 +14,7 @@ import msgspec
 from fluxserve.accounts.credits import Move, settled
 from fluxserve.catalogue import Generation
 from fluxserve.store.base import (
+    Cancellation,
     ClaimRequest,
     Completion,
     Drawn,
@@ -84,6 +85,10 @@ FAIL = f"""
     UPDATE tasks SET state = 'error', finished_at = ?, error = ?, worker_id = NULL, lease_until = NULL
     WHERE id = ? AND ((fence = ? AND state = 'running') OR ? IS NULL) AND state IN ({_states(Event.FAILED)})
     RETURNING {COLUMNS}
+"""
+CANCEL = f"""
+    UPDATE tasks SET state = 'cancelled', finished_at = ?, worker_id = NULL, lease_until = NULL
+    WHERE id = ? AND account_id = ? AND state IN ({_states(Event.CANCELLED)}) RETURNING {COLUMNS}
 """
 RELEASE = f"""
     UPDATE tasks SET state = 'queued', worker_id = NULL, lease_until = NULL, spoiled = ?, best_step = ?
@@ -246,6 +251,20 @@ def _fail(connection: sqlite3.Connection, failure: Failure) -> TaskRecord | None
         return None
     record = to_record(row)
     _move(connection, record, Move.REFUND, record.cost, failure.now)
+    return record
+
+
+def cancel_many(connection: sqlite3.Connection, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
+    """Cancelled, refunded, in the outbox. The fence stays: it is the state that refuses what comes too late."""
+    return [_cancel(connection, cancellation) for cancellation in cancellations]
+
+
+def _cancel(connection: sqlite3.Connection, wish: Cancellation) -> TaskRecord | None:
+    row = connection.execute(CANCEL, (wish.now, wish.task_id, wish.account_id)).fetchone()
+    if row is None:
+        return None
+    record = to_record(row)
+    _move(connection, record, Move.REFUND, record.cost, wish.now)
     return record
 
 

@@ -235,6 +235,8 @@ class Worker:
             for ref in self._take_discards():
                 await self._in_engine_thread(partial(self._engine.discard, ref))
             for holding in self._take_arrivals():
+                if holding.ref not in self._holdings:  # discarded while others were admitted
+                    continue
                 await self._in_engine_thread(partial(self._engine.admit, holding.ref, holding.assignment.generation))
                 holding.admitted_at = time.monotonic()
                 self._report(holding, 0, holding.assignment.generation.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -22,9 +23,12 @@ from builders import (
     submission,
     submitted,
 )
+from fluxserve import database
 from fluxserve.errors import DatabaseDamaged, DatabaseTooNew
-from fluxserve.store.base import KeyEntry, Store
-from fluxserve.store.sqlite import SqliteStore
+from fluxserve.store import sqlite_lists
+from fluxserve.store.base import KeyEntry, PageRequest, Store
+from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
+from fluxserve.tasks.task import State
 
 TESTS = Path(__file__).parents[2]
 #: Submits and finishes for ever; says what was acknowledged, and nothing before it was.
@@ -165,6 +169,41 @@ async def test_names_that_look_like_sql_are_only_text(path: Path) -> None:
     assert [key.key.name for key in await store.keys()] == [nasty.name]
     assert len(await store.active()) == 1
     await store.close()
+
+
+@in_event_loop
+async def test_a_database_of_the_first_schema_is_brought_up_to_date_and_lists_its_tasks(path: Path) -> None:
+    connection = database.open_writer(path)
+    database.migrate(connection, MIGRATIONS[:1])
+    connection.close()
+    newest = SqliteStore(path)
+    entry = await newest.create_key(new_key())
+    tasks = await submitted(newest, entry, count=3)
+    await newest.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP INDEX tasks_of_account; PRAGMA user_version = 1;")
+
+    store = SqliteStore(path)
+
+    page = await store.page(PageRequest(account_id=entry.key.account_id, states=tuple(State), limit=9))
+    assert [record.id for record in page.records] == [task.id for task in reversed(tasks)]
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+    assert await store.fsck() == []
+    await store.close()
+
+
+@pytest.mark.parametrize("states", [tuple(State), (State.READY,), (State.ERROR, State.CANCELLED)])
+def test_a_page_walks_along_an_index_and_sorts_no_more_than_it_answers(path: Path, states: tuple[State, ...]) -> None:
+    asyncio.run(SqliteStore(path).close())
+    request = PageRequest(account_id="a", states=states, limit=50, before=1000)
+    query, values = sqlite_lists.statement(request)
+    reader = database.open_reader(path)
+    plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+    reader.close()
+    walk = "SEARCH tasks USING COVERING INDEX tasks_of_account (account_id=? AND state=? AND rowid<?)"
+    on_tasks = [step for step in plan if (" tasks" in step and "tasks_of" in step) or step.startswith("SCAN tasks")]
+    assert on_tasks == [walk] * len(states)
+    assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)" in plan
 
 
 def test_a_damaged_database_stops_the_start(path: Path) -> None:
