@@ -14,7 +14,7 @@ from fluxserve.api.cometapi import CODES
 from fluxserve.catalogue import MODELS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
-REQUEST, SUBMITTED, PENDING, READY, PLAIN, INVALID, COMETAPI = [
+REQUEST, SUBMITTED, PENDING, READY, CANCELLED, LISTED, PLAIN, INVALID, COMETAPI = [
     json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ]
 
@@ -45,6 +45,15 @@ def test_the_example_of_a_result_is_what_a_server_answers(server: Server) -> Non
     assert {"drawn_by", "steps", "drawn_at", "fingerprint", "pixels_sha256"} == details.keys()
     assert keys(result | {"details": None}) == keys(READY | {"details": None})
     assert (result["result"]["prompt"], result["result"]["duration"]) == (REQUEST["prompt"], 1.5)
+
+
+def test_the_examples_of_a_cancelled_task_and_of_a_list_are_what_a_server_answers(server: Server) -> None:
+    task, _ = (server.post("/v1/flux-dev", REQUEST).json() for _ in range(2))
+    page = server.ask("GET", "/v1/tasks?limit=1", key=server.key).json()
+    assert keys(page) == keys(LISTED)
+    assert len(page["next_cursor"]) == len(LISTED["next_cursor"])
+    cancelled = server.ask("POST", f"/v1/tasks/{task['id']}/cancel", key=server.key).json()
+    assert cancelled == CANCELLED | {"id": task["id"]}
 
 
 def test_the_examples_of_errors_are_what_a_server_answers(server: Server) -> None:

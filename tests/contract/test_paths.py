@@ -16,6 +16,8 @@ NEARLY = [
     "{p}/flux-dev%2F", "{p}%2Fflux-dev", "{p}/..%2Fv1/flux-dev", "{p}/%2e%2e/flux-dev", "{p}/FLUX-DEV",
     "{p}/flux-dev.json", "{p}/get_result/", "{p}/get_result/x", "{p}//get_result", "{p}%2Fget_result",
     "{p}/get_result%2F", "{p}/%00", "{p}/flux-dev/get_result", "{p}/results/x/sample.jpeg", "{p}/healthz",
+    "{p}/tasks/", "{p}/tasks//cancel", "{p}/tasks/x/", "{p}/tasks/x/cancel/", "{p}/tasks/x/y", "{p}/tasks/x%2Fcancel",
+    "{p}//tasks", "{p}/Tasks", "{p}/tasks%00", "{p}/tasks/x/y/cancel",
 ]  # fmt: skip
 OUTSIDE = [
     "/v1", "/flux", "/flux/v1", "/v1flux-dev", "/v2/flux-dev", "//v1/flux-dev", "/flux/flux-dev", "/V1/flux-dev",
@@ -62,6 +64,9 @@ def test_the_assets_of_the_docs_lead_nowhere_else(shared: Server, path: str) -> 
     [
         *((f"{prefix}/flux-dev", "POST") for prefix in PREFIXES),
         *((f"{prefix}/get_result", "GET, HEAD") for prefix in PREFIXES),
+        *((f"{prefix}/tasks", "GET, HEAD") for prefix in PREFIXES),
+        *((f"{prefix}/tasks/x", "DELETE") for prefix in PREFIXES),
+        *((f"{prefix}/tasks/x/cancel", "POST") for prefix in PREFIXES),
         ("/v1/models", "GET, HEAD"),
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
@@ -102,6 +107,7 @@ def test_a_listed_page_may_use_the_whole_api_from_a_browser(serve: Callable[...,
         answer = server.ask("GET", path, headers={"Origin": PAGE})
         assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
         assert answer.headers.get_list("vary") == ["Origin"]
+        assert asked.headers["access-control-allow-methods"] == "GET, HEAD, POST, DELETE" or path.startswith("/results")
     posted = server.ask("POST", "/v1/flux-dev", key=server.key, headers={"Origin": PAGE}, body=BODY)
     assert (posted.status_code, posted.headers["access-control-allow-origin"]) == (200, PAGE)
     is_error(server.ask("POST", "/v1/flux-dev", headers={"Origin": PAGE}, body=BODY), 401)

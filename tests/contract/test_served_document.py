@@ -55,6 +55,9 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
     assert report.cases >= (5000 if long else 300)
     for prefix in ("/v1", "/flux/v1"):
         assert {(f"POST {prefix}/flux-dev", 200), (f"POST {prefix}/flux-dev", 422)} <= report.statuses
+        assert {(f"GET {prefix}/tasks", 200), (f"GET {prefix}/tasks", 422)} <= report.statuses
+        assert (f"POST {prefix}/tasks/{{id}}/cancel", 200) in report.statuses
+        assert (f"DELETE {prefix}/tasks/{{id}}", 200) in report.statuses
         assert {(f"GET {prefix}/get_result", 200), (f"GET {prefix}/get_result", 422)} <= report.statuses
     assert {("GET /results/{token}/{name}", 200), ("GET /results/{token}/{name}", 403)} <= report.statuses
 
@@ -78,13 +81,15 @@ def is_stricter_than_the_schema(body: object) -> bool:
 
 
 def with_known_names(case: schemathesis.Case[Any], known: list[Json]) -> schemathesis.Case[Any]:
-    """An Idempotency-Key of its own for each request; and half of the polls and downloads for what exists."""
+    """An Idempotency-Key of its own for each request; and half of the polls, ends and downloads for what exists."""
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
     chosen = len(json.dumps([case.query, case.path_parameters], default=str)) % 4
     if case.path.endswith("/get_result") and case.query.get("id") and chosen < len(known):
         case.query.update(parse_qsl(urlsplit(known[chosen]["polling_url"]).query))
+    if "/tasks/" in case.path and chosen < len(known):
+        case.path_parameters.update({"id": known[chosen]["id"]})
     if case.path.startswith("/results/") and chosen == 0:
         _, _, token, name = urlsplit(known[0]["sample"]).path.split("/")
         case.path_parameters.update({"token": token, "name": name})

@@ -20,6 +20,7 @@ from fluxserve.api.openapi import document
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import error_response
 from fluxserve.api.submit import Submits
+from fluxserve.api.tasks import Tasks
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
 from fluxserve.engine.checkpoints import Checkpoint
@@ -42,11 +43,13 @@ def build(
     app.include_router(router(checkpoints, missing, readiness))
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
+    polls = Polls(service, signer, now)
     return Gate(
         app,
         service=service,
         submits=Submits(service, signer),
-        polls=Polls(service, signer, now),
+        polls=polls,
+        tasks=Tasks(service, signer, polls),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
         dialects=DIALECTS,
     )

@@ -5,13 +5,14 @@ The words of the wire (`sample`, `Pending`, `polling_url`) live here; CometAPI's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from fluxserve.accounts.credits import to_credits
 from fluxserve.api.dialect import Body, Dialect
 from fluxserve.errors import FluxserveError, JsonValue
+from fluxserve.service.service import Listed
 from fluxserve.service.views import View
 from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
@@ -29,7 +30,18 @@ STATUSES: dict[State, str] = {
     State.CANCELLED: "Error",
 }
 PROCESSING = "Processing"
+#: `details.error` of a task that its caller ended.
+CANCELLED = "cancelled"
 _encode = msgspec.json.Encoder().encode
+
+
+def states_shown_as(word: str, processing_status: bool) -> tuple[State, ...]:
+    """The states that a status word stands for."""
+    return tuple(state for state in State if _word(state, processing_status) == word)
+
+
+def _word(state: State, processing_status: bool) -> str:
+    return PROCESSING if state is State.RUNNING and processing_status else STATUSES[state]
 
 
 def render_submitted(record: TaskRecord, polling_url: str) -> Body:
@@ -58,23 +70,46 @@ def render_result(view: View, sample: str | None, processing_status: bool) -> by
         "progress": None,
         "details": _details(record),
         "preview": None,
-        "cost": to_credits(record.cost) if view.state in (State.READY, State.CONTENT_MODERATED) else 0.0,
+        "cost": _charged(record),
     }
     return _encode(body)
 
 
 def _render_unfinished(view: View, processing_status: bool) -> bytes:
-    running = view.state is State.RUNNING
     return _encode(
         {
             "id": view.id,
-            "status": PROCESSING if running and processing_status else STATUSES[view.state],
+            "status": _word(view.state, processing_status),
             "result": None,
             "progress": round(view.progress, 4),
             "details": {"warnings": view.warnings} if view.warnings else None,
             "preview": None,
         }
     )
+
+
+def render_tasks(
+    tasks: Sequence[Listed], url_of: Callable[[str], str], next_cursor: str | None, processing_status: bool
+) -> bytes:
+    """A part of an account's list of tasks, as JSON; `url_of` makes a task's polling_url."""
+    entries = [
+        {
+            "id": listed.record.id,
+            "model": listed.record.generation.model,
+            "status": _word(listed.record.state, processing_status),
+            "created_at": round(listed.record.created_at, 3),
+            "cost": _charged(listed.record) if listed.record.state.is_final else to_credits(listed.record.cost),
+            "progress": None if listed.record.state.is_final else round(listed.progress, 4),
+            "polling_url": url_of(listed.record.id),
+        }
+        for listed in tasks
+    ]
+    return _encode({"tasks": entries, "next_cursor": next_cursor})
+
+
+def _charged(record: TaskRecord) -> float:
+    """What a task has cost that has ended, in credits."""
+    return to_credits(record.cost) if record.state in (State.READY, State.CONTENT_MODERATED) else 0.0
 
 
 def _result(record: TaskRecord, sample: str | None) -> Body:
@@ -95,6 +130,8 @@ def _details(record: TaskRecord) -> Body | None:
     details: Body = {"warnings": warnings} if warnings else {}
     if record.drawn is not None:
         details |= {"drawn_by": record.drawn.drawn_by, **record.drawn.facts}
+    if record.state is State.CANCELLED:
+        details |= {"error": CANCELLED}
     if record.reason is not None:
         details |= {"error": record.reason.message}
     return details or None

@@ -1,6 +1,7 @@
 """The front door, plain ASGI: host, key and size are checked before anything is parsed.
 
-A wrong key with 40 MB of broken JSON is a 401 at once. Submits, polls and pictures never reach the framework behind it.
+A wrong key with 40 MB of broken JSON is a 401 at once. What callers ask for all day, from submits to pictures, never
+reaches the framework behind it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fluxserve.api.images import Pictures
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
 from fluxserve.api.submit import Submits
+from fluxserve.api.tasks import Tasks, target_at
 from fluxserve.errors import FluxserveError, UnknownRoute
 from fluxserve.service.service import Service
 
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Gate:
-    """Sends submits, polls and pictures to their fast paths and guards the rest."""
+    """Sends submits, polls, lists, cancellations and pictures to their fast paths and guards the rest."""
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Gate:
         service: Service,
         submits: Submits,
         polls: Polls,
+        tasks: Tasks,
         pictures: Pictures,
         dialects: Sequence[Dialect],
     ) -> None:
@@ -41,9 +44,10 @@ class Gate:
         self._service = service
         self._submits = submits
         self._polls = polls
+        self._tasks = tasks
         self._pictures = pictures
         self._dialects = dialects
-        self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST")
+        self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST, DELETE")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -92,6 +96,8 @@ class Gate:
             await self._polls(scope, receive, send, dialect)
         elif dialect is not None and (spec := self._submits.spec_at(path, dialect)) is not None:
             await self._submits(scope, receive, send, dialect, spec)
+        elif dialect is not None and (target := target_at(path, dialect)) is not None:
+            await self._tasks(scope, receive, send, dialect, target)
         elif dialect is not None:
             await self._guarded(_as_get(scope), receive, send)
         else:

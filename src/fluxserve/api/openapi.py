@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fluxserve import __version__, catalogue
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.tasks import DEFAULT_LIMIT, MAX_LIMIT, WORDS
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.schema import Schema, request_schema
 from fluxserve.errors import JsonValue
@@ -109,6 +110,30 @@ _RESULT: Schema = {
     },
 }  # fmt: skip
 
+_TASKS: Schema = {
+    "type": "object",
+    "required": ["tasks", "next_cursor"],
+    "properties": {
+        "tasks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "model", "status", "created_at", "cost", "progress", "polling_url"],
+                "properties": {
+                    "id": _ID,
+                    "model": {"type": "string"},
+                    "status": {"type": "string", "enum": list(WORDS)},
+                    "created_at": {"type": "number", "description": "Seconds since the epoch."},
+                    "cost": {"type": "number", "description": "Credits: as reserved, and as charged at the end."},
+                    "progress": _NUMBER_OR_NULL,
+                    "polling_url": {"type": "string", "format": "uri"},
+                },
+            },
+        },
+        "next_cursor": {"type": ["string", "null"], "description": "Null on the last page."},
+    },
+}
+
 
 def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     """The whole document, OpenAPI 3.1."""
@@ -119,10 +144,11 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
         for spec in catalogue.MODELS.values():
             paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
         paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
+        paths |= _tasks_paths(dialect)
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
-    schemas |= {"Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT}
+    schemas |= {"Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT, "Tasks": _TASKS}
     for dialect in dialects:
         schemas[f"Error_{dialect.name}"] = _with(_ERROR, _ADDED[dialect.name])
         schemas[f"ValidationError_{dialect.name}"] = _with(_VALIDATION_ERROR, _ADDED[dialect.name])
@@ -171,6 +197,60 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
             "429": _answer("Too many unfinished tasks, or too fast.", f"Error_{dialect.name}"),
             "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
         },
+    }
+
+
+def _tasks_paths(dialect: Dialect) -> dict[str, JsonValue]:
+    """Listing and cancelling, which the published APIs do not have."""
+    one = f"{dialect.prefix}/tasks/{{id}}"
+    return {
+        f"{dialect.prefix}/tasks": {"get": _list_tasks(dialect)},
+        f"{one}/cancel": {"post": _cancel(dialect, "cancel_task")},
+        one: {"delete": _cancel(dialect, "delete_task")},
+    }
+
+
+def _list_tasks(dialect: Dialect) -> Schema:
+    parameters: dict[str, tuple[str, Schema]] = {
+        "limit": (
+            "Most tasks to answer.",
+            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        ),
+        "cursor": ("`next_cursor` of the page before.", {"type": "string"}),
+        "status": ("Only tasks that polls show with this word.", {"type": "string", "enum": list(WORDS)}),
+    }
+    return {
+        "operationId": f"{dialect.name}_list_tasks",
+        "summary": "List the account's tasks, newest first",
+        "tags": [dialect.title],
+        "security": _security(),
+        "parameters": [
+            {"name": name, "in": "query", "description": description, "schema": schema}
+            for name, (description, schema) in parameters.items()
+        ],
+        "responses": {
+            "200": _answer("A page of tasks.", "Tasks"),
+            "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
+            "422": _answer("A parameter that cannot be.", f"ValidationError_{dialect.name}"),
+        },
+    }
+
+
+def _cancel(dialect: Dialect, operation: str) -> Schema:
+    responses: Schema = {
+        "200": _answer("The task as a poll shows it; one that had ended stays as it was.", "Result"),
+        "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
+        "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
+    }
+    if dialect.unknown_task_status == 404:
+        responses["404"] = _answer("The account has no such task.", "Result")
+    return {
+        "operationId": f"{dialect.name}_{operation}",
+        "summary": "Cancel a task and give its credits back",
+        "tags": [dialect.title],
+        "security": _security(),
+        "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "responses": responses,
     }
 
 

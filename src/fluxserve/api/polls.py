@@ -46,13 +46,17 @@ class Polls:
             if view is None:
                 await send_json(send, dialect.unknown_task_status, dialect.render_unknown(task_id))
                 return
-            sample = self._sample(scope, view) if view.state is State.READY else None
-            body = dialect.render_result(view, sample, self._service.settings.processing_status)
+            body = self.render(scope, view, dialect)
         except FluxserveError as error:
             headers = [(b"allow", b"GET, HEAD")] if isinstance(error, MethodNotAllowed) else []
             await send_error(send, error, dialect, headers)
             return
         await send_json(send, 200, body)
+
+    def render(self, scope: Scope, view: View, dialect: Dialect) -> bytes:
+        """The task as a poll shows it, with a fresh link to its picture."""
+        sample = self._sample(scope, view) if view.state is State.READY else None
+        return dialect.render_result(view, sample, self._service.settings.processing_status)
 
     async def _visible(self, scope: Scope, task_id: str, capabilities: list[str]) -> View | None:
         """The task, if the caller may see it; raises NotAuthenticated."""
@@ -73,6 +77,11 @@ class Polls:
             return None
         path = self._signer.sign_picture(record.object_name, int(self._now()) + self._service.settings.link_ttl)
         return auth.origin(scope, self._service.settings) + path
+
+
+def polling_url(signer: LinkSigner, origin: str, dialect: Dialect, task_id: str) -> str:
+    """Where the task can be polled without a key."""
+    return f"{origin}{dialect.prefix}/get_result?id={task_id}&t={signer.capability(task_id)}"
 
 
 def _query(query: bytes) -> tuple[str, list[str]]:

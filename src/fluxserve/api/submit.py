@@ -15,6 +15,7 @@ from fluxserve.api import auth, schemas
 from fluxserve.api.bfl import render_submitted
 from fluxserve.api.body import Bodies
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.polls import polling_url
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import Checked
 from fluxserve.catalogue import ModelSpec
@@ -66,8 +67,7 @@ class Submits:
             headers = [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
             await send_error(send, error, dialect, headers)
             return
-        polling_url = f"{origin}{dialect.prefix}/get_result?id={record.id}&t={self._signer.capability(record.id)}"
-        await send_json(send, 200, render_submitted(record, polling_url))
+        await send_json(send, 200, render_submitted(record, polling_url(self._signer, origin, dialect, record.id)))
 
     async def _submit(self, order: Order) -> TaskRecord:
         try:

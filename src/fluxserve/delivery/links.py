@@ -1,4 +1,4 @@
-"""Signed links: to one picture for a while, and to one task for as long as it lives.
+"""Signed links: to one picture for a while, and to one task for as long as it lives; and cursors of lists.
 
 Every signature is HMAC-SHA256 over its purpose and fields, each with its length in front, so that no signature
 serves another purpose and no two field lists read the same. The first key signs, all keys verify: to rotate, put a
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fluxserve.errors import ConfigurationError, LinkRefused
 
 _VERSION = b"\x01"
-_KEY_ID, _EXPIRY, _RANDOM, _MAC = 4, 5, 16, 16  # bytes
+_KEY_ID, _EXPIRY, _RANDOM, _MAC, _POSITION = 4, 5, 16, 16, 8  # bytes
 #: A multiple of 3, so that base64 has no spare bits in which two texts could mean the same token.
 _TOKEN = len(_VERSION) + _KEY_ID + _EXPIRY + _RANDOM + _MAC
 _LEAST_KEY = 32
@@ -79,6 +79,38 @@ class LinkSigner:
         """Whether `text` is a capability for `task_id`, compared in constant time."""
         given = _bytes(text)
         return any(hmac.compare_digest(_capability(key, task_id).encode(), given) for key in self._keys.values())
+
+    def cursor(self, account_id: str, position: int) -> str:
+        """A place in the account's list, in 32 url-safe characters.
+
+        Nobody can read the position: it counts the tasks of all accounts.
+        """
+        return base64.urlsafe_b64encode(_sealed(self._key, account_id, position.to_bytes(_POSITION))).decode()
+
+    def open_cursor(self, account_id: str, text: str) -> int | None:
+        """The place that `text` stands for; None: it is no cursor of this account."""
+        try:
+            raw = base64.urlsafe_b64decode(_bytes(text))
+        except binascii.Error:
+            return None
+        if len(raw) != _POSITION + _MAC or base64.urlsafe_b64encode(raw) != _bytes(text):
+            return None
+        for key in self._keys.values():
+            position = _masked(key, raw[_POSITION:], raw[:_POSITION])
+            if hmac.compare_digest(_sealed(key, account_id, position), raw):
+                return int.from_bytes(position)
+        return None
+
+
+def _sealed(key: bytes, account_id: str, position: bytes) -> bytes:
+    """The masked position and its MAC, which the mask follows from."""
+    mac = signature(key, b"cursor", _bytes(account_id), position)
+    return _masked(key, mac, position) + mac
+
+
+def _masked(key: bytes, mac: bytes, position: bytes) -> bytes:
+    mask = signature(key, b"cursor mask", mac)
+    return bytes(one ^ other for one, other in zip(position, mask, strict=False))
 
 
 def signature(key: bytes, purpose: bytes, *fields: bytes) -> bytes:

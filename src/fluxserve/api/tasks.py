@@ -1,0 +1,152 @@
+"""An account's own tasks, plain ASGI: `GET {prefix}/tasks` lists them, and any of them can be cancelled.
+
+    GET     {prefix}/tasks              newest first, in pages
+    POST    {prefix}/tasks/{id}/cancel  end it, whatever it is doing
+    DELETE  {prefix}/tasks/{id}         the same
+
+Both need a key of the account: whoever has a polling_url may look at its task, and no more. The published APIs have
+no such calls, so these look the same in every dialect.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.api import auth
+from fluxserve.api.bfl import PROCESSING, STATUSES, render_tasks, states_shown_as
+from fluxserve.api.dialect import Body, Dialect
+from fluxserve.api.polls import ID_LIMIT, MAX_FIELDS, Polls, polling_url
+from fluxserve.api.responses import send_error, send_json
+from fluxserve.api.schemas import invalid
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.errors import FluxserveError, MethodNotAllowed
+from fluxserve.service.service import Service
+from fluxserve.store.base import PageRequest
+from fluxserve.tasks.task import State
+
+#: Status and body.
+Answer = tuple[int, bytes | Body]
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+#: The status words that a list can be filtered by.
+WORDS = tuple(sorted({*STATUSES.values(), PROCESSING}))
+_PATH = re.compile(r"/tasks(?:/(?P<id>[^/]+)(?P<cancel>/cancel)?)?")
+_WHOLE = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a path leads to: the list where `task_id` is None, else one task. `methods` are those it takes."""
+
+    task_id: str | None
+    methods: tuple[str, ...]
+
+    @property
+    def allow(self) -> str:
+        """The methods as a header and a sentence name them."""
+        return ", ".join(self.methods)
+
+
+def target_at(path: str, dialect: Dialect) -> Target | None:
+    """What a path of the dialect leads to here; None: nothing."""
+    found = _PATH.fullmatch(path, len(dialect.prefix))
+    if found is None:
+        return None
+    if found["id"] is None:
+        return Target(task_id=None, methods=("GET", "HEAD"))
+    return Target(task_id=found["id"][:ID_LIMIT], methods=("POST",) if found["cancel"] else ("DELETE",))
+
+
+class Tasks:
+    """Lists and cancels in every dialect."""
+
+    def __init__(self, service: Service, signer: LinkSigner, polls: Polls) -> None:
+        self._service = service
+        self._signer = signer
+        self._polls = polls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, target: Target) -> None:
+        """One list, or one cancellation."""
+        del receive
+        try:
+            key = auth.authenticate(scope["headers"], self._service.keyring)
+            if scope["method"] not in target.methods:
+                raise MethodNotAllowed(f"That method is not allowed here. Allowed: {target.allow}.")
+            if target.task_id is None:
+                answer: Answer = 200, await self._list(scope, key, dialect)
+            else:
+                answer = await self._cancel(scope, key, dialect, target.task_id)
+        except FluxserveError as error:
+            headers = [(b"allow", target.allow.encode())] if isinstance(error, MethodNotAllowed) else []
+            await send_error(send, error, dialect, headers)
+            return
+        await send_json(send, *answer)
+
+    async def _cancel(self, scope: Scope, key: ApiKey, dialect: Dialect, task_id: str) -> Answer:
+        """The task as a poll shows it; another account's looks like an unknown one, as it does to polls."""
+        view = await self._service.cancel(task_id, key.account_id)
+        if view is None:
+            return dialect.unknown_task_status, dialect.render_unknown(task_id)
+        return 200, self._polls.render(scope, view, dialect)
+
+    async def _list(self, scope: Scope, key: ApiKey, dialect: Dialect) -> bytes:
+        origin = auth.origin(scope, self._service.settings)
+        processing_status = self._service.settings.processing_status
+        listing = await self._service.list_tasks(self._request(scope["query_string"], key))
+        return render_tasks(
+            listing.tasks,
+            lambda task_id: polling_url(self._signer, origin, dialect, task_id),
+            None if listing.end is None else self._signer.cursor(key.account_id, listing.end),
+            processing_status,
+        )
+
+    def _request(self, query: bytes, key: ApiKey) -> PageRequest:
+        fields = _fields(query)
+        limit, cursor, word = (fields.get(name) for name in ("limit", "cursor", "status"))
+        return PageRequest(
+            account_id=key.account_id,
+            states=self._states(word),
+            limit=_limit(limit),
+            before=self._before(cursor, key.account_id),
+        )
+
+    def _states(self, word: str | None) -> tuple[State, ...]:
+        if word is None:
+            return tuple(State)
+        if word not in WORDS:
+            expected = " or ".join(repr(known) for known in WORDS)
+            raise invalid(("query", "status"), "literal_error", f"Input should be {expected}", word)
+        return states_shown_as(word, self._service.settings.processing_status)
+
+    def _before(self, cursor: str | None, account_id: str) -> int | None:
+        before = None if cursor is None else self._signer.open_cursor(account_id, cursor)
+        if before is None and cursor is not None:
+            message = "Input should be the next_cursor of an earlier answer to this account"
+            raise invalid(("query", "cursor"), "cursor", message, cursor)
+        return before
+
+
+def _fields(query: bytes) -> dict[str, str]:
+    """The parameters that say something: the first of each name, and none that is empty."""
+    try:
+        fields = parse_qs(query.decode("latin-1"), max_num_fields=MAX_FIELDS, errors="replace")
+    except ValueError:
+        raise invalid(("query",), "too_long", f"There should be at most {MAX_FIELDS} fields", None) from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not _WHOLE.fullmatch(text):
+        raise invalid(("query", "limit"), "int_parsing", "Input should be a valid integer", text)
+    limit = int(text)
+    if limit < 1:
+        raise invalid(("query", "limit"), "greater_than_equal", "Input should be greater than or equal to 1", text)
+    if limit > MAX_LIMIT:
+        raise invalid(("query", "limit"), "less_than_equal", f"Input should be less than or equal to {MAX_LIMIT}", text)
+    return limit
