@@ -7,21 +7,25 @@ inverse; the encoder imitates the code.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 import typer
 from diffusers import AutoencoderTiny
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from training import checkpoints, latents, ranks, work
 from training.latents import Code
+from training.masters import Masters
+from training.optimizers import Optimizers
 from training.ranks import Rank
 from training.stream import GENERATOR_SETS, Stream
 
@@ -51,6 +55,38 @@ def build() -> AutoencoderTiny:
     )
 
 
+@torch.no_grad()
+def start(network: AutoencoderTiny, code: Code) -> AutoencoderTiny:
+    """Let the decoder begin by painting each latent's mean colour.
+
+    Its 32 channels carry the 16 latents and their negatives (what is left of them after a ReLU) unchanged through all
+    levels, the blocks add nothing yet, and the last layer reads the colours. From a random start it took thousands of
+    steps to find the third colour.
+    """
+    layers = network.decoder.layers
+    signs = torch.cat([torch.eye(latents.CHANNELS), -torch.eye(latents.CHANNELS)])
+    _set_centre(layers[0], signs)
+    for block in network.decoder.modules():
+        if isinstance(block, AutoencoderTinyBlock):
+            nn.init.zeros_(block.conv[4].weight)
+            nn.init.zeros_(block.conv[4].bias)
+    for layer in layers[1:-1]:
+        if isinstance(layer, nn.Conv2d):
+            _set_centre(layer, torch.eye(WIDTH))
+    colours = code.back.view(latents.CHANNELS, 3, -1).mean(dim=2).T / (2 * SHRINK)
+    _set_centre(layers[-1], colours @ signs.T)
+    layers[-1].bias.copy_(code.mean.view(3, -1).mean(dim=1) / 2 + 0.5)
+    return network
+
+
+def _set_centre(layer: nn.Conv2d, matrix: Tensor) -> None:
+    """A convolution that applies `matrix` (out, in) to each pixel, and little else: the rest keeps a tenth."""
+    layer.weight *= 0.1
+    layer.weight[:, :, 1, 1] = matrix
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def code_of(code: Code, pictures: Tensor) -> Tensor:
     """Full-resolution pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/32, W/32)."""
     return code.encode(F.avg_pool2d(pictures, 2))
@@ -76,6 +112,7 @@ class Plan:
 
     samples: int
     minutes: float
+    half: Literal["decoder", "encoder"]
     batch: int
     rate: float
     device: str
@@ -84,18 +121,19 @@ class Plan:
 
 
 class Trainer:
-    """One process's share of a run."""
+    """One process's share of the training of one half."""
 
     def __init__(self, rank: Rank, plan: Plan) -> None:
         torch.manual_seed(plan.seed)
         self._rank = rank
         self._plan = plan
         self._code = latents.load().to(plan.device)
-        self._network = build().to(plan.device)
-        self._parameters = list(self._network.parameters())
-        self._optimizer = torch.optim.AdamW(self._parameters, plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        self._parts: dict[str, checkpoints.Stateful] = {"network": self._network, "optimizer": self._optimizer}
-        self.done = checkpoints.resume(plan.folder / "vae.state", self._parts, plan.device)
+        self._half: nn.Module = getattr(start(build(), latents.load()), plan.half).to(plan.device)
+        self._averaged = copy.deepcopy(self._half).requires_grad_(requires_grad=False)
+        self._masters = Masters(self._half, torch.float32)
+        self._optimizers = Optimizers(self._masters, _kernels(self._masters), plan.rate)
+        self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
+        self.done = checkpoints.resume(self._state, self._parts, plan.device)
         seed = plan.seed + 1000 * rank.index + self.done
         self._chance = np.random.default_rng(seed)
         self._noise = torch.Generator().manual_seed(seed)
@@ -104,6 +142,10 @@ class Trainer:
             48, (_PICTURE, _PICTURE), (256, 256)
         )
 
+    @property
+    def _state(self) -> Path:
+        return self._plan.folder / f"{self._plan.half}.state"
+
     def run(self) -> None:
         """Until the plan's samples or minutes are used up."""
         started = told = time.monotonic()
@@ -111,49 +153,53 @@ class Trainer:
             self.step()
             if self._rank.leader and time.monotonic() - told > 120:
                 told = time.monotonic()
-                print(f"vae: {self.done} pieces, {self.check()}", flush=True)
+                print(f"{self._plan.half}: {self.done} pieces, {self.check()}", flush=True)
                 self.save()
         if self._rank.leader:
-            print(f"vae: {self.done} pieces, {self.check()}", flush=True)
+            print(f"{self._plan.half}: {self.done} pieces, {self.check()}", flush=True)
             self.save()
 
     def step(self) -> None:
         """One step of the optimizer."""
-        plan = self._plan
-        for group in self._optimizer.param_groups:
-            group["lr"] = plan.rate * _rate(self.done / plan.samples, self.done // plan.batch)
+        plan, masters = self._plan, self._masters
         torch.autograd.backward(self._loss(self._pieces(plan.batch)))
-        _average_gradients(self._rank, self._parameters)
-        nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        masters.gather()
+        self._rank.average(masters.gradient)
+        self._optimizers.step(_rate(self.done / plan.samples, self.done // plan.batch))
+        masters.publish()
+        masters.follow(min(0.999, 1 - 10 / (100 + self.done / plan.batch)))
         self.done += plan.batch * self._rank.size
 
     def save(self) -> None:
-        """The state to resume from, and the network as diffusers keeps it."""
-        checkpoints.save(self._plan.folder / "vae.state", self._parts, self.done)
-        self._network.save_pretrained(self._plan.folder)
+        """The state to resume from, and both halves as diffusers keeps them."""
+        checkpoints.save(self._state, self._parts, self.done)
+        folder = self._plan.folder
+        whole = AutoencoderTiny.from_pretrained(folder) if (folder / "config.json").is_file() else build()
+        getattr(whole, self._plan.half).load_state_dict(self._averaged.state_dict())
+        whole.save_pretrained(folder)
 
     @torch.no_grad()
     def check(self) -> str:
         """Quality on pictures that are never trained on."""
-        network, unseen = self._network, self._unseen
-        read = network.encoder(unseen)
-        code = SHRINK * code_of(self._code, unseen)
+        self._masters.teach(self._averaged)
+        code = SHRINK * code_of(self._code, self._unseen)
+        if self._plan.half == "encoder":
+            error = F.mse_loss(self._averaged(self._unseen), code) / code.var()
+            return f"explains {1 - error.item():.4f} of the code's variance"
         linear = F.interpolate(self._code.decode(code / SHRINK), scale_factor=2, mode="bilinear")
-        explained = 1 - (F.mse_loss(read, code) / code.var()).item()
-        return (
-            f"decoder {psnr(network.decoder(code), unseen):.2f} dB, linear {psnr(linear, unseen):.2f} dB; "
-            f"encoder explains {explained:.3f}, both {psnr(network.decoder(read), unseen):.2f} dB"
-        )
+        return f"{psnr(self._averaged(code), self._unseen):.2f} dB, linear {psnr(linear, self._unseen):.2f} dB"
 
     def _loss(self, pieces: Tensor) -> Tensor:
         code = SHRINK * code_of(self._code, pieces)
+        if self._plan.half == "encoder":
+            with torch.autocast(pieces.device.type, torch.bfloat16):
+                read = self._half(pieces)
+            return F.mse_loss(read.float(), code)
         amount = SHRINK * NOISE * torch.rand(len(code), 1, 1, 1, generator=self._noise)
         noisy = code + (amount * torch.randn(code.shape, generator=self._noise)).to(code)
         with torch.autocast(pieces.device.type, torch.bfloat16):
-            drawn, read = self._network.decoder(noisy), self._network.encoder(pieces)
-        return reconstruction_loss(drawn.float(), pieces) + F.mse_loss(read.float(), code)
+            drawn = self._half(noisy)
+        return reconstruction_loss(drawn.float(), pieces)
 
     def _pieces(self, count: int) -> Tensor:
         """(count, 3, 128, 128), several of each painted picture, cut at the code's grid."""
@@ -173,14 +219,10 @@ def _rate(share: float, steps: int) -> float:
     return min(1.0, (steps + 1) / 100) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * share))
 
 
-def _average_gradients(rank: Rank, parameters: list[nn.Parameter]) -> None:
-    if rank.size == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    rank.average(flat)
-    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view(gradient.shape))
+def _kernels(masters: Masters) -> set[str]:
+    """All convolutions but the first and the last, which see or make pictures and latents."""
+    kernels = [name for name, value in masters.parameters().items() if value.dim() == 4]
+    return set(kernels[1:-1])
 
 
 def _work(rank: Rank, plan: Plan) -> None:
@@ -188,6 +230,7 @@ def _work(rank: Rank, plan: Plan) -> None:
 
 
 def command(
+    half: Annotated[Literal["decoder", "encoder"], typer.Argument(help="What to train.")],
     samples: Annotated[int, typer.Option(help="Pieces of pictures to train on, over all processes.")] = 300_000,
     minutes: Annotated[float, typer.Option(help="Stop after this long; the same command resumes.")] = 9,
     processes: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
@@ -196,9 +239,16 @@ def command(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: int = 0,
 ) -> None:
-    """Train the decoder and the encoder; the same command resumes."""
+    """Train one half of the autoencoder; the same command resumes."""
     plan = Plan(
-        samples=samples, minutes=minutes, batch=batch, rate=rate, device=device, seed=seed, folder=work.folder() / "vae"
+        half=half,
+        samples=samples,
+        minutes=minutes,
+        batch=batch,
+        rate=rate,
+        device=device,
+        seed=seed,
+        folder=work.folder() / "vae",
     )
     plan.folder.mkdir(exist_ok=True)
     ranks.run(_work, plan, processes)

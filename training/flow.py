@@ -25,6 +25,7 @@ from training.bank import Bank, Batch, Source, read
 from training.looks import measure
 from training.masters import Masters
 from training.network import SHAPES, Illustrator, Shape, build_transformer
+from training.optimizers import Optimizers
 from training.painter import Painter
 from training.ranks import Rank
 from training.render import load_sprites
@@ -96,6 +97,19 @@ PRESETS = {
         bank=65_536,
         reuse=6,
     ),
+    "tiny": Preset(
+        shape=SHAPES["tiny"],
+        phases=(
+            Phase(until=400, stage=1, areas={SMALL: 1.0}),
+            Phase(until=800, stage=2, areas={SMALL: 1.0}),
+            Phase(until=1200, stage=3, areas={SMALL: 1.0}),
+            Phase(until=2000, stage=3, areas={SMALL: 0.5, LARGE: 0.5}, guided=0.5),
+        ),
+        settle=0.2,
+        batch=32,
+        bank=64,
+        reuse=4,
+    ),
 }
 
 
@@ -106,50 +120,20 @@ class Plan:
     preset: Preset
     minutes: float
     rate: float
-    optimizer: str
     device: str
     compiled: bool
     seed: int
     folder: Path
 
 
-class Optimizers:
-    """Muon for the matrices of the blocks, AdamW for the rest; both with the same learning rate.
-
-    Muon: Jordan et al. 2024, update scaled to AdamW's size as in arXiv 2502.16982.
-    """
-
-    def __init__(self, masters: Masters, kind: str, rate: float) -> None:
-        parameters = masters.parameters()
-        matrices = {name for name, value in parameters.items() if kind == "muon" and _is_block_matrix(name, value)}
-        rest = [value for name, value in parameters.items() if name not in matrices]
-        self._rate = rate
-        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, betas=(0.9, 0.97), weight_decay=0.0)]
-        if matrices:
-            chosen = [parameters[name] for name in sorted(matrices)]
-            self._all.append(
-                torch.optim.Muon(chosen, rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-            )
-
-    def step(self, share: float) -> None:
-        """One step of each at `share` of the highest rate."""
-        for optimizer in self._all:
-            for group in optimizer.param_groups:
-                group["lr"] = self._rate * share
-            optimizer.step()
-
-    def state_dict(self) -> dict[str, object]:
-        """Of all optimizers, by number."""
-        return {str(number): optimizer.state_dict() for number, optimizer in enumerate(self._all)}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """What `state_dict` gave."""
-        for number, optimizer in enumerate(self._all):
-            optimizer.load_state_dict(state[str(number)])  # type: ignore[arg-type]
-
-
-def _is_block_matrix(name: str, value: Tensor) -> bool:
-    return value.dim() == 2 and ("blocks." in name or ".layers." in name or ".block." in name) and "norm" not in name
+def _block_matrices(masters: Masters) -> set[str]:
+    """The weights of the blocks of all three networks, without those that modulate."""
+    inside = ("blocks.", ".layers.", ".block.")
+    return {
+        name
+        for name, value in masters.parameters().items()
+        if value.dim() == 2 and any(part in name for part in inside) and "norm" not in name
+    }
 
 
 class Trainer:
@@ -163,7 +147,7 @@ class Trainer:
         self._masters = Masters(self._network, torch.bfloat16)
         if plan.compiled:
             self._network.compile_blocks()
-        self._optimizers = Optimizers(self._masters, plan.optimizer, plan.rate)
+        self._optimizers = Optimizers(self._masters, _block_matrices(self._masters), plan.rate)
         self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
         self._state = plan.folder / "flow.state"
         self.done = checkpoints.resume(self._state, self._parts, plan.device)
@@ -316,11 +300,12 @@ def _work(rank: Rank, plan: Plan) -> None:
 
 
 def command(
-    preset: Annotated[str, typer.Option(help="cpu or gpu: size of the network and of the run.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="cpu or gpu: size of the network and of the run; tiny tries the commands out.")
+    ] = "cpu",
     minutes: Annotated[float, typer.Option(help="Stop after this long; the same command resumes.")] = 9,
     processes: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
-    optimizer: Annotated[str, typer.Option(help="muon or adamw.")] = "muon",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     compiled: Annotated[bool, typer.Option(help="Compile the blocks; needs a C++ compiler.")] = True,
     name: Annotated[str, typer.Option(help="Folder of the run, inside the work folder.")] = "flow",
@@ -331,7 +316,6 @@ def command(
         preset=PRESETS[preset],
         minutes=minutes,
         rate=rate,
-        optimizer=optimizer,
         device=device,
         compiled=compiled,
         seed=seed,

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import torch
 import typer
+from diffusers import AutoencoderTiny
+from torch import Tensor
 
 from training import latents, work
-from training.bank import read
+from training.bank import TOKEN, read
 from training.flow import PRESETS, load_start
 from training.network import Illustrator, unpack
 from training.painter import contact_sheet
@@ -43,9 +45,10 @@ def command(
     guidance: Annotated[float, typer.Option(help="What the guidance embedding is told.")] = 1.0,
     height: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 64.")] = 256,
     width: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 64.")] = 256,
+    sharp: Annotated[bool, typer.Option(help="Decode with the autoencoder instead of the linear inverse.")] = True,
     seed: int = 0,
 ) -> None:
-    """Draw the preview prompts, decoded linearly."""
+    """Draw the preview prompts."""
     tokenizers = load_tokenizers(work.folder() / "text")
     texts, silence = read(tokenizers, list(PROMPTS)), read(tokenizers, [""])
     tokens = draw(
@@ -58,8 +61,17 @@ def command(
         seed=seed,
         without=silence,
     )
-    pictures = latents.load().decode(unpack(tokens, (height // 64, width // 64)))
+    code = unpack(tokens, (height // TOKEN, width // TOKEN))
+    pictures = decoded(code) if sharp else latents.load().decode(code)
     contact_sheet(pictures.clamp(-1, 1), PROMPTS, columns=8).save(out)
+
+
+@torch.no_grad()
+def decoded(code: Tensor) -> Tensor:
+    """Latents (B, 16, h, w) -> pictures (B, 3, 32 h, 32 w) by the trained decoder."""
+    vae = AutoencoderTiny.from_pretrained(work.folder() / "vae")
+    pictures: Tensor = vae.decoder(code / vae.config.scaling_factor)
+    return pictures
 
 
 if __name__ == "__main__":
