@@ -32,7 +32,11 @@ class Shape:
 
 #: Layers that modulate: zero at the start, so that every block is the identity.
 _STARTS_AT_ZERO = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
-SHAPES = {"cpu": Shape(heads=4, double=2, single=6), "gpu": Shape(heads=5, double=2, single=8)}
+SHAPES = {
+    "cpu": Shape(heads=4, double=2, single=6),
+    "gpu": Shape(heads=5, double=2, single=8),
+    "tiny": Shape(heads=1, double=1, single=1),
+}
 
 
 class Illustrator(nn.Module):
