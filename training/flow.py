@@ -75,9 +75,9 @@ PRESETS = {
         shape=SHAPES["cpu"],
         phases=(
             Phase(until=150_000, stage=1, areas={SMALL: 1.0}),
-            Phase(until=400_000, stage=2, areas={SMALL: 1.0}),
-            Phase(until=1_200_000, stage=3, areas={SMALL: 1.0}),
-            Phase(until=2_000_000, stage=3, areas={SMALL: 0.4, LARGE: 0.6}, guided=0.4),
+            Phase(until=270_000, stage=2, areas={SMALL: 1.0}),
+            Phase(until=700_000, stage=3, areas={SMALL: 1.0}),
+            Phase(until=900_000, stage=3, areas={SMALL: 0.4, LARGE: 0.6}, guided=0.4),
         ),
         settle=0.15,
         batch=128,
