@@ -178,3 +178,38 @@ def test_the_path_ends_in_a_picture_name_and_has_no_query(suffix: str) -> None:
     path = SIGNER.sign_picture("ab/" + "ab" * 16 + "." + suffix, TTL)
     assert path.endswith(f"/sample.{suffix}")
     assert not set("?#%&= ") & set(path)
+
+
+positions = st.integers(0, 2**63 - 1)
+
+
+@given(st.text(max_size=40), positions)
+def test_a_cursor_stands_for_its_place_after_a_new_key_came_in_front_too(account: str, position: int) -> None:
+    cursor = LinkSigner([OLD], TTL).cursor(account, position)
+    assert len(cursor) == 32
+    assert LinkSigner([NEW, OLD], TTL).open_cursor(account, cursor) == position
+    assert SIGNER.open_cursor(account, cursor) is None
+
+
+@given(st.text(max_size=40), st.text(max_size=40), positions)
+def test_a_cursor_is_of_use_to_one_account(account: str, other: str, position: int) -> None:
+    opened = SIGNER.open_cursor(other, SIGNER.cursor(account, position))
+    assert opened == (position if account == other else None)
+
+
+@given(positions, st.integers(0, 31), st.characters(codec="utf-8"))
+def test_a_cursor_that_was_changed_is_none(position: int, index: int, letter: str) -> None:
+    cursor = SIGNER.cursor("a", position)
+    changed = cursor[:index] + letter + cursor[index + 1 :]
+    assert SIGNER.open_cursor("a", changed) == (position if changed == cursor else None)
+
+
+@given(st.text() | st.binary(min_size=24, max_size=24).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_any_other_text_is_no_cursor(text: str) -> None:
+    assert SIGNER.open_cursor("a", text) is None
+
+
+def test_cursors_of_neighbours_have_nothing_in_common() -> None:
+    raw = [base64.urlsafe_b64decode(SIGNER.cursor("a", position)) for position in range(200)]
+    for one, other in pairwise(raw):
+        assert sum(a == b for a, b in zip(one, other, strict=True)) < 6

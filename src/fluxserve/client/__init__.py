@@ -1,9 +1,9 @@
-"""A small client for the Flux image generation API: create, wait, download.
+"""A small client for the Flux image generation API: create, wait, download; cancel and list.
 
 It stands alone: it imports nothing else of fluxserve, and speaks to any server of this API.
 """
 
-from fluxserve.client.client import Client, Picture, Result, Task
+from fluxserve.client.client import Client, Entry, Picture, Result, Task
 from fluxserve.client.errors import (
     ApiError,
     AuthenticationFailed,
@@ -11,6 +11,7 @@ from fluxserve.client.errors import (
     InsufficientCredits,
     RequestRejected,
     ServerUnavailable,
+    TaskCancelled,
     TaskFailed,
     TaskModerated,
     TaskNotFound,
@@ -23,12 +24,14 @@ __all__ = [
     "AuthenticationFailed",
     "Client",
     "ClientError",
+    "Entry",
     "InsufficientCredits",
     "Picture",
     "RequestRejected",
     "Result",
     "ServerUnavailable",
     "Task",
+    "TaskCancelled",
     "TaskFailed",
     "TaskModerated",
     "TaskNotFound",

@@ -1,11 +1,11 @@
-"""The client: one connection pool, three calls, retries where they are safe."""
+"""The client: one connection pool, a few calls, retries where they are safe."""
 
 from __future__ import annotations
 
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
@@ -18,6 +18,7 @@ from fluxserve.client.errors import (
     InsufficientCredits,
     RequestRejected,
     ServerUnavailable,
+    TaskCancelled,
     TaskFailed,
     TaskModerated,
     TaskNotFound,
@@ -33,6 +34,8 @@ LAST_POLL_S = 2.0
 RETRIES = 5
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
+#: Tasks asked for at a time; the most that a server answers.
+PAGE = 200
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _ERRORS: Mapping[int, type[ApiError]] = {
     400: RequestRejected,
@@ -52,6 +55,17 @@ class Task:
     id: str
     polling_url: str
     cost: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A task in the list of one's own; `status` is the server's word, `progress` is None once it has ended."""
+
+    task: Task
+    model: str
+    status: str
+    created_at: float
+    progress: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +145,16 @@ class Client:
 
     def poll(self, task: Task) -> Result | float:
         """Look once: the result, or the progress from 0 to 1. Raises TaskFailed or TaskNotFound."""
-        answer = self._call("GET", task.polling_url)
+        return self._outcome(task, self._call("GET", task.polling_url))
+
+    @staticmethod
+    def _outcome(task: Task, answer: JsonObject) -> Result | float:
         status = _field(answer, "status")
         if status == "Ready":
             return _result(answer)
         details = cast("JsonObject", answer.get("details") or {})
+        if status == "Error" and details.get("error") == "cancelled":
+            raise TaskCancelled(f"Task {task.id} was cancelled.")
         if status == "Error":
             raise TaskFailed(str(details.get("error") or "The task failed."))
         if status in ("Request Moderated", "Content Moderated"):
@@ -160,6 +179,25 @@ class Client:
                 raise TaskTimeout(f"Task {task.id} was not ready after {timeout:.0f} s; wait again to go on.")
             self._sleep(pause)
             pause = min(pause * 1.3, LAST_POLL_S)
+
+    def cancel(self, task: Task) -> Result | None:
+        """End a task, if it has not ended: the result where it was ready before, else None. Raises TaskNotFound."""
+        answer = self._call("POST", f"{self._base}/v1/tasks/{task.id}/cancel")
+        try:
+            outcome = self._outcome(task, answer)
+        except TaskFailed:  # now, or before
+            return None
+        return outcome if isinstance(outcome, Result) else None
+
+    def tasks(self, status: str | None = None) -> Iterator[Entry]:
+        """One's own tasks, newest first, page by page; `status`, such as "Ready", leaves only those of that word."""
+        cursor: object = ""
+        while cursor is not None:
+            query = httpx.QueryParams({"status": status or "", "cursor": str(cursor), "limit": PAGE})
+            answer = self._call("GET", f"{self._base}/v1/tasks?{query}")
+            for entry in cast("list[JsonObject]", _field(answer, "tasks")):
+                yield _entry(entry)
+            cursor = _field(answer, "next_cursor")
 
     def download(self, result: Result) -> Picture:
         """Fetch the picture. Raises ApiError when the link has expired. The link may lead elsewhere: it gets no key."""
@@ -211,6 +249,21 @@ def _field(answer: object, name: str) -> object:
     if not isinstance(answer, Mapping) or name not in answer:
         raise ApiError(f"The answer has no {name}: is this a server of the Flux API?", 200)
     return answer[name]
+
+
+def _entry(answer: JsonObject) -> Entry:
+    task = Task(
+        id=cast("str", _field(answer, "id")),
+        polling_url=cast("str", _field(answer, "polling_url")),
+        cost=cast("float | None", answer.get("cost")),
+    )
+    return Entry(
+        task=task,
+        model=cast("str", _field(answer, "model")),
+        status=cast("str", _field(answer, "status")),
+        created_at=cast("float", _field(answer, "created_at")),
+        progress=cast("float | None", answer.get("progress")),
+    )
 
 
 def _result(answer: JsonObject) -> Result:

@@ -9,6 +9,7 @@ ClientError
 │   └── TooManyRequests       429 after every retry
 ├── TaskNotFound
 ├── TaskFailed
+│   ├── TaskCancelled
 │   └── TaskModerated
 └── TaskTimeout               it may still become ready: wait again
 """
@@ -57,6 +58,10 @@ class TaskNotFound(ClientError):
 
 class TaskFailed(ClientError):
     """The task ended in error."""
+
+
+class TaskCancelled(TaskFailed):
+    """The task was cancelled; it cost nothing."""
 
 
 class TaskModerated(TaskFailed):

@@ -231,3 +231,97 @@ async def test_an_outcome_in_writing_is_not_missed_at_heartbeats(tmp_path: Path)
             worker.send(p.Heartbeat(held=()))
         house.store.refuse.set()
         assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=True)
+
+
+# Cancelled tasks
+
+
+async def cancel(house: GatewayHouse, task_id: str) -> None:
+    """The task's account ends it."""
+    (record,) = await house.store.get_many([task_id])
+    assert record is not None
+    view = await house.service.cancel(task_id, record.account_id)
+    assert view is not None
+    assert view.state == "cancelled"
+
+
+@in_event_loop
+async def test_a_worker_is_told_at_once_that_its_task_was_cancelled_and_gets_another(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker, other = await house.connect("w1"), await house.connect("w2")
+        worker.send(p.Want(count=1))
+        first, second = await house.submit(2)
+        (held,) = await worker.gets(1)
+        await cancel(house, first)
+        assert await worker.next(p.Discard) == p.Discard(task_id=held.task_id, fence=held.fence)
+        worker.send(p.Want(count=1))
+        assert (await worker.gets(2))[1].task_id == second
+        assert await other.settle_down() == 0
+        assert await house.state(first) == ("cancelled", 1)
+
+
+@in_event_loop
+async def test_a_picture_of_a_cancelled_task_is_refused_and_not_kept(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        await cancel(house, task)
+        await worker.next(p.Discard)
+        worker.send(p.Progress(task_id=task, fence=held.fence, step=3, steps=28))
+        worker.send(finished(held))
+        assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=False)
+        assert list((tmp_path / "pictures").glob("??/*")) == []
+        worker.send(p.Returned(held=(held,)))
+        assert await worker.settle_down() == 1
+        assert await house.state(task) == ("cancelled", 1)
+
+
+@in_event_loop
+async def test_an_outcome_in_writing_that_meets_a_cancellation_is_refused(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path, BusyOnce) as house:
+        assert isinstance(house.store, BusyOnce)
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        worker.send(finished(held))
+        await house.store.asked.wait()
+        await cancel(house, task)
+        await worker.next(p.Discard)
+        house.store.refuse.set()
+        assert await worker.next(p.Settled) == p.Settled(task_id=task, fence=1, accepted=False)
+        assert list((tmp_path / "pictures").glob("??/*")) == []
+
+
+@in_event_loop
+async def test_a_worker_that_was_away_when_its_task_was_cancelled_does_not_keep_it(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect(capacity=2)
+        worker.send(p.Want(count=2))
+        first, second = await house.submit(2)
+        held = tuple(await worker.gets(2))
+        worker.writer.close()
+        async with asyncio.timeout(5.0):
+            while house.gateway.is_connected("w1"):
+                await house.state(first)
+        await cancel(house, first)
+        again = await house.connect(capacity=2, held=held)
+        again.send(p.Want(count=2))
+        assert await again.settle_down() == 0
+        again.send(finished(held[1]))
+        await until_state(house, second, "ready", 1)
+        assert await house.state(first) == ("cancelled", 1)
+
+
+@in_event_loop
+async def test_a_task_that_is_cancelled_while_it_waits_reaches_no_worker(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        (task,) = await house.submit()
+        await cancel(house, task)
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        assert await worker.settle_down() == 0
+        (next_one,) = await house.submit()
+        assert [held.task_id for held in await worker.gets(1)] == [next_one]

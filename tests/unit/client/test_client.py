@@ -14,11 +14,13 @@ from fluxserve.client import (
     AuthenticationFailed,
     Client,
     ClientError,
+    Entry,
     InsufficientCredits,
     RequestRejected,
     Result,
     ServerUnavailable,
     Task,
+    TaskCancelled,
     TaskFailed,
     TaskModerated,
     TaskNotFound,
@@ -268,6 +270,7 @@ def test_a_ready_task_without_a_picture_is_an_error_of_ours(scene: Scene, result
     [
         ("Error", {"error": "The worker was lost."}, TaskFailed, "The worker was lost."),
         ("Error", None, TaskFailed, "The task failed."),
+        ("Error", {"error": "cancelled"}, TaskCancelled, "Task t1 was cancelled."),
         ("Request Moderated", {"Moderation Reasons": ["violence"]}, TaskModerated, "violence"),
         ("Content Moderated", None, TaskModerated, "Content Moderated: no reason given"),
         ("Task not found", None, TaskNotFound, "does not know task t1"),
@@ -319,6 +322,54 @@ def test_wait_ends_with_the_tasks_failure(scene: Scene) -> None:
         scene.will(answer(PENDING), answer(PENDING | {"status": "Error"})).wait(TASK)
 
 
+@pytest.mark.parametrize("error", ["cancelled", "The device ran out of memory."])
+def test_a_cancelled_task_has_no_result_and_neither_has_one_that_had_failed(scene: Scene, error: str) -> None:
+    ended = PENDING | {"status": "Error", "progress": None, "details": {"error": error}, "cost": 0.0}
+    assert scene.will(answer(ended)).cancel(TASK) is None
+    (request,) = scene.asked
+    assert (request.method, str(request.url)) == ("POST", f"{ORIGIN}/v1/tasks/t1/cancel")
+    assert request.headers["x-key"] == "fx_live_key"
+
+
+def test_a_task_that_was_ready_before_it_was_cancelled_keeps_its_result(scene: Scene) -> None:
+    result = scene.will(answer(READY)).cancel(TASK)
+    assert result is not None
+    assert result.seed == 7
+
+
+def test_an_unknown_task_cannot_be_cancelled(scene: Scene) -> None:
+    with pytest.raises(TaskNotFound):
+        scene.will(answer(PENDING | {"status": "Task not found"}, 404)).cancel(TASK)
+
+
+def test_cancelling_is_tried_again_after_trouble(scene: Scene) -> None:
+    ended = PENDING | {"status": "Error", "details": {"error": "cancelled"}}
+    assert scene.will(httpx.ReadTimeout("slow"), answer({}, 503), answer(ended)).cancel(TASK) is None
+
+
+def listed(number: int) -> dict[str, object]:
+    """A task as a list shows it."""
+    return {
+        "id": f"t{number}", "model": "flux-dev", "status": "Pending", "created_at": 100.0 + number, "cost": 2.5,
+        "progress": 0.25, "polling_url": f"{ORIGIN}/v1/get_result?id=t{number}&t=x",
+    }  # fmt: skip
+
+
+def test_ones_own_tasks_come_page_by_page_as_they_are_asked_for(scene: Scene) -> None:
+    first = answer({"tasks": [listed(3), listed(2)], "next_cursor": "a+b"})
+    second = answer({"tasks": [listed(1)], "next_cursor": None})
+    entries = scene.will(first, second).tasks("Pending")
+    assert next(entries) == Entry(
+        task=Task(id="t3", polling_url=f"{ORIGIN}/v1/get_result?id=t3&t=x", cost=2.5), model="flux-dev",
+        status="Pending", created_at=103.0, progress=0.25,
+    )  # fmt: skip
+    assert len(scene.asked) == 1
+    assert [entry.task.id for entry in entries] == ["t2", "t1"]
+    assert [dict(request.url.params) for request in scene.asked] == [
+        {"status": "Pending", "cursor": cursor, "limit": "200"} for cursor in ("", "a+b")
+    ]
+
+
 def ready(scene: Scene) -> Result:
     """A result to download."""
     result = scene.will(answer(READY)).poll(TASK)
@@ -362,8 +413,10 @@ def test_models_are_listed_as_the_server_describes_them(scene: Scene) -> None:
         lambda client: client.poll(TASK),
         lambda client: client.wait(TASK),
         lambda client: client.models(),
+        lambda client: client.cancel(TASK),
+        lambda client: next(client.tasks()),
     ],
-    ids=["create", "poll", "wait", "models"],
+    ids=["create", "poll", "wait", "models", "cancel", "tasks"],
 )
 def test_every_call_fails_with_an_error_of_the_clients_own_tree(scene: Scene, call: Callable[[Client], object]) -> None:
     for status in (400, 401, 402, 403, 404, 418, 422, 500):

@@ -21,6 +21,7 @@ from fluxserve.errors import (
     TooManyRequests,
 )
 from fluxserve.service.service import DISK_CHECK_S, DiskGate, Lost
+from fluxserve.service.views import View
 from fluxserve.settings import Settings
 from fluxserve.store.base import Completion, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -358,4 +359,85 @@ async def test_a_poll_that_read_before_a_task_ended_does_not_bring_it_back_to_li
     house.store.go_on.set()
     await poll
     assert await seen(house, task) == (State.READY, 0)
+    await house.store.close()
+
+
+@in_event_loop
+async def test_a_cancelled_task_is_told_of_once_and_has_its_credits_back(house: House) -> None:
+    key = await house.key(grant=10_000)
+    task = await house.submit(key)
+    told: list[str] = []
+    house.service.on_cancelled.append(told.append)
+    await house.claim()
+    house.service.advance(task.id, 3, 28)
+    for _ in range(3):
+        view = await house.service.cancel(task.id, key.account_id)
+        assert view is not None
+        assert (view.state, view.progress) == (State.CANCELLED, 0)
+    assert told == [task.id]
+    assert len(house.service.views) == 0
+    assert [entry.balance for entry in await house.keyring.entries()] == [10_000]
+
+
+@in_event_loop
+async def test_a_task_is_not_cancelled_for_another_account(house: House) -> None:
+    task = await house.submit(await house.key())
+    other = await house.key()
+    assert await house.service.cancel(task.id, other.account_id) is None
+    assert await house.service.cancel("unknown", other.account_id) is None
+    assert await seen(house, task) == (State.QUEUED, 0)
+
+
+@in_event_loop
+async def test_of_a_cancellation_and_a_picture_that_meet_one_wins_and_polls_see_which(house: House) -> None:
+    key = await house.key(grant=1_000_000)
+    for cancel_first in (True, False) * 10:
+        task = await house.submit(key)
+        claim = await house.claim()
+        picture = house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+        cancel = house.service.cancel(task.id, key.account_id)
+        ends = await asyncio.gather(*((cancel, picture) if cancel_first else (picture, cancel)))
+        accepted, view = ends[::-1] if cancel_first else ends
+        assert isinstance(view, View)
+        assert view.state is (State.READY if accepted else State.CANCELLED)
+        assert await seen(house, task) == (view.state, 0)
+        (record,) = await house.store.get_many([task.id])
+        assert record is not None
+        assert record.state is view.state
+    kept = await house.store.known_objects(house.pictures())
+    assert sorted(kept) == house.pictures()
+    assert await house.store.fsck() == []
+
+
+@in_event_loop
+async def test_after_a_restart_a_cancelled_task_is_still_cancelled_and_its_worker_keeps_it_not(house: House) -> None:
+    key = await house.key()
+    task = await house.submit(key)
+    claim = await house.claim("w1")
+    await house.service.cancel(task.id, key.account_id)
+    await house.store.close()
+
+    house.open()
+
+    assert await house.service.start() == []
+    assert await house.service.held("w1", [(claim.id, claim.fence)]) == []
+    assert not await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+    assert house.pictures() == []
+    assert await seen(house, task) == (State.CANCELLED, 0)
+
+
+@in_event_loop
+async def test_a_worker_that_returns_while_its_task_is_cancelled_keeps_it_not(
+    tmp_path: Path, settings: Settings
+) -> None:
+    house = House(tmp_path, settings, SlowReads)
+    key = await house.key()
+    task = await house.submit(key)
+    claim = await house.claim("w1")
+    returning = asyncio.create_task(house.service.held("w1", [(claim.id, claim.fence)]))
+    assert isinstance(house.store, SlowReads)
+    await house.store.read.wait()
+    await house.service.cancel(task.id, key.account_id)
+    house.store.go_on.set()
+    assert await returning == []
     await house.store.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from builders import generation, in_event_loop
 from fluxserve.catalogue import Generation
@@ -125,3 +127,71 @@ def test_a_broken_engine_ends_its_worker_and_hangs_up(engine: type[FakeEngine]) 
                     pass
 
     asyncio.run(play())
+
+
+class Stepped(FakeEngine):
+    """An engine that steps when it is told to, and remembers what it holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.refs: list[set[str]] = []
+        self._held: set[str] = set()
+
+    def admit(self, ref: str, generation: Generation) -> None:
+        """Take it in."""
+        super().admit(ref, generation)
+        self._held.add(ref)
+
+    def discard(self, ref: str) -> None:
+        """Forget it."""
+        super().discard(ref)
+        self._held.discard(ref)
+
+    def step(self) -> Sequence[Event]:
+        """One step, told of before and after."""
+        self.refs.append(set(self._held))
+        self.begun.release()
+        self.go_on.acquire()
+        return super().step()
+
+
+@in_event_loop
+async def test_a_discarded_task_is_in_no_step_after_the_one_under_way_and_hands_nothing_in() -> None:
+    engine = Stepped(SETTINGS)
+    others = tuple(structs.replace(TASK, task_id=name) for name in ("t2", "t3"))
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=(TASK, *others))))
+        await asyncio.to_thread(engine.begun.acquire, timeout=PATIENCE_S)
+        writer.write(p.to_frame(p.Discard(task_id="t1", fence=1)))
+        await heard(reader, p.Want)  # that of its arrival
+        await heard(reader, p.Want)  # that of the discard, which it has read
+        for _ in range(100):
+            engine.go_on.release()
+        outcomes: list[str] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(outcomes) < 2:
+                message = await p.read_from_worker(reader)
+                outcomes += [message.task_id] if isinstance(message, p.Finished) else []
+    assert sorted(outcomes) == ["t2", "t3"]
+    assert "t1/1" in engine.refs[0]
+    assert all("t1/1" not in refs for refs in engine.refs[1:])
+
+
+@in_event_loop
+async def test_a_task_that_is_discarded_before_the_engine_had_room_for_it_never_gets_there() -> None:
+    engine = Stepped(SETTINGS)
+    crowd = tuple(structs.replace(TASK, task_id=f"t{number}") for number in range(engine.capacity + 1))
+    last = crowd[-1].task_id
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=crowd)))
+        await asyncio.to_thread(engine.begun.acquire, timeout=PATIENCE_S)
+        writer.write(p.to_frame(p.Discard(task_id=last, fence=1)))
+        await heard(reader, p.Want)
+        await heard(reader, p.Want)
+        for _ in range(100):
+            engine.go_on.release()
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in crowd[:-1]:
+                await heard(reader, p.Finished)
+    assert all(f"{last}/1" not in refs for refs in engine.refs)
