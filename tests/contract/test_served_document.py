@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
         }
     )
     schema = schemathesis.openapi.from_asgi("/openapi.json", server.app, config=config)
-    known = [ready_task(server), server.submit()]
+    account = server.record(server.submit()).account_id
+    known = [ready_task(server) | {"cursor": server.signer.cursor(account, 2)}, server.submit()]
 
     @schema.hook
     def filter_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
@@ -81,13 +83,15 @@ def is_stricter_than_the_schema(body: object) -> bool:
 
 
 def with_known_names(case: schemathesis.Case[Any], known: list[Json]) -> schemathesis.Case[Any]:
-    """An Idempotency-Key of its own for each request; and half of the polls, ends and downloads for what exists."""
+    """An Idempotency-Key of its own for each request, a cursor of ours, and half of the rest for what exists."""
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
     chosen = len(json.dumps([case.query, case.path_parameters], default=str)) % 4
     if case.path.endswith("/get_result") and case.query.get("id") and chosen < len(known):
         case.query.update(parse_qsl(urlsplit(known[chosen]["polling_url"]).query))
+    if re.fullmatch(r"[A-Za-z0-9_-]{32}", str(case.query.get("cursor"))):
+        case.query["cursor"] = known[0]["cursor"]
     if "/tasks/" in case.path and chosen < len(known):
         case.path_parameters.update({"id": known[chosen]["id"]})
     if case.path.startswith("/results/") and chosen == 0:

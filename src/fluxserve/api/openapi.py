@@ -216,8 +216,8 @@ def _list_tasks(dialect: Dialect) -> Schema:
             "Most tasks to answer.",
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
         ),
-        "cursor": ("`next_cursor` of the page before.", {"type": "string"}),
-        "status": ("Only tasks that polls show with this word.", {"type": "string", "enum": list(WORDS)}),
+        "cursor": ("`next_cursor` of the page before.", {"type": "string", "pattern": "^([A-Za-z0-9_-]{32})?$"}),
+        "status": ("Only tasks that polls show with this word.", {"type": "string", "enum": ["", *WORDS]}),
     }
     return {
         "operationId": f"{dialect.name}_list_tasks",

@@ -106,12 +106,11 @@ class Tasks:
 
     def _request(self, query: bytes, key: ApiKey) -> PageRequest:
         fields = _fields(query)
-        limit, cursor, word = (fields.get(name) for name in ("limit", "cursor", "status"))
         return PageRequest(
             account_id=key.account_id,
-            states=self._states(word),
-            limit=_limit(limit),
-            before=self._before(cursor, key.account_id),
+            states=self._states(fields.get("status") or None),
+            limit=_limit(fields.get("limit")),
+            before=self._before(fields.get("cursor") or None, key.account_id),
         )
 
     def _states(self, word: str | None) -> tuple[State, ...]:
@@ -131,9 +130,9 @@ class Tasks:
 
 
 def _fields(query: bytes) -> dict[str, str]:
-    """The parameters that say something: the first of each name, and none that is empty."""
+    """The first parameter of each name; as in bodies, an empty text means unset."""
     try:
-        fields = parse_qs(query.decode("latin-1"), max_num_fields=MAX_FIELDS, errors="replace")
+        fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="replace")
     except ValueError:
         raise invalid(("query",), "too_long", f"There should be at most {MAX_FIELDS} fields", None) from None
     return {name: values[0] for name, values in fields.items()}
