@@ -1,11 +1,13 @@
 """The engine around the networks: events, failures, sizes, several checkpoints, fingerprints."""
 
+import gc
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +184,51 @@ def test_a_discarded_generation_is_never_heard_of_again(engine: DiffusionEngine)
     engine.discard("unknown")
     assert engine.active == 1
     assert {event.ref for event in run(engine)} == {"staying"}
+
+
+@pytest.mark.parametrize("canonical_batch", [1, 2, 4])
+def test_a_discard_at_any_step_changes_no_pixel_of_its_neighbours(
+    settings_for: Callable[..., Settings], dev_folder: Path, canonical_batch: int
+) -> None:
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, canonical_batch))
+    engine.warm()
+    wishes = {ref: replace(APPLE, seed=seed, steps=4) for seed, ref in enumerate(("left", "gone", "right"))}
+    expected = {ref: finish(engine, wish).pixels for ref, wish in wishes.items()}
+    for steps_before in range(8):
+        for ref, wish in wishes.items():
+            engine.admit(ref, wish)
+        told = [event for _ in range(steps_before) for event in engine.step()]
+        engine.discard("gone")
+        told += run(engine)
+        pixels = {event.ref: event.pixels for event in told if isinstance(event, Finished)}
+        assert {"left", "right"} <= pixels.keys()
+        assert {ref: expected[ref] for ref in pixels} == pixels
+
+
+def test_a_discarded_generation_leaves_nothing_in_memory(
+    settings_for: Callable[..., Settings], dev_folder: Path
+) -> None:
+    kept: list[weakref.ref[Tensor]] = []
+
+    class Remembering(Breaking):
+        def encode(self, prompt: str) -> Conditioning:
+            conditioning = super().encode(prompt)
+            kept.append(weakref.ref(conditioning.tokens))
+            return conditioning
+
+    def open_remembering(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
+        drawer = open_drawer(checkpoint, runtime, canonical_batch)
+        return replace(drawer, network=Remembering(drawer.network, lambda row: row))  # type: ignore[arg-type]
+
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}), open_drawer=open_remembering)
+    engine.warm()
+    kept.clear()
+    for ref in ("staying", "gone"):
+        engine.admit(ref, APPLE)
+    engine.step()
+    engine.discard("gone")
+    gc.collect()
+    assert [tokens() is None for tokens in kept] == [False, True]
 
 
 def test_a_short_one_overtakes_a_long_one(engine: DiffusionEngine) -> None:

@@ -124,6 +124,21 @@ def test_what_is_discarded_is_never_heard_of_again(engine: Engine) -> None:
     assert {event.ref for event in run(engine)} == {"stays"}
 
 
+@pytest.mark.parametrize("steps_before", [0, 1, 2])
+def test_a_neighbour_that_is_discarded_leaves_the_others_as_they_would_be_without_it(
+    engine: Engine, steps_before: int
+) -> None:
+    alone = finish(engine, APPLE)
+    for ref, seed in {"gone": 8, "a": APPLE.seed, "gone too": 9}.items():
+        engine.admit(ref, replace(APPLE, seed=seed))
+    told = [event for _ in range(steps_before) for event in engine.step()]
+    engine.discard("gone")
+    engine.discard("gone too")
+    later = run(engine)
+    assert {event.ref for event in later} <= {"a"}
+    assert alone in (*told, *later)
+
+
 def test_a_ref_can_be_used_again(engine: Engine) -> None:
     first = finish(engine, APPLE)
     engine.admit("a", replace(APPLE, seed=3))
