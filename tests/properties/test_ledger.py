@@ -12,14 +12,22 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from builders import NOW, claim_request, completion, failure, loss, new_key, submission
 from fluxserve.accounts import api_keys
 from fluxserve.accounts.credits import parse_credits, settled, to_credits
 from fluxserve.accounts.limits import Bucket, take
 from fluxserve.errors import ConfigurationError
-from fluxserve.store.base import TaskRecord, Verdict
+from fluxserve.store.base import Cancellation, TaskRecord, Verdict
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import MAX_ATTEMPTS
 
@@ -279,6 +287,20 @@ class Ledger(RuleBasedStateMachine):
             self.move(task.account, task.wish.cost)
             task.state = "error"
 
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def cancel(self, data: st.DataObject, times: int) -> None:
+        """Cancelled by its account, perhaps twice."""
+        task = data.draw(st.sampled_from(self.tasks))
+        account_id = self.keys[task.wish.who].key.account_id
+        wish = Cancellation(task_id=task.id, account_id=account_id, now=NOW)
+        answers = self.run(self.store.cancel_many([wish] * times))
+        ends = task.state in ("queued", "running")
+        assert [answer is not None for answer in answers] == [ends, False][:times]
+        if ends:
+            self.move(task.account, task.wish.cost)
+            task.state = "cancelled"
+
     @rule(claim=claims)
     def lose(self, claim: TaskRecord) -> None:
         """Lost through the task's own fault, up to the last attempt."""
@@ -301,7 +323,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 5))
     def forget(self, limit: int) -> None:
         """Finished tasks are deleted; their ledger and the balances stay."""
-        ended = [task for task in self.tasks if task.state in ("ready", "error")]
+        ended = [task for task in self.tasks if task.state in ("ready", "error", "cancelled")]
         deleted = self.run(self.store.delete_old(NOW + 1, limit))
         assert deleted == min(limit, len(ended))
         left = self.run(self.store.get_many([task.id for task in ended]))
