@@ -232,6 +232,7 @@ def _list_tasks(dialect: Dialect) -> Schema:
             "200": _answer("A page of tasks.", "Tasks"),
             "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
             "422": _answer("A parameter that cannot be.", f"ValidationError_{dialect.name}"),
+            "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
         },
     }
 
