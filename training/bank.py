@@ -7,7 +7,7 @@ for each canvas and a few of them are replaced at every step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ class Batch(NamedTuple):
     latents: Tensor
     texts: Texts
     grid: tuple[int, int]
+
+    def to(self, device: str) -> Batch:
+        """The same on `device`."""
+        return Batch(self.latents.to(device), self.texts.to(device), self.grid)
+
+
+class Supply(Protocol):
+    """Where the pictures of one bank come from."""
+
+    def take(self, count: int, *, waiting: bool) -> Batch | None:
+        """New pictures, `count` of them if `waiting`; else perhaps fewer or none, if they are not there yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,32 +61,47 @@ class Source:
         return Batch(pack(latents).to(torch.bfloat16), texts, (height // TOKEN, width // TOKEN))
 
 
-class Bank:
-    """A pool of pictures of one canvas: grows to `size`, then the oldest are replaced."""
+class Painting:
+    """A supply that paints scenes `first` and following when it is asked."""
 
-    def __init__(self, source: Source, canvas: tuple[int, int], size: int, first: int) -> None:
+    def __init__(self, source: Source, canvas: tuple[int, int], first: int) -> None:
         self._source = source
         self._canvas = canvas
-        self._size = size
         self._next = first
+
+    def take(self, count: int, *, waiting: bool) -> Batch:  # noqa: ARG002 - what is painted now is always there
+        """The next `count` scenes."""
+        new = self._source.make(self._next, count, self._canvas)
+        self._next += count
+        return new
+
+
+class Bank:
+    """A pool of pictures of one canvas, on `device`: grows to `size`, then the oldest are replaced."""
+
+    def __init__(self, supply: Supply, size: int, device: str = "cpu") -> None:
+        self._supply = supply
+        self._size = size
+        self._device = device
         self._place = 0
         self._pool: Batch | None = None
 
     def draw(self, count: int, fresh: int, chance: torch.Generator) -> Batch:
         """`count` pictures of the pool at random, after adding `fresh` new ones (`count` while it is empty)."""
-        self._add(count if self._pool is None else fresh)
-        assert self._pool is not None  # noqa: S101 - `_add` fills it
+        is_empty = self._pool is None
+        if new := self._supply.take(count if is_empty else fresh, waiting=is_empty):
+            self._keep(new.to(self._device))
+        assert self._pool is not None  # noqa: S101 - filled by the first draw, which waits
         latents, texts, grid = self._pool
-        rows = torch.randint(len(latents), (count,), generator=chance)
+        rows = torch.randint(len(latents), (count,), generator=chance, device=self._device)
         return Batch(latents[rows], Texts(texts.clip[rows], texts.t5[rows]), grid)
 
-    def _add(self, count: int) -> None:
-        new = self._source.make(self._next, count, self._canvas)
-        self._next += count
+    def _keep(self, new: Batch) -> None:
         if self._pool is None or len(self._pool.latents) < self._size:
-            self._pool = new if self._pool is None else _join(self._pool, new)
+            self._pool = new if self._pool is None else join(self._pool, new)
             return
-        rows = torch.arange(self._place, self._place + count) % len(self._pool.latents)
+        count = len(new.latents)
+        rows = torch.arange(self._place, self._place + count, device=self._device) % len(self._pool.latents)
         self._place = (self._place + count) % len(self._pool.latents)
         self._pool.latents[rows] = new.latents
         self._pool.texts.clip[rows] = new.texts.clip
@@ -91,6 +117,7 @@ def read(tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], ca
     return Texts(*ids)
 
 
-def _join(pool: Batch, new: Batch) -> Batch:
-    texts = Texts(torch.cat([pool.texts.clip, new.texts.clip]), torch.cat([pool.texts.t5, new.texts.t5]))
-    return Batch(torch.cat([pool.latents, new.latents]), texts, pool.grid)
+def join(*batches: Batch) -> Batch:
+    """One batch of all rows, which are of one canvas."""
+    texts = Texts(torch.cat([batch.texts.clip for batch in batches]), torch.cat([batch.texts.t5 for batch in batches]))
+    return Batch(torch.cat([batch.latents for batch in batches]), texts, batches[0].grid)

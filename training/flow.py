@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from training import checkpoints, latents, ranks, work
-from training.bank import Bank, Batch, Source, read
+from training.bank import Bank, Batch, Painting, Source, Supply, read
 from training.looks import measure
 from training.masters import Masters
 from training.network import SHAPES, Illustrator, Shape, build_transformer
@@ -136,31 +136,46 @@ def _block_matrices(masters: Masters) -> set[str]:
     }
 
 
-class Trainer:
-    """One process's share of a run."""
+class Supplies(Protocol):
+    """Who paints for the banks."""
 
-    def __init__(self, rank: Rank, plan: Plan) -> None:
+    def supply(self, stage: int, canvas: tuple[int, int], first: int) -> Supply:
+        """The pictures of the stage's scenes `first` and following, on a canvas of (height, width)."""
+
+
+class Trainer:
+    """One process's share of a run. It paints itself, unless others supply its pictures."""
+
+    def __init__(self, rank: Rank, plan: Plan, supplies: Supplies | None = None) -> None:
         self._rank = rank
         self._plan = plan
+        self._deadline = time.monotonic() + 60 * plan.minutes
         self._network = load_start(plan.preset.shape).to(plan.device)
         self._teacher = copy.deepcopy(self._network).to(torch.bfloat16).requires_grad_(requires_grad=False)
         self._masters = Masters(self._network, torch.bfloat16)
         if plan.compiled:
-            self._network.compile_blocks()
+            self._network.compile_blocks(dynamic=plan.device != "cpu")
         self._optimizers = Optimizers(self._masters, _block_matrices(self._masters), plan.rate)
         self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
         self._state = plan.folder / "flow.state"
         self.done = checkpoints.resume(self._state, self._parts, plan.device)
-        self._chance = torch.Generator().manual_seed(plan.seed + 7919 * rank.index + self.done)
+        self._cold = 0
+        self._chance = self._chance_from(plan.seed + 7919 * rank.index + self.done)
         self._banks: dict[tuple[int, tuple[int, int]], Bank] = {}
-        self._source = Sources(plan)
-        self._silence = read(self._source.tokenizers, [""])
+        self._sources = Sources(plan.seed, plan.device)
+        self._supplies: Supplies = supplies or self._sources
+        self._silence = read(self._sources.tokenizers, [""]).to(plan.device)
 
-    def run(self) -> None:
-        """Until the plan's pictures or minutes are used up."""
-        plan, started, told, average = self._plan, time.monotonic(), time.monotonic(), None
+    def restart(self, weights: Mapping[str, Tensor], done: int) -> None:
+        """Go on with averaged weights alone: the optimizers are new, so the rate rises again."""
+        self._masters.take(weights)
+        self.done = self._cold = done
+
+    def run(self, kept: Callable[[], None] = lambda: None) -> None:
+        """Until the plan's pictures or minutes are used up; calls `kept` after each save."""
+        started, told, average = time.monotonic(), time.monotonic(), None
         start = self.done
-        while self.done < plan.preset.phases[-1].until and time.monotonic() - started < 60 * plan.minutes:
+        while self.done < self._plan.preset.phases[-1].until and time.monotonic() < self._deadline:
             loss = self.step()
             average = loss if average is None else 0.98 * average + 0.02 * loss
             if self._rank.leader and time.monotonic() - told > 120:
@@ -168,8 +183,10 @@ class Trainer:
                 speed = (self.done - start) / (told - started)
                 print(f"flow: {self.done} pictures, loss {average:.4f}, {self.check()}, {speed:.0f}/s", flush=True)
                 self.save()
+                kept()
         if self._rank.leader:
             self.save()
+            kept()
             print(f"flow: {self.done} pictures, {self.check()}", flush=True)
 
     def step(self) -> float:
@@ -196,23 +213,26 @@ class Trainer:
     def save(self) -> None:
         """The state to resume from, and the averaged weights to draw with."""
         checkpoints.save(self._state, self._parts, self.done)
-        torch.save(self._masters.averages(), self._plan.folder / "average.pt")
+        torch.save(self.averages(), self._plan.folder / "average.pt")
+
+    def averages(self) -> Mapping[str, Tensor]:
+        """The averaged weights by name, float32."""
+        return self._masters.averages()
 
     @torch.no_grad()
     def check(self) -> str:
         """Loss of the averaged weights on scenes that are never trained on."""
         self._masters.teach(self._teacher)
-        batch = self._source.at(3, apart=True).make(0, 256, (256, 256))
-        loss = self._loss(self._teacher, batch, torch.Generator().manual_seed(0))
+        batch = self._sources.at(3, apart=True).make(0, 256, (256, 256)).to(self._plan.device)
+        loss = self._loss(self._teacher, batch, self._chance_from(0))
         return f"unseen {loss.item():.4f}"
 
     def _loss(self, network: Illustrator, batch: Batch, chance: torch.Generator, guided: float = 0.0) -> Tensor:
-        device = self._plan.device
-        count = len(batch.latents)
-        sigmas = torch.sigmoid(torch.randn(count, generator=chance) + _LOGIT_MEAN)
-        noise = torch.randn(batch.latents.shape, generator=chance)
-        guidance = 1 + (_MOST_GUIDANCE - 1) * torch.rand(count, generator=chance)
-        spoken = torch.rand(count, generator=chance) >= _SILENT
+        count, device = len(batch.latents), self._plan.device
+        sigmas = torch.sigmoid(torch.randn(count, generator=chance, device=device) + _LOGIT_MEAN)
+        noise = torch.randn(batch.latents.shape, generator=chance, device=device)
+        guidance = 1 + (_MOST_GUIDANCE - 1) * torch.rand(count, generator=chance, device=device)
+        spoken = torch.rand(count, generator=chance, device=device) >= _SILENT
         texts = batch.texts.where(spoken, self._silence)
         clean = batch.latents.float()
         mixed = clean + sigmas[:, None, None] * (noise - clean)
@@ -222,21 +242,20 @@ class Trainer:
             guidance[rows.stop :] = 1.0
             seen = Batch(mixed[rows], texts.rows(rows), batch.grid)
             target[rows] += self._towards_text(seen, sigmas[rows], guidance[rows])
-        velocity = network(mixed.to(device), sigmas.to(device), guidance.to(device), texts.to(device), batch.grid)
-        return F.mse_loss(velocity, target.to(device))
+        return F.mse_loss(network(mixed, sigmas, guidance, texts, batch.grid), target)
 
     @torch.no_grad()
     def _towards_text(self, seen: Batch, sigmas: Tensor, guidance: Tensor) -> Tensor:
         """What guidance adds to the velocity, by the averaged network itself without any (arXiv 2502.12154)."""
-        device, count = self._plan.device, len(seen.latents)
-        plain = torch.ones(count, device=device)
         told, untold = (
-            self._teacher(seen.latents.to(device), sigmas.to(device), plain, texts.to(device), seen.grid)
-            for texts in (seen.texts, self._silence.repeat(count))
+            self._teacher(seen.latents, sigmas, torch.ones_like(guidance), texts, seen.grid)
+            for texts in (seen.texts, self._silence.repeat(len(guidance)))
         )
-        scale = _SCALE_PER_GUIDANCE * (guidance - 1)[:, None, None]
-        added: Tensor = scale * (told - untold).cpu()
+        added: Tensor = _SCALE_PER_GUIDANCE * (guidance - 1)[:, None, None] * (told - untold)
         return added
+
+    def _chance_from(self, seed: int) -> torch.Generator:
+        return torch.Generator(self._plan.device).manual_seed(seed)
 
     def _phase(self) -> Phase:
         phases = self._plan.preset.phases
@@ -258,31 +277,35 @@ class Trainer:
             preset = self._plan.preset
             size = max(512, preset.bank * SMALL // (canvas[0] * canvas[1])) // self._rank.size
             first = _SCENES_APART * (1 + self._rank.index) + self.done * 4
-            self._banks[key] = Bank(self._source.at(stage), canvas, size, first)
+            self._banks[key] = Bank(self._supplies.supply(stage, canvas, first), size, self._plan.device)
         return self._banks[key]
 
     def _rate(self) -> float:
         """Rises over 100 steps, stays, and falls to nothing over the last part of the plan."""
         preset = self._plan.preset
         left = 1 - self.done / preset.phases[-1].until
-        return min(1.0, (1 + self.done / preset.batch) / 100, max(0.01, left / preset.settle))
+        return min(1.0, (1 + (self.done - self._cold) / preset.batch) / 100, max(0.01, left / preset.settle))
 
 
 class Sources:
     """Everything a picture is made from; sources of different stages share the sprites."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, seed: int, device: str) -> None:
         sprites, self._records = load_sprites(GENERATOR_SETS)
         self._looks = measure(sprites)
-        self._painter = Painter(sprites, plan.device)
-        self._code = latents.load().to(plan.device)
-        self._seed = plan.seed
+        self._painter = Painter(sprites, device)
+        self._code = latents.load().to(device)
+        self._seed = seed
         self.tokenizers = load_tokenizers(work.folder() / "text")
 
     def at(self, stage: int, *, apart: bool = False) -> Source:
         """The source of a stage; `apart` gives scenes of another seed, for checking."""
         sampler = SceneSampler(self._records, stage=stage, seed=self._seed + 99 * apart, looks=self._looks)
         return Source(sampler=sampler, painter=self._painter, code=self._code, tokenizers=self.tokenizers)
+
+    def supply(self, stage: int, canvas: tuple[int, int], first: int) -> Painting:
+        """Paints when asked."""
+        return Painting(self.at(stage), canvas, first)
 
 
 def load_start(shape: Shape) -> Illustrator:

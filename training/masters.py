@@ -60,6 +60,14 @@ class Masters:
         """The moving average by parameter name, float32."""
         return {name: view.clone() for (name, _), view in zip(self._used, self._averages, strict=True)}
 
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these weights by parameter name, as masters, average and what computes."""
+        with torch.no_grad():
+            for (name, _), view in zip(self._used, self._views, strict=True):
+                view.copy_(weights[name])
+        self.average.copy_(self.values)
+        self.publish()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Masters and their average, flat."""
         return {"values": self.values, "average": self.average}

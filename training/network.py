@@ -52,11 +52,14 @@ class Illustrator(nn.Module):
             if isinstance(module, T5DenseGatedActDense):
                 module.act = nn.GELU(approximate="tanh")  # the same function as T5's own, in one kernel
 
-    def compile_blocks(self) -> None:
-        """Fuse what is between the matrix products: a quarter less time, after a minute for each number of tokens."""
+    def compile_blocks(self, *, dynamic: bool = False) -> None:
+        """Fuse what is between the matrix products: a quarter less time, after a minute for each number of tokens.
+
+        If `dynamic`, once for all numbers of tokens.
+        """
         torch._dynamo.config.recompile_limit = 64
         for block in (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks):
-            block.compile(dynamic=False)
+            block.compile(dynamic=dynamic)
 
     def forward(self, latents: Tensor, sigmas: Tensor, guidance: Tensor, texts: Texts, grid: tuple[int, int]) -> Tensor:
         """(B, N, 64), (B,), (B,), texts, (rows, columns) with N = rows * columns -> (B, N, 64)."""
