@@ -125,7 +125,7 @@ def outdoors(rng: random.Random, sky_name: str, ground_name: str | None) -> Back
     red, green, blue = GROUNDS[ground_name]
     return backdrop._replace(
         ground=(red * sky.tint[0], green * sky.tint[1], blue * sky.tint[2]),
-        horizon=rng.uniform(0.58, 0.66),
+        horizon=0.62,
         waves=ground_name == "on water",
         hills=ground_name in _ROLLING,
         lane=ground_name == "on a road",

@@ -1,5 +1,7 @@
 """Where things stand on a canvas: alone, in pairs, in grids, in corners, on the ground.
 
+Each arrangement has one place for each canvas and no jitter: what a prompt does not say should not vary. A small
+network draws sharply what has one place, and blurs what may lie anywhere.
 Sizes are shares of the canvas's shorter side, places shares of its width and height.
 What it does not know: which things they are, what is said of them.
 """
@@ -44,25 +46,19 @@ class Layer(NamedTuple):
     hue: float = 0.0
 
 
-def centred(rng: random.Random, sprite: int, canvas: tuple[int, int], stage: int) -> Layer:
-    """Alone on a plain colour: in the middle at first, then with a little jitter."""
-    if stage == 1:
-        return Layer(sprite, 0.5, 0.5, 0.8)
-    x, y = _jitter(rng, canvas)
-    return Layer(sprite, 0.5 + x, 0.5 + y, rng.uniform(0.7, 0.88))
+def centred(sprite: int) -> Layer:
+    """Alone on a plain colour."""
+    return Layer(sprite, 0.5, 0.5, 0.8)
 
 
-def standing(
-    rng: random.Random, sprite: int, look: Look, canvas: tuple[int, int], backdrop: Backdrop, *, is_flying: bool
-) -> Layer:
+def standing(sprite: int, look: Look, canvas: tuple[int, int], backdrop: Backdrop, *, is_flying: bool) -> Layer:
     """Alone in a scene: its foot on the ground, or in the air."""
-    x, y = _jitter(rng, canvas)
-    size = rng.uniform(0.56, 0.7)
+    size = 0.64
     if backdrop.ground is None:
-        return Layer(sprite, 0.5 + x, 0.5 + y, size)
+        return Layer(sprite, 0.5, 0.5, size)
     if is_flying:
-        return Layer(sprite, 0.5 + x, max(backdrop.horizon * 0.5, 0.5 * _tall(size, look, canvas)) + y, size * 0.85)
-    return Layer(sprite, 0.5 + x, _on_ground(rng, size, look, canvas, backdrop), size)
+        return Layer(sprite, 0.5, max(backdrop.horizon * 0.5, 0.5 * _tall(size, look, canvas)), size * 0.85)
+    return Layer(sprite, 0.5, _on_ground(size, look, canvas, backdrop), size)
 
 
 def draw_relation(rng: random.Random, canvas: tuple[int, int]) -> str:
@@ -80,7 +76,6 @@ def is_row(relation: str, canvas: tuple[int, int]) -> bool:
 
 
 def pair(
-    rng: random.Random,
     sprites: tuple[int, int],
     looks: tuple[Look, Look],
     canvas: tuple[int, int],
@@ -88,31 +83,26 @@ def pair(
     backdrop: Backdrop,
 ) -> tuple[Layer, ...]:
     """Two things, the first to the left or on top."""
-    shorter, jitter = min(canvas), rng.uniform(-0.015, 0.015)
+    shorter = min(canvas)
     if is_row(relation, canvas):
-        size = min(0.66, 0.46 * canvas[1] / shorter) * rng.uniform(0.95, 1.0)
+        size = min(0.66, 0.46 * canvas[1] / shorter)
         reach = 0.5 * _GAP * size * shorter / canvas[1]
-        feet = [
-            _on_ground(rng, size, look, canvas, backdrop) if backdrop.ground is not None else 0.5 + jitter
-            for look in looks
-        ]
+        feet = [_on_ground(size, look, canvas, backdrop) if backdrop.ground is not None else 0.5 for look in looks]
         return Layer(sprites[0], 0.5 - reach, feet[0], size), Layer(sprites[1], 0.5 + reach, feet[1], size)
-    size = min(0.66, 0.46 * canvas[0] / shorter) * rng.uniform(0.95, 1.0)
+    size = min(0.66, 0.46 * canvas[0] / shorter)
     tall = [_tall(size, look, canvas) for look in looks]
     gap = 0.0 if relation == "on top of" else 0.04
     top = 0.5 - (tall[0] + tall[1] + gap) / 2
     middles = top + tall[0] / 2, top + tall[0] + gap + tall[1] / 2
-    return Layer(sprites[0], 0.5 + jitter, middles[0], size), Layer(sprites[1], 0.5 + jitter, middles[1], size)
+    return Layer(sprites[0], 0.5, middles[0], size), Layer(sprites[1], 0.5, middles[1], size)
 
 
-def grid(rng: random.Random, sprite: int, canvas: tuple[int, int], count: int) -> tuple[Layer, ...]:
+def grid(sprite: int, canvas: tuple[int, int], count: int) -> tuple[Layer, ...]:
     """`count` of one thing: a row on wide canvases, a column on tall ones, else rows of two; four are two by two."""
     height, width = canvas
     rows = _rows(canvas, count)
     shorter, widest = min(canvas), max(rows)
-    size = (
-        min(0.6, 0.92 * width / shorter / widest, 0.92 * height / shorter / len(rows)) / 1.04 * rng.uniform(0.95, 1.0)
-    )
+    size = min(0.6, 0.92 * width / shorter / widest, 0.92 * height / shorter / len(rows)) / 1.04
     across, down = size * _GAP * shorter / width, size * _GAP * shorter / height
     return tuple(
         Layer(sprite, 0.5 + (column - (row - 1) / 2) * across, 0.5 + (line - (len(rows) - 1) / 2) * down, size)
@@ -139,9 +129,9 @@ def draw_size(rng: random.Random) -> tuple[str, str]:
     return rng.choice(("small", "small", "tiny", "little", "big", "big", "large", "huge")), ""
 
 
-def sized(rng: random.Random, sprite: int, canvas: tuple[int, int], size: str, corner: str) -> Layer:
+def sized(sprite: int, canvas: tuple[int, int], size: str, corner: str) -> Layer:
     """A thing of a named size, in the middle or in a corner."""
-    share = _SIZES.get(size, 0.4) * rng.uniform(0.95, 1.03)
+    share = _SIZES.get(size, 0.4)
     if not corner:
         return Layer(sprite, 0.5, 0.5, share)
     shorter = min(canvas)
@@ -158,17 +148,12 @@ def draw_tint(rng: random.Random, look: Look, label: str, group: str) -> tuple[s
     return look.colour, 0.0
 
 
-def _on_ground(rng: random.Random, size: float, look: Look, canvas: tuple[int, int], backdrop: Backdrop) -> float:
+def _on_ground(size: float, look: Look, canvas: tuple[int, int], backdrop: Backdrop) -> float:
     """The middle's height that puts the foot on the ground, a bit below the horizon."""
-    foot = backdrop.horizon + (1 - backdrop.horizon) * rng.uniform(0.42, 0.6)
+    foot = backdrop.horizon + (1 - backdrop.horizon) * 0.5
     return foot - _tall(size, look, canvas) / 2
 
 
 def _tall(size: float, look: Look, canvas: tuple[int, int]) -> float:
     """The thing's height in shares of the canvas's."""
     return size * look.height * min(canvas) / canvas[0]
-
-
-def _jitter(rng: random.Random, canvas: tuple[int, int]) -> tuple[float, float]:
-    across = 0.06 if canvas[1] > canvas[0] else 0.02
-    return rng.uniform(-across, across), rng.uniform(-0.02, 0.02)

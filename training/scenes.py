@@ -1,6 +1,6 @@
 """Scenes and their captions, drawn by seed: which things, where, before what, and the words that ask for it.
 
-Three stages: 1 one thing in the middle of a plain colour; 2 also jitter, skies, grounds and named styles; 3 also
+Three stages: 1 one thing in the middle of a plain colour; 2 also skies, grounds and named styles; 3 also
 pairs, counts, sizes, corners and coloured things. What it does not know: pixels (painter.py).
 """
 
@@ -26,7 +26,6 @@ Canvas = tuple[int, int]  # height, width; multiples of 64
 _KINDS = {"single": 0.58, "pair": 0.16, "count": 0.12, "size": 0.05, "coloured": 0.09}
 _SAID = 1 / 3  # how often the default style is named
 _FREE = 0.06
-_FLIPPED = 0.1  # of animals: nothing else is shown mirrored
 _FOREIGN = {1: 0.13, 2: 0.3, 3: 0.3}  # of the captions of one thing in its default style
 _PATIENCE = 20_000  # draws until a combination counts as not there
 _HELD_OUT_KINDS = ("background", "style", "pair")
@@ -124,7 +123,7 @@ class SceneSampler:
         chosen = self._choose(rng, must_hold_out=kind == "style")
         entry, sprite = chosen.entry, self._sprite(rng, chosen)
         if self._is_foreign(rng, chosen):
-            layer = layout.centred(rng, sprite, canvas, self._stage)
+            layer = layout.centred(sprite)
             return self._compose(rng, (layer,), plain("white"), self._foreign(rng, entry), chosen, (entry.label,))
         if kind == "background":
             chosen, backdrop = self._held_out_background(rng)
@@ -132,12 +131,11 @@ class SceneSampler:
         else:
             backdrop = self._backdrop(rng, (entry,), scenes=0.3, is_tile=self._look(sprite).is_tile)
         if backdrop.scene is None:
-            layer = layout.centred(rng, sprite, canvas, self._stage)
+            layer = layout.centred(sprite)
         else:
             layer = layout.standing(
-                rng, sprite, self._look(sprite), canvas, backdrop, is_flying=entry.label in lists().flyers
+                sprite, self._look(sprite), canvas, backdrop, is_flying=entry.label in lists().flyers
             )
-        layer = layer._replace(flip=self._stage > 2 and entry.group == "animals" and rng.random() < _FLIPPED)
         caption = self._caption(rng, chosen, backdrop)
         return self._compose(rng, (layer,), backdrop, caption, chosen, (entry.label,))
 
@@ -149,7 +147,7 @@ class SceneSampler:
         is_row = layout.is_row(relation, canvas)
         is_tile = not is_row or any(look.is_tile for look in looks)
         backdrop = self._backdrop(rng, (first.entry, second.entry), scenes=0.2, is_tile=is_tile)
-        layers = layout.pair(rng, sprites, looks, canvas, relation, backdrop)
+        layers = layout.pair(sprites, looks, canvas, relation, backdrop)
         nouns = [captions.noun(rng, self._term(rng, choice.entry)) for choice in (first, second)]
         body = captions.related(rng, nouns[0], nouns[1], relation) + captions.place(rng, backdrop)
         labels = first.entry.label, second.entry.label
@@ -164,7 +162,7 @@ class SceneSampler:
             chosen = self._choose(rng)
         entry, sprite = chosen.entry, self._sprite(rng, chosen)
         backdrop = self._backdrop(rng, (entry,), scenes=0.0)
-        layers = layout.grid(rng, sprite, canvas, count)
+        layers = layout.grid(sprite, canvas, count)
         term = self._term(rng, entry)
         body = captions.several(rng, term if is_countable(term) else entry.name, count) + captions.place(rng, backdrop)
         return self._compose(rng, layers, backdrop, self._dress(rng, body, chosen), chosen, (entry.label,))
@@ -174,7 +172,7 @@ class SceneSampler:
         entry, sprite = chosen.entry, self._sprite(rng, chosen)
         backdrop = self._backdrop(rng, (entry,), scenes=0.0)
         size, corner = layout.draw_size(rng)
-        layer = layout.sized(rng, sprite, canvas, size, corner)
+        layer = layout.sized(sprite, canvas, size, corner)
         where = f" in the {corner} corner" if corner else ""
         body = captions.noun(rng, self._term(rng, entry), size) + where + captions.place(rng, backdrop)
         return self._compose(rng, (layer,), backdrop, self._dress(rng, body, chosen), chosen, (entry.label,))
@@ -191,10 +189,10 @@ class SceneSampler:
         colour, hue = tint
         backdrop = self._backdrop(rng, (entry,), scenes=0.2, is_tile=self._look(sprite).is_tile)
         if backdrop.scene is None:
-            layer = layout.centred(rng, sprite, canvas, self._stage)
+            layer = layout.centred(sprite)
         else:
             layer = layout.standing(
-                rng, sprite, self._look(sprite), canvas, backdrop, is_flying=entry.label in lists().flyers
+                sprite, self._look(sprite), canvas, backdrop, is_flying=entry.label in lists().flyers
             )
         body = captions.noun(rng, self._term(rng, entry), colour) + captions.place(rng, backdrop)
         layers = (layer._replace(hue=hue),)
