@@ -20,6 +20,7 @@ from torch import Tensor, nn
 SIDE = 96
 WIDTHS = (48, 96, 192, 256)
 FEATURES = WIDTHS[-1]
+_CELL = 32  # pixels of the side that one last feature stands for
 _SCALE = ".scale"
 
 
@@ -75,11 +76,11 @@ class Judge:
 
     @torch.no_grad()
     def look(self, pictures: Tensor) -> Opinion:
-        """Pictures (B, 3, H, W) of any size in -1 ... 1, shrunk until the shorter side is `SIDE`."""
-        scale = SIDE / min(pictures.shape[-2:])
-        size = [max(SIDE, round(side * scale)) for side in pictures.shape[-2:]]
+        """Pictures (B, 3, H, W) of any size in -1 ... 1, scaled until the shorter side is `SIDE`."""
+        scale = SIDE / min(pictures.shape[-2:]) / _CELL
+        size = [_CELL * round(side * scale) for side in pictures.shape[-2:]]
         small = F.interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
-        parts: list[Opinion] = [self.network(part) for part in small.split(64)]
+        parts: list[Opinion] = [self.network(part) for part in torch.split(small, 64)]
         return Opinion(
             torch.cat([part.labels for part in parts]).float(),
             torch.cat([part.styles for part in parts]).float(),

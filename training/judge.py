@@ -27,13 +27,13 @@ from training.views import Spoiler, Viewer, Views, join, names
 #: What each judge learns from, and how much the style counts beside the label.
 UNSEEN = tuple(name for name in SETS if name not in DRAWING)
 SCHOOLS: dict[str, tuple[tuple[str, ...], float]] = {"strict": (UNSEEN, 0.0), "known": (tuple(SETS), 0.2)}
-_BATCH = 64
 _POOL = 8192  # views kept to draw from
 _FRESH = 8  # of them replaced at each step
 _SMOOTHING = 0.1
 _DECAY = 0.05
 _SMALL = 64  # px of the side in the first part of the training, which then takes half the time
 _SMALL_UNTIL = 0.65
+_RISE = 0.02  # share of the training in which the learning rate rises
 _CHECKED = 1024
 
 
@@ -44,6 +44,7 @@ class Plan:
     name: str
     samples: int
     minutes: float
+    batch: int
     rate: float
     device: str
     seed: int
@@ -69,7 +70,7 @@ class Pool:
 
     def __init__(self, viewer: Viewer, size: int) -> None:
         self._viewer, self._size = viewer, size
-        self._views = viewer.draw(_BATCH)
+        self._views = viewer.draw(_FRESH)
         self._oldest = 0
 
     def draw(self, count: int, chance: torch.Generator) -> Views:
@@ -112,9 +113,9 @@ class School:
         spoiler = Spoiler(plan.seed + self.done)
         chance = torch.Generator().manual_seed(plan.seed + self.done)
         for _ in self._steps():
-            loss = self._step(pool.draw(_BATCH, chance), spoiler)
+            loss = self._step(pool.draw(plan.batch, chance), spoiler)
             average = loss if average is None else 0.98 * average + 0.02 * loss
-            self.done += _BATCH
+            self.done += plan.batch
             if time.monotonic() - told > 60:
                 told = time.monotonic()
                 print(f"{plan.name}: {self.done} views, loss {average:.3f}", flush=True)
@@ -129,10 +130,9 @@ class School:
 
     def _step(self, views: Views, spoiler: Spoiler) -> float:
         share = self.done / self._plan.samples
+        rate = self._plan.rate * min(1.0, share / _RISE + 0.01, 0.5 + 0.5 * math.cos(math.pi * share))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.rate * min(
-                1.0, (self.done / _BATCH + 1) / 200, 0.5 + 0.5 * math.cos(math.pi * share)
-            )
+            group["lr"] = rate
         pictures = spoiler.spoil(views.pictures, _SMALL if share < _SMALL_UNTIL else SIDE)
         loss = self._loss(pictures.contiguous(memory_format=torch.channels_last), views)
         self._optimizer.zero_grad()
@@ -164,6 +164,7 @@ def main(
     name: Annotated[str, typer.Argument(help="strict or known.")],
     samples: Annotated[int, typer.Option(help="Views to train on.")] = 600_000,
     minutes: Annotated[float, typer.Option(help="Stop after so much computing; the same command resumes.")] = 60,
+    batch: Annotated[int, typer.Option(help="Views a step.")] = 64,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
@@ -173,7 +174,7 @@ def main(
     if name not in SCHOOLS:
         raise typer.BadParameter(f"no such judge: {name}; there are {', '.join(SCHOOLS)}")
     torch.set_num_threads(threads)
-    school = School(Plan(name=name, samples=samples, minutes=minutes, rate=rate, device=device, seed=seed))
+    school = School(Plan(name=name, samples=samples, minutes=minutes, batch=batch, rate=rate, device=device, seed=seed))
     school.run()
     judge = classifier.load(path(name))
     print(f"{name}: {school.done} views, {len(judge.labels)} labels, {path(name).stat().st_size / 1e6:.2f} MB")

@@ -59,21 +59,21 @@ def _look(pixels: Pixels) -> Look:
 
 def _hues(colours: Pixels) -> tuple[str | None, tuple[tuple[str, float], ...]]:
     """The colour that (P, 3) pixels have as a whole, and the best hue turn for each colour they can take."""
-    natural, share = _dominant(colours)
+    natural, share = dominant(colours)
     if share < _CLEAR:
         return None, ()
     if natural in {"black", "gray", "white", "brown"}:
         return natural, ()
     best: dict[str, tuple[float, float]] = {}
     for turn in _HUES:
-        name, share = _dominant(np.clip(colours @ hue_matrix(turn).T, 0, 1))
+        name, share = dominant(np.clip(colours @ hue_matrix(turn).T, 0, 1))
         is_new = name not in {natural, "black", "gray", "white", "brown", "teal"}
         if is_new and share >= _CLEAR and share > best.get(name, (0.0, 0.0))[0]:
             best[name] = (share, turn)
     return natural, tuple((name, turn) for name, (_, turn) in sorted(best.items()))
 
 
-def _dominant(colours: Pixels) -> tuple[str, float]:
+def dominant(colours: Pixels) -> tuple[str, float]:
     """The commonest colour name of (P, 3) pixels and its share of them."""
     counts = np.bincount(name_pixels(colours), minlength=len(_NAMES))
     first = int(counts.argmax())
