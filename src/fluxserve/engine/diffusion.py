@@ -155,7 +155,9 @@ class DiffusionEngine:
         if not outcome.is_done:
             return (progressed,)
         self.discard(outcome.ref)
-        return (progressed, _attempt(outcome.ref, partial(self._drawer(outcome).finish, outcome)))
+        finished = _attempt(outcome.ref, partial(self._drawer(outcome).finish, outcome))
+        device.release_memory()
+        return (progressed, finished)
 
     def _drawer(self, trajectory: Trajectory) -> Drawer:
         return self._drawers[trajectory.generation.model]
