@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +39,8 @@ NOISE = 0.15
 _SIDE = 128
 _PICTURE = 256
 _PIECES = 4
+#: Steps that are enough to tell how fast a machine is.
+_PACED = 20
 
 
 def build() -> AutoencoderTiny:
@@ -158,6 +160,24 @@ class Trainer:
         if self._rank.leader:
             print(f"{self._plan.half}: {self.done} pieces, {self.check()}", flush=True)
             self.save()
+
+    def fit(self, seconds: float) -> None:
+        """Plan no more samples than fit into the seconds, by the speed of a few steps."""
+        started = time.monotonic()
+        self._steps(_PACED)
+        warm, first = time.monotonic(), self.done
+        self._steps(_PACED)
+        now = time.monotonic()
+        left = seconds - (now - started)
+        fitting = self.done + int((self.done - first) / (now - warm) * max(0.0, left))
+        self._plan = replace(self._plan, samples=min(self._plan.samples, fitting), minutes=left / 60)
+
+    def _steps(self, count: int) -> None:
+        """At most `count`, until the samples are used up; waits for the device."""
+        for _ in range(count):
+            if self.done < self._plan.samples:
+                self.step()
+        self.check()
 
     def step(self) -> None:
         """One step of the optimizer."""

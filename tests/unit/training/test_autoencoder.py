@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,13 +13,15 @@ torch = pytest.importorskip("torch")
 from diffusers import AutoencoderTiny  # noqa: E402
 from small_house import painted  # noqa: E402
 
-from training import autoencoder, latents  # noqa: E402
-from training.autoencoder import SHRINK, Plan, Trainer, build, code_of, psnr, reconstruction_loss  # noqa: E402
+from training import latents  # noqa: E402
+from training.autoencoder import SHRINK, Plan, Trainer, build, code_of, psnr, reconstruction_loss, start  # noqa: E402
 from training.ranks import Rank  # noqa: E402
 
+Half = Literal["decoder", "encoder"]
 
-def plan(folder: Path, samples: int = 400) -> Plan:
-    return Plan(samples=samples, minutes=1, batch=4, rate=2e-3, device="cpu", seed=0, folder=folder)
+
+def plan(folder: Path, half: Half = "decoder", rate: float = 2e-3) -> Plan:
+    return Plan(samples=800, minutes=1, half=half, batch=8, rate=rate, device="cpu", seed=0, folder=folder)
 
 
 def test_a_picture_becomes_a_thirty_second_of_its_sides_and_back() -> None:
@@ -54,26 +58,62 @@ def test_the_loss_sees_values_and_edges() -> None:
     blurred[..., 7:9] = 0.5
     assert reconstruction_loss(target, target) == 0
     assert reconstruction_loss(blurred, target) > torch.nn.functional.l1_loss(blurred, target)
-    assert psnr(target + 0.2, target) == pytest.approx(10 * torch.log10(torch.tensor(4 / 0.04)).item() - 2.0, abs=2.1)
+    assert psnr(target - 0.2, target) == pytest.approx(20)  # 4 / 0.2^2
+
+
+def test_a_started_decoder_paints_the_mean_colour_of_each_latent() -> None:
+    pictures = painted(12)
+    code = latents.fit(pictures)
+    latent = code.encode(pictures)
+    expected = torch.nn.functional.avg_pool2d(code.decode(latent), latents.PATCH)
+    with torch.no_grad():
+        drawn = start(build(), code).decode(SHRINK * latent).sample
+    found = torch.nn.functional.avg_pool2d(drawn, 2 * latents.PATCH)
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.9
+    assert float((found - expected).abs().mean()) < 0.15
 
 
 @pytest.mark.usefixtures("house")
-def test_a_few_steps_lower_the_loss_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("half", "rate"), [("decoder", 1e-3), ("encoder", 1e-2)])
+def test_a_few_steps_lower_the_loss_and_a_stopped_run_goes_on(tmp_path: Path, half: Half, rate: float) -> None:
     torch.set_num_threads(1)
-    trainer = Trainer(Rank(0, 1), plan(tmp_path))
-    pieces = trainer._pieces(4)
-    with torch.no_grad():
-        before = float(trainer._loss(pieces))
-        for _ in range(12):
-            with torch.enable_grad():
-                trainer.step()
-        after = float(trainer._loss(pieces))
-    assert after < 0.8 * before
+    trainer = Trainer(Rank(0, 1), plan(tmp_path, half, rate))
+    pieces = trainer._pieces(8)
+    before = trainer._loss(pieces).item()
+    for _ in range(20):
+        trainer.step()
+    assert trainer._loss(pieces).item() < 0.97 * before
+    found = trainer.check()
     trainer.save()
-    again = Trainer(Rank(0, 1), plan(tmp_path))
-    assert again.done == trainer.done == 48
-    assert again.check() == trainer.check()
-    assert isinstance(AutoencoderTiny.from_pretrained(tmp_path), AutoencoderTiny)
+    again = Trainer(Rank(0, 1), plan(tmp_path, half))
+    assert again.done == trainer.done == 160
+    assert again.check() == found
+
+
+@pytest.mark.usefixtures("house")
+def test_no_more_samples_are_planned_than_fit_into_the_time(tmp_path: Path) -> None:
+    trainer = Trainer(Rank(0, 1), replace(plan(tmp_path, "encoder"), batch=4, samples=10**9))
+    trainer.fit(1000.0)
+    assert trainer.done == 160
+    assert 160 < trainer._plan.samples < 1_000_000
+    trainer.fit(0.0)
+    assert trainer.done == trainer._plan.samples == 320
+    trainer.fit(1000.0)
+    assert trainer.done == 320
+
+
+@pytest.mark.usefixtures("house")
+def test_each_half_is_saved_beside_the_other(tmp_path: Path) -> None:
+    halves: tuple[Half, ...] = ("decoder", "encoder")
+    trainers = {half: Trainer(Rank(0, 1), plan(tmp_path, half)) for half in halves}
+    for trainer in trainers.values():
+        trainer.step()
+        trainer.check()
+        trainer.save()
+    whole = AutoencoderTiny.from_pretrained(tmp_path)
+    for half, trainer in trainers.items():
+        for name, value in trainer._averaged.state_dict().items():
+            assert torch.equal(getattr(whole, half).state_dict()[name], value), name
 
 
 @pytest.mark.usefixtures("house")
@@ -83,4 +123,3 @@ def test_pieces_are_cut_at_the_grid_of_the_code(tmp_path: Path) -> None:
     assert pieces.shape == (8, 3, 128, 128)
     assert float(pieces.min()) >= -1
     assert float(pieces.max()) <= 1
-    assert autoencoder._PICTURE % (2 * latents.PATCH) == 0

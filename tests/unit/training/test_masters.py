@@ -86,6 +86,15 @@ def test_averages_are_copies() -> None:
     assert torch.equal(taken["scale"], torch.ones(3))
 
 
+def test_weights_taken_are_masters_average_and_what_computes() -> None:
+    network, masters = started()
+    masters.take({"scale": torch.full((3,), 1.3), "line.weight": torch.zeros(3, 4)})
+    for found in (masters.parameters()["scale"], masters.averages()["scale"]):
+        assert torch.equal(found, torch.full((3,), 1.3))
+    assert torch.equal(network.scale, torch.full((3,), 1.3).bfloat16())
+    assert masters.parameters()["scale"].requires_grad
+
+
 def test_a_state_comes_back_and_is_published() -> None:
     _, masters = started()
     masters.parameters()["scale"].data.fill_(3.0)

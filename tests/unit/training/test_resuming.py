@@ -139,8 +139,6 @@ def test_a_resumed_run_does_not_see_the_first_pictures_again_and_two_resumed_run
 @pytest.mark.usefixtures("house")
 def test_the_plan_follows_the_pictures_seen_and_not_how_often_a_run_was_stopped(tmp_path: Path) -> None:
     whole = Trainer(ALONE, small_plan(tmp_path / "whole"))
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "whole").mkdir()
     expected = []
     for _ in range(6):
         expected.append((whole.done, whole._phase(), whole._canvas(whole._phase()), whole._rate()))
@@ -153,6 +151,19 @@ def test_the_plan_follows_the_pictures_seen_and_not_how_often_a_run_was_stopped(
             part.step()
         part.save()
     assert found == expected
+
+
+@pytest.mark.usefixtures("house")
+def test_a_run_that_goes_on_with_weights_alone_warms_up_again(tmp_path: Path) -> None:
+    first = Trainer(ALONE, small_plan(tmp_path / "first"))
+    first.step()
+    other = Trainer(ALONE, small_plan(tmp_path / "other"))
+    other.restart(first.averages(), 1600)
+    assert all(torch.equal(value, other.averages()[name]) for name, value in first.averages().items())
+    assert other._rate() == 0.01
+    other.step()
+    assert other.done == 1632
+    assert other._rate() == 0.02
 
 
 @pytest.mark.usefixtures("house")
