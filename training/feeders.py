@@ -103,6 +103,7 @@ _studio: _Studio | None = None
 def _prepare(seed: int) -> None:
     global _studio
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _studio = _Studio(seed)
 
 

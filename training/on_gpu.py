@@ -81,11 +81,13 @@ def train_flow(call: Call, before: Facts, resume: Path | None) -> None:
         trainer = Trainer(_ALONE, plan, feeders)
         if resume and trainer.done < before.done:
             trainer.restart(results.read(resume), before.done)
+        if call.seconds > 0 and trainer.done < plan.preset.phases[-1].until:
+            trainer.step()  # waits for the first pictures, and compiles
         trainer.run(_keeper(call, trainer, before, plan.preset))
 
 
 def _keeper(call: Call, trainer: Trainer, before: Facts, preset: Preset) -> Callable[[], None]:
-    """What writes the results after each save."""
+    """What writes the results after each save; minutes and speed count from now."""
     started, first = time.monotonic(), trainer.done
 
     def keep() -> None:
@@ -94,7 +96,7 @@ def _keeper(call: Call, trainer: Trainer, before: Facts, preset: Preset) -> Call
             before,
             done=trainer.done,
             minutes=before.minutes + seconds / 60,
-            speed=cost(preset, first, trainer.done) / seconds,
+            speed=cost(preset, first, trainer.done) / seconds if trainer.done > first else before.speed,
             is_finished=trainer.done >= preset.phases[-1].until,
         )
         results.write(call.home, trainer.averages(), now)
