@@ -37,7 +37,8 @@ SHRINK = 0.6
 #: Largest deviation of the noise that the decoder learns to bear: what is drawn is never quite on the code's spot.
 NOISE = 0.15
 _SIDE = 128
-_PICTURE = 256
+#: Sides of the pictures that pieces are cut from, in turn by chance: both native areas.
+_PICTURES = (256, 512)
 _PIECES = 4
 #: Steps that are enough to tell how fast a machine is.
 _PACED = 10
@@ -140,9 +141,10 @@ class Trainer:
         self._chance = np.random.default_rng(seed)
         self._noise = torch.Generator().manual_seed(seed)
         self._stream = Stream(GENERATOR_SETS, seed, plan.device)
-        self._unseen = Stream(GENERATOR_SETS, plan.seed + 999_999, plan.device).draw(
-            48, (_PICTURE, _PICTURE), (256, 256)
-        )
+        unseen = Stream(GENERATOR_SETS, plan.seed + 999_999, plan.device)
+        self._unseen = {
+            side: unseen.draw(48 * _PICTURES[0] ** 2 // side**2, (side, side), (side, side)) for side in _PICTURES
+        }
 
     @property
     def _state(self) -> Path:
@@ -204,12 +206,15 @@ class Trainer:
     def check(self) -> str:
         """Quality on pictures that are never trained on."""
         self._masters.teach(self._averaged)
-        code = SHRINK * code_of(self._code, self._unseen)
+        return "; ".join(f"{side}: {self._quality(pictures)}" for side, pictures in self._unseen.items())
+
+    def _quality(self, pictures: Tensor) -> str:
+        code = SHRINK * code_of(self._code, pictures)
         if self._plan.half == "encoder":
-            error = F.mse_loss(self._averaged(self._unseen), code) / code.var()
+            error = F.mse_loss(self._averaged(pictures), code) / code.var()
             return f"explains {1 - error.item():.4f} of the code's variance"
         linear = F.interpolate(self._code.decode(code / SHRINK), scale_factor=2, mode="bilinear")
-        return f"{psnr(self._averaged(code), self._unseen):.2f} dB, linear {psnr(linear, self._unseen):.2f} dB"
+        return f"{psnr(self._averaged(code), pictures):.2f} dB, linear {psnr(linear, pictures):.2f} dB"
 
     def _loss(self, pieces: Tensor) -> Tensor:
         code = SHRINK * code_of(self._code, pieces)
@@ -225,9 +230,10 @@ class Trainer:
 
     def _pieces(self, count: int) -> Tensor:
         """(count, 3, 128, 128), several of each painted picture, cut at the code's grid."""
-        pictures = self._stream.draw(count // _PIECES, (_PICTURE, _PICTURE), (_PICTURE, _PICTURE))
+        side = int(self._chance.choice(_PICTURES))
+        pictures = self._stream.draw(count // _PIECES, (side, side), (side, side))
         step = 2 * latents.PATCH
-        places = step * self._chance.integers(0, (_PICTURE - _SIDE) // step + 1, (count, 2))
+        places = step * self._chance.integers(0, (side - _SIDE) // step + 1, (count, 2))
         return torch.stack(
             [
                 pictures[number // _PIECES, :, top : top + _SIDE, left : left + _SIDE]

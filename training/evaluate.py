@@ -179,7 +179,8 @@ def main(
 ) -> None:
     """Draw seeded pictures, judge them and real ones, and write evaluation/evaluation.md and .json."""
     judges = Judges(
-        strict=classifier.load(strict or judge.path("strict")), known=classifier.load(known or judge.path("known"))
+        strict=classifier.load(strict or judge.at_hand("strict")),
+        known=classifier.load(known or judge.at_hand("known")),
     )
     artist = Artist(pipeline, device, threads)
     facts = {

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
 from training import layout
 from training.backdrops import COLOURS, plain
+from training.canvases import SMALL, Canvas, canvases
 from training.looks import Look
 from training.records import Record
-from training.scenes import Canvas, Facts, Scene, SceneSampler, canvases
+from training.scenes import Facts, Scene, SceneSampler
 from training.views import compose
 from training.vocabulary import Entry, Weighted, entries, is_held_out
 from training.words import article, lists, with_article
@@ -65,6 +67,7 @@ class Examiner:
     def exams(self) -> Iterator[Exam]:
         """All of them, in the order of the report."""
         yield self._exam("plain", self._plain())
+        yield self._exam("fifty", self._fifty())
         yield self._exam("backgrounds", self._backgrounds())
         yield self._exam("mixture", self._mixture())
         yield self._exam("held out", self._held_out())
@@ -114,6 +117,13 @@ class Examiner:
                 for seed in range(_SEEDS):
                     yield self._single(entry, with_article(entry.label), "white", seed)
 
+    def _fifty(self) -> Iterator[Question]:
+        """Those that a test draws too."""
+        entries_of = {entry.label: entry for entry in self._entries}
+        for seed, (label, prompt) in enumerate(fifty().items()):
+            if label in entries_of:
+                yield self._single(entries_of[label], prompt, "white", seed)
+
     def _backgrounds(self) -> Iterator[Question]:
         for colour in (name for name in COLOURS if name != "white"):
             fit = [entry for entry in self._entries if not is_held_out("background", entry.label, colour)]
@@ -147,7 +157,7 @@ class Examiner:
             yield self._single(entry, with_article(rng.choice(entry.keywords)), "white", seed)
 
     def _shapes(self) -> Iterator[Question]:
-        for canvas in canvases(SQUARE[0] * SQUARE[1])[1:]:
+        for canvas in canvases(SMALL)[1:]:
             yield from self._sampled(self._count(100), canvas)
 
     def _large(self) -> Iterator[Question]:
@@ -180,6 +190,12 @@ class Examiner:
 
     def _count(self, whole: int) -> int:
         return max(1, round(whole * self._share))
+
+
+def fifty() -> dict[str, str]:
+    """Labels, drawn by lot from the commonest, with the prompts for them; a picture's seed is its place."""
+    labels = (Path(__file__).parent / "fifty.txt").read_text(encoding="utf-8").splitlines()
+    return {label: with_article(label) for label in labels}
 
 
 def _sample(name: str, group: list[Entry], count: int) -> list[Entry]:

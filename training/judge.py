@@ -27,6 +27,7 @@ from training.views import Spoiler, Viewer, Views, join, names
 #: What each judge learns from, and how much the style counts beside the label.
 UNSEEN = tuple(name for name in SETS if name not in DRAWING)
 SCHOOLS: dict[str, tuple[tuple[str, ...], float]] = {"strict": (UNSEEN, 0.0), "known": (tuple(SETS), 0.2)}
+PUBLISHED = Path(__file__).parent / "judges"
 _POOL = 8192  # views kept to draw from
 _FRESH = 8  # of them replaced at each step
 _SMOOTHING = 0.1
@@ -56,13 +57,18 @@ class Plan:
 
 
 def folder() -> Path:
-    """Where judges are."""
+    """Where judges are trained."""
     return work.folder() / "judge"
 
 
 def path(name: str) -> Path:
-    """The trained judge `strict` or `known`."""
+    """The judge `strict` or `known`, when it is trained."""
     return folder() / f"{name}.safetensors"
+
+
+def at_hand(name: str) -> Path:
+    """The one trained here, else the one that graded the published figures."""
+    return path(name) if path(name).is_file() else PUBLISHED / f"{name}.safetensors"
 
 
 class Pool:

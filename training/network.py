@@ -52,14 +52,13 @@ class Illustrator(nn.Module):
             if isinstance(module, T5DenseGatedActDense):
                 module.act = nn.GELU(approximate="tanh")  # the same function as T5's own, in one kernel
 
-    def compile_blocks(self, *, dynamic: bool = False) -> None:
-        """Fuse what is between the matrix products: a quarter less time, after a minute for each number of tokens.
+    def compile_blocks(self) -> None:
+        """Fuse what is between the matrix products: a quarter less time, after two minutes.
 
-        If `dynamic`, once for all numbers of tokens.
+        The first number of tokens is compiled for itself, the second for all that follow.
         """
-        torch._dynamo.config.recompile_limit = 64
         for block in (*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks):
-            block.compile(dynamic=dynamic)
+            block.compile()
 
     def forward(self, latents: Tensor, sigmas: Tensor, guidance: Tensor, texts: Texts, grid: tuple[int, int]) -> Tensor:
         """(B, N, 64), (B,), (B,), texts, (rows, columns) with N = rows * columns -> (B, N, 64)."""
@@ -89,7 +88,7 @@ class Illustrator(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Token ids: `clip` (B, 48), `t5` (B, 32), padded as the tokenizers pad."""
+    """Token ids: `clip` (B, 48), `t5` (B, 32 or fewer), padded as the tokenizers pad."""
 
     clip: Tensor
     t5: Tensor
@@ -97,6 +96,10 @@ class Texts:
     def where(self, keep: Tensor, other: Texts) -> Texts:
         """The rows of `keep` (B,) from here, the others from `other` (one row)."""
         return Texts(torch.where(keep[:, None], self.clip, other.clip), torch.where(keep[:, None], self.t5, other.t5))
+
+    def cut(self, length: int) -> Texts:
+        """At most the first `length` tokens for T5, which may lose a prompt's end."""
+        return Texts(self.clip, self.t5[:, :length])
 
     def rows(self, chosen: slice) -> Texts:
         """Some of the rows."""

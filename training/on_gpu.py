@@ -20,13 +20,12 @@ import typer
 from msgspec.structs import replace as changed
 
 from training import autoencoder, results, work
-from training.bank import TOKEN
+from training.canvases import SMALL
 from training.feeders import Feeders
-from training.flow import PRESETS, SMALL, Phase, Plan, Preset, Trainer
+from training.flow import PRESETS, Phase, Plan, Preset, Trainer, tokens
 from training.pack import PACKED, unpack
 from training.ranks import Rank
 from training.results import Facts
-from training.tokenizers import T5_LENGTH
 
 _ALONE = Rank(0, 1)
 _HALVES: tuple[tuple[Literal["decoder", "encoder"], float], ...] = (("decoder", 0.75), ("encoder", 1.0))
@@ -133,10 +132,9 @@ def cost(preset: Preset, first: int, last: int | None) -> float:
 
 
 def _cost_of_picture(phase: Phase) -> float:
-    """By tokens, of which a batch of large pictures has no more. Guidance takes two forward passes, a step three."""
-    pictures = sum(share * SMALL / area for area, share in phase.areas.items())
-    tokens = sum(share * SMALL / area * (area / TOKEN**2 + T5_LENGTH) for area, share in phase.areas.items())
-    return tokens / pictures / (SMALL / TOKEN**2 + T5_LENGTH) * (1 + 2 / 3 * phase.guided)
+    """By tokens, of which all steps have the same. Guidance takes two forward passes, a step three."""
+    pictures = sum(share * tokens(SMALL) / tokens(area) for area, share in phase.areas.items())
+    return (1 + 2 / 3 * phase.guided) / pictures
 
 
 def _stretched(preset: Preset, factor: float) -> Preset:

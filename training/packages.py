@@ -8,7 +8,7 @@ Share-alike, GPL and proprietary collections stay out.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -192,14 +192,17 @@ CLDR = (
 WIDTH = 120
 
 
-def notices() -> str:
-    """What mini's NOTICE must say: every work that the shipped weights learnt from, then the licence texts."""
-    return "\n".join(_notice_lines()) + "\n"
+def notices(*pictures: Use) -> str:
+    """What the NOTICE of weights must say: every work that they learnt from, then the licence texts.
+
+    `pictures`: the uses whose picture sets they saw, ("drawing",) for mini.
+    """
+    return "\n".join(_notice_lines(pictures)) + "\n"
 
 
-def _notice_lines() -> Iterator[str]:
+def _notice_lines(pictures: Collection[Use]) -> Iterator[str]:
     yield "Pictures:"
-    yield from (_thanks(package) for package in PACKAGES if package.use == "drawing")
+    yield from (_thanks(package) for package in PACKAGES if package.use in pictures)
     yield "\nNames, keywords and meanings of words:"
     yield from (_thanks(package) for package in PACKAGES if package.use == "words")
     yield _item(f"{CLDR}, by way of Emojibase.")

@@ -6,22 +6,19 @@ pairs, counts, sizes, corners and coloured things. What it does not know: pixels
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from functools import cache
 
 import msgspec
 
 from training import captions, layout
 from training.backdrops import COLOURS, GROUNDS, SKIES, Backdrop, Rgb, outdoors, plain
+from training.canvases import Canvas
 from training.layout import Layer
 from training.looks import Look
 from training.records import Record
 from training.vocabulary import Entry, Weighted, entries, is_held_out
 from training.words import IDLE_DEEDS, PRAISE, STYLE_ADJECTIVES, STYLE_SHARES, is_countable, lists
-
-Canvas = tuple[int, int]  # height, width; multiples of 64
 
 _KINDS = {"single": 0.58, "pair": 0.16, "count": 0.12, "size": 0.05, "coloured": 0.09}
 _SAID = 1 / 3  # how often the default style is named
@@ -29,7 +26,6 @@ _FREE = 0.06
 _FOREIGN = {1: 0.13, 2: 0.3, 3: 0.3}  # of the captions of one thing in its default style
 _PATIENCE = 20_000  # draws until a combination counts as not there
 _HELD_OUT_KINDS = ("background", "style", "pair")
-_RATIOS = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,21 +342,3 @@ class SceneSampler:
             caption=caption,
             facts=facts,
         )
-
-
-@cache
-def canvases(area: int) -> tuple[Canvas, ...]:
-    """(height, width) in multiples of 64 near `area` pixels, one for each ratio from 9:16 to 16:9, square first."""
-    return tuple(dict.fromkeys(_canvas(area, ratio) for ratio in _RATIOS))
-
-
-def _canvas(area: int, ratio: float) -> Canvas:
-    """The sides whose ratio is nearest, an area that is off counting half as much as a ratio that is off."""
-    sides = [(64 * h, 64 * w) for h in range(1, 25) for w in range(1, 25)]
-    return min(sides, key=lambda s: abs(math.log(s[1] / s[0] / ratio)) + 0.5 * abs(math.log(s[0] * s[1] / area)))
-
-
-def draw_canvas(rng: random.Random, area: int, stage: int) -> Canvas:
-    """A canvas to train on: square half of the time, more often in the first stage."""
-    square, *others = canvases(area)
-    return square if rng.random() < (0.7 if stage == 1 else 0.45) else rng.choice(others)

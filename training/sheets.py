@@ -20,6 +20,7 @@ import typer
 from torch import Tensor
 
 from training.backdrops import COLOURS, GROUNDS, SKIES
+from training.canvases import LARGE, canvases
 from training.drawing import Artist, Wish, as_tensor, shrunk
 from training.evaluate import PIPELINE
 from training.exams import GUIDANCE, LANGUAGES, STEPS
@@ -27,7 +28,6 @@ from training.painter import contact_sheet
 from training.pictures import DRAWING
 from training.records import Record
 from training.render import files, read_records
-from training.scenes import canvases
 from training.vocabulary import Entry, Weighted, entries
 from training.words import STYLE_ORDER, article, is_countable, plural, with_article
 
@@ -131,7 +131,7 @@ class Sheets:
             yield msgspec.structs.replace(shown, caption=f"{steps} steps, guidance {guidance:g}")
 
     def _shapes(self) -> Iterator[Shown]:
-        for height, width in canvases(512 * 512):
+        for height, width in canvases(LARGE):
             shown = self._one("a sailboat on water at sunset", size=(width, height))
             yield msgspec.structs.replace(shown, caption=f"{shown.caption}, {width} x {height}")
 

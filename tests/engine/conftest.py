@@ -151,9 +151,12 @@ def schnell_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shifted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fixed shift that is not 1."""
+    """A fixed shift that is not 1, and steps that are predicted with and without the prompt."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False)
-    return build(tmp_path_factory.mktemp("weights") / "tiny-shifted", guidance_embeds=False, scheduler=scheduler)
+    folder = tmp_path_factory.mktemp("weights") / "tiny-shifted"
+    build(folder, guidance_embeds=False, scheduler=scheduler)
+    (folder / "fluxserve.toml").write_text("cfg_scale = 2.0")
+    return folder
 
 
 @pytest.fixture(scope="session")

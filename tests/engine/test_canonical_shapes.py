@@ -66,7 +66,7 @@ def steps_together(drawer: Drawer, all_wanted: Sequence[Generation]) -> list[lis
     return latents
 
 
-@pytest.mark.parametrize("name", ["dev", "schnell", "mini"])
+@pytest.mark.parametrize("name", ["dev", "schnell", "shifted", "mini"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_latents_are_equal_at_every_step_alone_in_company_and_late(
     drawers: Mapping[str, Drawer], name: str, batch: int

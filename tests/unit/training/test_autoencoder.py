@@ -82,7 +82,7 @@ def loss(trainer: Trainer, pieces: Tensor) -> float:
 
 
 @pytest.mark.usefixtures("house")
-@pytest.mark.parametrize(("half", "rate", "most"), [("decoder", 3e-4, 0.96), ("encoder", 3e-3, 0.99)])
+@pytest.mark.parametrize(("half", "rate", "most"), [("decoder", 3e-4, 0.96), ("encoder", 3e-4, 0.998)])
 def test_a_few_steps_lower_the_loss_and_a_stopped_run_goes_on(
     tmp_path: Path, half: Half, rate: float, most: float
 ) -> None:
@@ -91,13 +91,13 @@ def test_a_few_steps_lower_the_loss_and_a_stopped_run_goes_on(
     trainer.done = 400  # the rate has risen
     pieces = trainer._pieces(32)
     before = loss(trainer, pieces)
-    for _ in range(16):
+    for _ in range(48):
         trainer.step()
     after = loss(trainer, pieces)
     assert after < most * before
     trainer.save()
     again = Trainer(Rank(0, 1), plan(tmp_path, half, rate))
-    assert again.done == trainer.done == 464
+    assert again.done == trainer.done == 592
     assert loss(again, pieces) == after
 
 

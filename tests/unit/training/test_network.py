@@ -126,9 +126,12 @@ def test_texts_are_chosen_row_by_row() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @torch.no_grad()
 def test_compiled_blocks_compute_the_same() -> None:
-    network, texts, given = small_network(), small_texts(4), inputs(4, 16)
-    plain = network(*given, texts, (4, 4))
+    network, texts = small_network(), small_texts(4)
+    calls = [(inputs(4, rows * columns), (rows, columns)) for rows, columns in ((4, 4), (3, 5), (2, 7))]
+    plain = [network(*given, texts, grid) for given, grid in calls]
     network.compile_blocks()
-    assert torch.allclose(network(*given, texts, (4, 4)), plain, atol=1e-4)
+    for (given, grid), expected in zip(calls, plain, strict=True):
+        assert torch.allclose(network(*given, texts, grid), expected, atol=1e-4)

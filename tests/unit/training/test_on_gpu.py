@@ -18,8 +18,9 @@ from sprite_house import house_sprites  # noqa: E402
 
 from training import collect, export, on_gpu, pack, render, results  # noqa: E402
 from training.bank import Bank, Batch  # noqa: E402
+from training.canvases import LARGE, SMALL  # noqa: E402
 from training.feeders import Feeders  # noqa: E402
-from training.flow import LARGE, PRESETS, SMALL, Phase, Sources  # noqa: E402
+from training.flow import PRESETS, Phase, Sources  # noqa: E402
 from training.on_gpu import cost, fitted  # noqa: E402
 from training.results import Facts  # noqa: E402
 from training.stream import GENERATOR_SETS  # noqa: E402
@@ -172,8 +173,8 @@ def test_a_call_goes_on_elsewhere_and_what_it_makes_is_exported_at_home(
     assert not [file for file in files if file.suffix == ".state"]
     said = capsys.readouterr().out
     assert re.search(r"flow: \d+ pictures, unseen \d+\.\d+", said)
-    assert re.search(r"decoder: 4 pieces, \d+\.\d+ dB", said)
-    assert re.search(r"encoder: 4 pieces, explains", said)
+    assert re.search(r"decoder: 4 pieces, 256: \d+\.\d+ dB", said)
+    assert re.search(r"encoder: 4 pieces, 256: explains", said)
     drawn, known = results.read(tmp_path / "two"), results.read(tmp_path / "one")
     changes = [float((drawn[name] - value).norm() / value.norm()) for name, value in known.items() if value.dim() == 2]
     assert 0 < max(changes) < 0.5  # not far from where it went on

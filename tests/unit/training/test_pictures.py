@@ -49,7 +49,7 @@ def test_a_thing_has_the_same_label_in_every_set() -> None:
 
 def test_the_generator_learns_from_four_sets_and_the_notice_names_them_and_no_other() -> None:
     assert DRAWING == ("noto", "fluent3d", "twemoji", "streamline")
-    said = notices().split("-" * 120)[0]
+    said = notices("drawing").split("-" * 120)[0]
     for package in PACKAGES:
         assert (f"- {package.title}, Copyright (c) {package.holder}" in said) == (package.use != "judging")
     assert "Unicode, Inc." in said

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from functools import cache
-from itertools import pairwise
 
 import pytest
 
@@ -14,7 +12,7 @@ pytest.importorskip("torch")
 from sprite_house import ANIMALS, OBJECTS, house_records, house_sprites
 
 from training.looks import measure
-from training.scenes import Scene, SceneSampler, canvases, draw_canvas
+from training.scenes import Scene, SceneSampler
 from training.vocabulary import entries, is_held_out
 from training.words import is_countable, plural, with_article
 
@@ -279,23 +277,3 @@ def test_what_is_many_or_none_is_not_counted() -> None:
         is_countable(words) for words in ("grapes", "scissors", "broccoli", "sun", "person running", "books")
     )
     assert all(is_countable(words) for words in ("cat", "bus", "glass of milk", "wedding ring", "octopus"))
-
-
-@pytest.mark.parametrize("area", [256 * 256, 384 * 384, 512 * 512])
-def test_canvases_are_multiples_of_64_near_the_area_from_tall_to_wide(area: int) -> None:
-    found = canvases(area)
-    assert found[0] == (round(area**0.5), round(area**0.5))
-    assert len(set(found)) == len(found) >= 5
-    assert all(side % 64 == 0 for canvas in found for side in canvas)
-    assert all(0.7 < height * width / area < 1.35 for height, width in found)
-    assert {(width, height) for height, width in found} == set(found)
-    ratios = sorted(width / height for height, width in found)
-    assert ratios[-1] > 1.6
-    assert all(one < other for one, other in pairwise(ratios))
-
-
-def test_half_of_the_canvases_are_square() -> None:
-    rng = random.Random(1)
-    drawn = Counter(draw_canvas(rng, 256 * 256, 3) for _ in range(2000))
-    assert set(drawn) == set(canvases(256 * 256))
-    assert 0.4 < drawn[(256, 256)] / 2000 < 0.5
