@@ -88,6 +88,7 @@ class GatewayHouse:
         *,
         capacity: int = 1,
         models: tuple[str, ...] = EVERY_MODEL,
+        fingerprint: str = "f1",
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in."""
@@ -98,8 +99,8 @@ class GatewayHouse:
         self._workers.append(worker)
         worker.send(
             p.Hello(
-                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprint="none",
-                capacity=capacity, token=TOKEN, held=held,
+                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
+                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, held=held,
             )
         )  # fmt: skip
         await worker.next(p.Welcome)
