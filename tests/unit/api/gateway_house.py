@@ -16,6 +16,7 @@ from fluxserve.api.workers import Gateway
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.worker import protocol as p
@@ -71,10 +72,14 @@ class GatewayHouse:
 
     def __init__(self, folder: Path, store: SqliteStore) -> None:
         self.store = store
+        self.settings = Settings(data_dir=folder, min_free_disk=0)
+        self.waypoint_storage = LocalStorage(folder / "waypoints")
+        waypoints = Waypoints(
+            store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: NOW
+        )
         self.service = Service(
-            settings=Settings(data_dir=folder, min_free_disk=0), store=store,
-            storage=LocalStorage(folder / "pictures"), keyring=Keyring(store, b"pepper"), now=lambda: NOW,
-            rng=random.Random(1),
+            settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
+            keyring=Keyring(store, b"pepper"), now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         self.gateway = Gateway(
             self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None

@@ -102,9 +102,9 @@ async def test_what_the_weights_say_about_a_prompt_is_handed_over_with_the_pictu
 class BreaksAtAdmission(FakeEngine):
     """An engine with a defect."""
 
-    def admit(self, ref: str, generation: Generation) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
         """Raise."""
-        raise ZeroDivisionError(ref, generation)
+        raise ZeroDivisionError(ref, generation, waypoint)
 
 
 class BreaksAtAStep(FakeEngine):
@@ -138,9 +138,9 @@ class Stepped(FakeEngine):
         self.refs: list[set[str]] = []
         self._held: set[str] = set()
 
-    def admit(self, ref: str, generation: Generation) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
         """Take it in."""
-        super().admit(ref, generation)
+        super().admit(ref, generation, waypoint)
         self._held.add(ref)
 
     def discard(self, ref: str) -> None:
