@@ -227,13 +227,13 @@ class Gateway:
         session.look.set()
         if not session.room:
             self._wake_all()  # those that were held back from what this one could take
-        fresh = [record for record in records if not self._service.has_waypoint(record.id)]
-        session.send(p.Tasks(assignments=tuple(_assignment(record, None) for record in fresh)))
-        for record in records:
-            if record not in fresh:
-                waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
-                if session.claim_of(record.id, record.fence) is not None:  # not cancelled meanwhile
-                    session.send(p.Tasks(assignments=(_assignment(record, waypoint),)))
+        begun = [record for record in records if self._service.has_waypoint(record.id)]
+        if fresh := [record for record in records if not self._service.has_waypoint(record.id)]:
+            session.send(p.Tasks(assignments=tuple(_assignment(record, None) for record in fresh)))
+        for record in begun:
+            waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
+            if session.claim_of(record.id, record.fence) is not None:  # not cancelled meanwhile
+                session.send(p.Tasks(assignments=(_assignment(record, waypoint),)))
 
     async def _receive(self, session: Session, message: p.FromWorker) -> None:
         match message:

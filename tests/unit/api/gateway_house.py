@@ -34,6 +34,7 @@ class ByHand:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     assigned: list[p.Assignment] = field(default_factory=list)
+    welcome: p.Welcome | None = None
 
     def send(self, message: p.FromWorker) -> None:
         """Say something to the server."""
@@ -70,10 +71,11 @@ class ByHand:
 class GatewayHouse:
     """Everything behind the gateway; the service's clock stands still."""
 
-    def __init__(self, folder: Path, store: SqliteStore) -> None:
+    def __init__(self, folder: Path, store: SqliteStore, waypoint_storage: LocalStorage, *, local: bool) -> None:
         self.store = store
+        self.waypoint_storage = waypoint_storage
+        self._local = local
         self.settings = Settings(data_dir=folder, min_free_disk=0)
-        self.waypoint_storage = LocalStorage(folder / "waypoints")
         waypoints = Waypoints(
             store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: NOW
         )
@@ -98,7 +100,8 @@ class GatewayHouse:
     ) -> ByHand:
         """A worker that was let in."""
         ours, theirs = socket.socketpair()
-        serving = asyncio.create_task(self.gateway.serve_remote(*await asyncio.open_connection(sock=theirs)))
+        serve = self.gateway.serve_local if self._local else self.gateway.serve_remote
+        serving = asyncio.create_task(serve(*await asyncio.open_connection(sock=theirs)))
         self._serving.add(serving)
         worker = ByHand(*await asyncio.open_connection(sock=ours))
         self._workers.append(worker)
@@ -108,7 +111,7 @@ class GatewayHouse:
                 fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, held=held,
             )
         )  # fmt: skip
-        await worker.next(p.Welcome)
+        worker.welcome = await worker.next(p.Welcome)
         return worker
 
     async def submit(self, count: int = 1, *, model: str = "flux-dev") -> list[str]:
@@ -138,9 +141,16 @@ class GatewayHouse:
 
 
 @asynccontextmanager
-async def gateway_house(folder: Path, store_class: type[SqliteStore] = SqliteStore) -> AsyncIterator[GatewayHouse]:
-    """A gateway of this test's own; its books must be in order at the end."""
-    house = GatewayHouse(folder, store_class(folder / "fluxserve.db"))
+async def gateway_house(
+    folder: Path,
+    store_class: type[SqliteStore] = SqliteStore,
+    *,
+    waypoint_storage: LocalStorage | None = None,
+    local: bool = False,
+) -> AsyncIterator[GatewayHouse]:
+    """A gateway of this test's own; its books must be in order at the end. `local`: for workers beside the server."""
+    storage = waypoint_storage or LocalStorage(folder / "waypoints")
+    house = GatewayHouse(folder, store_class(folder / "fluxserve.db"), storage, local=local)
     try:
         yield house
         assert await house.store.fsck() == []
