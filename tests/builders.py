@@ -15,9 +15,11 @@ from fluxserve.store.base import (
     Completion,
     Drawn,
     Failure,
+    KeptWaypoint,
     KeyEntry,
     Loss,
     NewKey,
+    NewWaypoint,
     Reason,
     Store,
     Submission,
@@ -27,6 +29,7 @@ from fluxserve.store.base import (
 P = ParamSpec("P")
 NOW = 1_000_000.0
 LEASE_S = 30.0
+PATIENCE_S = 60.0
 SQUARE = Size(512, 512)
 EVERY_MODEL = ("flux-pro-1.1", "flux-pro", "flux-dev", "flux-schnell", "flux-pro-1.1-ultra")
 DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None})
@@ -108,10 +111,39 @@ def submission(
 
 
 def claim_request(
-    worker_id: str = "w1", *, models: tuple[str, ...] = EVERY_MODEL, limit: int = 1, now: float = NOW
+    worker_id: str = "w1",
+    *,
+    models: tuple[str, ...] = EVERY_MODEL,
+    limit: int = 1,
+    now: float = NOW,
+    fingerprint: str = "f1",
 ) -> ClaimRequest:
-    """A worker with room for `limit` tasks; the lease ends LEASE_S after `now`."""
-    return ClaimRequest(worker_id=worker_id, models=models, limit=limit, lease_until=now + LEASE_S, now=now)
+    """A worker with room for `limit` tasks; the lease ends LEASE_S after `now`, and PATIENCE_S are waited for it."""
+    return ClaimRequest(
+        worker_id=worker_id, models=models, limit=limit, lease_until=now + LEASE_S, now=now,
+        fingerprints=dict.fromkeys(models, fingerprint), strangers_since=now - PATIENCE_S,
+    )  # fmt: skip
+
+
+def new_waypoint(
+    task: TaskRecord,
+    *,
+    step: int = 5,
+    steps: int = 28,
+    fingerprint: str = "f1",
+    object_name: str = "",
+    now: float = NOW,
+) -> NewWaypoint:
+    """`task` was written down after `step` steps, under the claim that the record shows."""
+    waypoint = KeptWaypoint(
+        task_id=task.id,
+        object_name=object_name or f"{task.id}-{task.fence}-{step}.safetensors",
+        fingerprint=fingerprint,
+        step=step,
+        steps=steps,
+        size=1000,
+    )
+    return NewWaypoint(waypoint=waypoint, fence=task.fence, now=now)
 
 
 def completion(

@@ -268,7 +268,7 @@ def fsck(config: Config = None, data_dir: DataDir = None) -> None:
 def backup(
     target: Annotated[Path, typer.Argument(help="File to write.")], config: Config = None, data_dir: DataDir = None
 ) -> None:
-    """Copy the database to a file, also while the server runs. Pictures and secrets.json are not in it."""
+    """Copy the database to a file, also while the server runs. Pictures, waypoints and secrets.json are not in it."""
     command = admin.Backup(target=str(target.absolute()))
     admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(f"Backed up to {escape(str(target))}.", soft_wrap=True)

@@ -38,6 +38,7 @@
     │   ├── OutOfMemory
     │   ├── BadPicture                  NaN latents or a picture of one colour
     │   └── DrawingFailed
+    ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
         └── WorkerRefused               the server turned this worker away
 
@@ -229,6 +230,10 @@ class BadPicture(EngineError):
 
 class DrawingFailed(EngineError):
     """The engine could not draw this task."""
+
+
+class WaypointRefused(FluxserveError):
+    """A trajectory that was written down cannot be taken up: its picture starts over."""
 
 
 class WorkerProtocolError(FluxserveError):

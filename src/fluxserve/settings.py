@@ -114,6 +114,15 @@ class Settings(BaseSettings):
     heartbeat: float = Field(5.0, gt=0, le=60, description="Time between two heartbeats of a worker.")
     lease: float = Field(30.0, gt=0, le=600, description="A worker silent for this long has lost its tasks.")
     orphan_grace: float = Field(30.0, ge=0, le=600, description="A worker without a server keeps drawing this long.")
+    waypoint_interval: float = Field(
+        5.0, ge=0, le=3600, description="A picture that takes longer is written down this often; 0: at each step."
+    )
+    waypoint_budget: int = Field(
+        2**30, ge=0, description="Most disk for what is written down; the oldest goes first. 0: nothing is."
+    )
+    waypoint_patience: float = Field(
+        60.0, ge=0, le=86_400, description="A task waits this long for a worker that can go on; then it starts over."
+    )
     drain: float = Field(15.0, ge=0, le=600, description="At shutdown, running tasks get this long to finish.")
 
     processing_status: bool = Field(False, description="Answer Processing instead of Pending for running tasks.")

@@ -24,6 +24,7 @@ from fluxserve.engine.pixels import encode
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -50,9 +51,13 @@ class Server:
         self.storage = LocalStorage(folder / "results")
         self.keyring = Keyring(self._store, bytes(32))
         self.signer = LinkSigner([bytes(32)], settings.link_ttl)
+        self.waypoints = Waypoints(
+            store=self._store, storage=LocalStorage(folder / "waypoints"), budget=settings.waypoint_budget,
+            now=lambda: self.now,
+        )  # fmt: skip
         self.service = Service(
-            settings=settings, store=self._store, storage=self.storage, keyring=self.keyring,
-            now=lambda: self.now, rng=random.Random(1),
+            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints,
+            keyring=self.keyring, now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
@@ -148,7 +153,7 @@ class Server:
 
     def claim(self) -> list[TaskRecord]:
         """A worker takes up to eight tasks that can be drawn together."""
-        return self._runner.run(self.service.claim(WORKER, tuple(MODELS), 8))
+        return self._runner.run(self.service.claim(WORKER, tuple(MODELS), 8, {}))
 
     def draw(self, seconds: float = 0.0) -> None:
         """A worker draws everything that waits, each group in so many seconds."""
@@ -176,8 +181,9 @@ class Server:
         """Delete what is past its retention."""
         settings = self.service.settings
         sweeper = Sweeper(
-            settings=settings, store=self._store, storage=self.storage, views=self.service.views, now=lambda: self.now
-        )
+            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints,
+            views=self.service.views, now=lambda: self.now,
+        )  # fmt: skip
         self._runner.run(sweeper.sweep())
 
     def lose_database(self) -> None:

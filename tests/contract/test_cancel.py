@@ -113,7 +113,7 @@ def test_a_picture_that_comes_too_late_is_refused_and_not_kept(server: Server) -
     reason = Reason(code="DrawingFailed", message="too late")
     assert server.run(server.service.fail(record.id, record.fence, reason)) is False
     assert server.poll(task)["details"] == {"error": "cancelled"}
-    assert server.run(server.service.claim(WORKER, ("flux-dev",), 8)) == []
+    assert server.run(server.service.claim(WORKER, ("flux-dev",), 8, {})) == []
 
 
 def test_a_retried_submit_answers_the_cancelled_task_and_draws_nothing(server: Server) -> None:

@@ -37,7 +37,7 @@ def submit(server: Server, key: str, model: str = "flux-dev", count: int = 1) ->
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_an_entry_says_what_where_and_how_far_a_task_is(server: Server, prefix: str) -> None:
     (waiting,), (running,) = submit(server, server.key, "flux-schnell"), submit(server, server.key)
-    server.run(server.service.claim("w", ("flux-dev",), 1))
+    server.run(server.service.claim("w", ("flux-dev",), 1, {}))
     server.service.advance(running, 7, 28)
     page = listed(server, server.key, prefix)
     assert page["next_cursor"] is None
@@ -92,7 +92,7 @@ def test_an_account_sees_its_own_tasks_and_no_others(server: Server) -> None:
 
 def test_a_filter_leaves_the_tasks_that_polls_show_with_its_word(server: Server) -> None:
     waiting, running, failed, ready = submit(server, server.key, count=4)
-    first, second, _ = server.run(server.service.claim("w", ("flux-dev",), 3))
+    first, second, _ = server.run(server.service.claim("w", ("flux-dev",), 3, {}))
     server.draw_claimed(first)
     server.fail(second, "The device ran out of memory.")
     for word, expected in {
@@ -108,7 +108,7 @@ def test_a_filter_leaves_the_tasks_that_polls_show_with_its_word(server: Server)
 def test_where_running_tasks_are_processing_the_list_and_its_filter_say_so_too(serve: Callable[..., Server]) -> None:
     server = serve(processing_status=True)
     waiting, running = submit(server, server.key, count=2)
-    server.run(server.service.claim("w", ("flux-dev",), 1))
+    server.run(server.service.claim("w", ("flux-dev",), 1, {}))
     assert [task["status"] for task in listed(server, server.key)["tasks"]] == ["Pending", "Processing"]
     assert ids(listed(server, server.key, status="Pending")) == [waiting]
     assert ids(listed(server, server.key, status="Processing")) == [running]

@@ -89,7 +89,8 @@ class Server:
     def start(self, *, ready: bool = True, **settings: str) -> Server:
         """Start a server process; waits until a worker is ready, unless told not to."""
         self._address.unlink(missing_ok=True)
-        command = [*FLUXSERVE, "serve", "--port", "0", "--data-dir", str(self.data_dir), "--engine", "fake"]
+        command = [*FLUXSERVE, "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        command += ["--engine", self.settings.get("engine", "fake")]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,

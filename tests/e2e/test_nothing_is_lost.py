@@ -58,6 +58,7 @@ def check_books(server: Server, count: int) -> None:
     assert server.rows("SELECT count(*), count(DISTINCT task_id) FROM outbox") == [(count, count)]
     moves = "SELECT kind, count(*), count(DISTINCT task_id) FROM ledger WHERE task_id IS NOT NULL GROUP BY kind"
     assert sorted(server.rows(moves)) == [("reserve", count, count), ("settle", count, count)]
+    assert server.rows("SELECT * FROM waypoints") == []
     ((cost, price_of_one),) = server.rows("SELECT sum(cost), max(cost) FROM tasks")
     assert cost == count * price_of_one  # type: ignore[operator]
     ((balance,),) = server.rows("SELECT balance FROM accounts WHERE balance IS NOT NULL")
@@ -89,7 +90,7 @@ def test_no_task_is_lost_or_charged_twice_under_random_kills(
     expected = undisturbed(make_server(**settings), wanted)
 
     began = time.monotonic()
-    server = make_server(**settings).start()
+    server = make_server(**settings, waypoint_interval="0").start()
     submitters = Submitters(server, new_key(server), wanted)
     killer = Killer(server, random.Random(7))
     submitters.start()
@@ -108,6 +109,7 @@ def test_no_task_is_lost_or_charged_twice_under_random_kills(
         assert {number: submitters.submit(http, number) for number in range(count)} == submitters.ids
     check_books(server, count)
     orphans = check_pictures(server, polled)
+    went_on = server.log.count("Task goes on")
     ((again, spoiled),) = server.rows("SELECT sum(fence) - count(*), sum(spoiled) FROM tasks")
     handed_in = sum("Worker ready" in line and "kept=0" not in line for line in server.log.splitlines())
     assert server.stop() == 0
@@ -116,6 +118,7 @@ def test_no_task_is_lost_or_charged_twice_under_random_kills(
         print(
             f"\n  kill suite: {count} tasks Ready in {seconds:.1f} s; kills: "
             + ", ".join(f"{number} {kind}" for kind, number in sorted(killer.kills.items()))
-            + f"; {again} re-runs, {spoiled} of them counted; {submitters.retries} submits repeated; "
+            + f"; {again} re-runs, {went_on} of them from a waypoint, {spoiled} counted; "
+            f"{submitters.retries} submits repeated; "
             f"{handed_in} orphans handed in; {orphans} files left to the sweeper"
         )

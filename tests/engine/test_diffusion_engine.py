@@ -166,7 +166,8 @@ def test_each_model_is_drawn_by_the_weights_it_is_mapped_to(engine: DiffusionEng
     dev, pro = finish(engine, APPLE), finish(engine, replace(APPLE, model="flux-pro"))
     assert (dev.drawn_by, pro.drawn_by) == ("tiny-dev", "fluxserve-mini")
     assert dev.facts["fingerprint"] != pro.facts["fingerprint"]
-    assert engine.fingerprint == "+".join(sorted([str(dev.facts["fingerprint"]), str(pro.facts["fingerprint"])]))
+    assert engine.fingerprints["flux-dev"] == dev.facts["fingerprint"]
+    assert engine.fingerprints["flux-pro"] == pro.facts["fingerprint"]
 
 
 @pytest.mark.parametrize("prompt", ["", "\ud800 half a surrogate", "word " * 2000, "日本語 🍎", "\x00"])
@@ -399,6 +400,25 @@ def test_the_fingerprint_changes_with_whatever_may_change_a_pixel(dev_folder: Pa
     ]
     assert len(set(words)) == len(words)
     assert fingerprint(weights_hash(dev_folder), replace(CPU, token_budget=1), {Size(256, 256): 1}) == words[0]
+
+
+@pytest.mark.parametrize("variable", ["MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE"])
+def test_what_makes_libraries_choose_other_kernels_is_part_of_the_fingerprint(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint("weights", CPU, {})
+    monkeypatch.setenv(variable, "1")
+    assert fingerprint("weights", CPU, {}) != before
+
+
+def test_a_switch_of_torch_that_changes_its_kernels_is_part_of_the_fingerprint() -> None:
+    before = fingerprint("weights", CPU, {})
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        assert fingerprint("weights", CPU, {}) != before
+    finally:
+        torch.backends.cuda.enable_flash_sdp(True)
+    assert fingerprint("weights", CPU, {}) == before
 
 
 def test_a_small_file_of_the_checkpoint_counts_too(dev_folder: Path, tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_a_picture_has_the_same_pixels_alone_and_in_company(canonical_batch: int
     assert [together[str(seed)].facts["pixels_sha256"] for seed in range(4)] == alone
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_picture_taken_up_by_another_engine_after_any_step_has_the_same_pixels(dtype: str) -> None:
+    one, other = (DiffusionEngine(Settings(device="cuda", dtype=dtype)) for _ in range(2))
+    for engine in (one, other):
+        engine.warm()
+    undisturbed = _draw(one, [_generation(7)])["0"]
+    one.admit("a", _generation(7))
+    for _ in range(7):
+        one.step()
+        other.admit("b", _generation(7), one.save("a"))
+        done = [event for _ in range(8) for event in other.step() if isinstance(event, Finished)]
+        assert [drawn.facts for drawn in done] == [undisturbed.facts]
+
+
 def test_a_gpu_draws_what_the_cpu_draws() -> None:
     pictures = []
     for device in ("cpu", "cuda"):

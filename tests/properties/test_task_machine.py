@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
 from builders import (
     LEASE_S,
     NOW,
+    PATIENCE_S,
     REASON,
     cancellation,
     claim_request,
@@ -31,6 +33,7 @@ from builders import (
     generation,
     loss,
     new_key,
+    new_waypoint,
     submission,
 )
 from fluxserve.catalogue import Generation, Size
@@ -50,6 +53,7 @@ from fluxserve.tasks.task import (
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
 WORKERS = ("w1", "w2", "w3")
+FINGERPRINTS = ("f1", "f2")
 STEPS_PER_RUN = 40
 
 
@@ -120,6 +124,8 @@ class Expected:
     attempts: Attempts = field(default_factory=Attempts)
     worker_id: str | None = None
     lease_until: float | None = None
+    waypoint: tuple[int, str] | None = None
+    waits_since: float = 0.0
 
     def hold(self, worker_id: str | None, until: float | None) -> None:
         """Who has the task, and until when."""
@@ -129,6 +135,12 @@ class Expected:
         """The last change."""
         self.state = state
         self.hold(None, None)
+        if state.is_final:
+            self.waypoint = None
+
+    def is_for(self, fingerprint: str, now: float) -> bool:
+        """Whether a worker of this fingerprint may have the task now."""
+        return self.waypoint is None or self.waypoint[1] == fingerprint or self.waits_since <= now - PATIENCE_S
 
 
 class TaskMachine(RuleBasedStateMachine):
@@ -168,9 +180,13 @@ class TaskMachine(RuleBasedStateMachine):
         """The tasks that workers have."""
         return [task for task in self.tasks if task.state is State.RUNNING]
 
-    def queued(self, models: tuple[str, ...]) -> list[Expected]:
-        """The queue of these models, in turn."""
-        waiting = [task for task in self.tasks if task.state is State.QUEUED and task.drawing.model in models]
+    def queued(self, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
+        """The queue of these models for a worker of this fingerprint, in turn."""
+        waiting = [
+            task
+            for task in self.tasks
+            if task.state is State.QUEUED and task.drawing.model in models and task.is_for(fingerprint, self.now)
+        ]
         return sorted(waiting, key=lambda task: task.turn)  # stable: equal turns in the order of their coming
 
     @rule(who=st.integers(0, 1), drawings=st.lists(st.sampled_from(DRAWINGS), min_size=1, max_size=5))
@@ -188,12 +204,13 @@ class TaskMachine(RuleBasedStateMachine):
         worker=st.sampled_from(WORKERS),
         limit=st.integers(0, 4),
         models=st.sampled_from([("flux-dev",), ("flux-schnell",), ("flux-dev", "flux-schnell")]),
+        fingerprint=st.sampled_from(FINGERPRINTS),
     )
-    def claim(self, worker: str, limit: int, models: tuple[str, ...]) -> object:
+    def claim(self, worker: str, limit: int, models: tuple[str, ...], fingerprint: str) -> object:
         """A worker takes what the model says it should get, in that order."""
-        request = claim_request(worker, models=models, limit=limit, now=self.now)
+        request = claim_request(worker, models=models, limit=limit, now=self.now, fingerprint=fingerprint)
         (records,) = self.run(self.store.claim_many([request]))
-        expected = self.expected_claim(worker, limit, models)
+        expected = self.expected_claim(worker, limit, self.queued(models, fingerprint))
         assert [record.id for record in records] == [task.id for task in expected]
         for task in expected:
             task.state = State.RUNNING
@@ -201,9 +218,8 @@ class TaskMachine(RuleBasedStateMachine):
             task.hold(worker, self.now + LEASE_S)
         return multiple(*records)
 
-    def expected_claim(self, worker: str, limit: int, models: tuple[str, ...]) -> list[Expected]:
+    def expected_claim(self, worker: str, limit: int, queue: list[Expected]) -> list[Expected]:
         """Fair turns, compatible tasks, a suspect one with a worker alone."""
-        queue = self.queued(models)
         held = [task for task in self.running() if task.worker_id == worker]
         if not queue or limit < 1 or any(task.attempts.is_suspect for task in held):
             return []
@@ -305,7 +321,25 @@ class TaskMachine(RuleBasedStateMachine):
         assert (record is None) == (task is None)
         if task is not None:
             task.attempts = task.attempts.after_loss(step=step, suspected=suspected)
+            task.waits_since = self.now
             task.ends(State.ERROR if task.attempts.is_exhausted else State.QUEUED)
+
+    @rule(claim=claims, step=st.integers(1, 27), fingerprint=st.sampled_from(FINGERPRINTS))
+    def write_down(self, claim: TaskRecord, step: int, fingerprint: str) -> None:
+        """A worker writes down where a claim stands, which may be lost already."""
+        new = new_waypoint(claim, step=step, fingerprint=fingerprint, object_name=uuid.uuid4().hex, now=self.now)
+        task = self.holding(claim)
+        assert self.run(self.store.keep_waypoints([new])) == [task is not None]
+        if task is not None:
+            task.waypoint, task.waits_since = (step, fingerprint), self.now
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(task.waypoint for task in self.tasks))
+    def drop_a_waypoint(self, data: st.DataObject) -> None:
+        """The place is needed for others."""
+        kept = data.draw(st.sampled_from(self.run(self.store.waypoints())))
+        assert self.run(self.store.drop_waypoints([kept, kept])) == [True, False]
+        next(task for task in self.tasks if task.id == kept.task_id).waypoint = None
 
     @rule(claim=claims)
     def finish_twice_at_once(self, claim: TaskRecord) -> None:
@@ -351,6 +385,8 @@ class TaskMachine(RuleBasedStateMachine):
             for record in records
             if record is not None
         ] == [(task.state, task.fence, task.attempts, task.worker_id, task.state.is_final) for task in self.tasks]
+        waypoints = {kept.task_id: (kept.step, kept.fingerprint) for kept in self.run(self.store.waypoints())}
+        assert waypoints == {task.id: task.waypoint for task in self.tasks if task.waypoint is not None}
         unfinished = sorted((task for task in self.tasks if task.state.is_active), key=lambda task: task.turn)
         assert [record.id for record in self.run(self.store.active())] == [task.id for task in unfinished]
 

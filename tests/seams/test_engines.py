@@ -1,5 +1,7 @@
 """What every engine promises the worker: the fake one and the real one, drawing with mini."""
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,7 +10,9 @@ import pytest
 from fluxserve import engine as engines
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine import waypoint as waypoints
 from fluxserve.engine.base import Engine, Event, Failed, Finished, Progressed
+from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import EngineChoice, Settings
 
 APPLE = Generation(
@@ -92,7 +96,7 @@ def test_the_facts_say_what_was_drawn(engine: Engine) -> None:
     assert set(finished.facts) == {"pixels_sha256", "drawn_at", "steps", "fingerprint"}
     assert finished.facts["pixels_sha256"] == pixels_of.sha256(finished.pixels)
     assert finished.facts["steps"] == APPLE.steps
-    assert finished.facts["fingerprint"]
+    assert finished.facts["fingerprint"] == engine.fingerprints[APPLE.model]
     assert finished.drawn_by
 
 
@@ -146,8 +150,162 @@ def test_a_ref_can_be_used_again(engine: Engine) -> None:
     assert finish(engine, APPLE) == first
 
 
+# Waypoints
+
+
+class Stepper:
+    """An engine that makes one step at a time, however fast it is."""
+
+    def __init__(self, name: EngineChoice) -> None:
+        self.time = 0.0
+        settings = Settings(engine=name, device="cpu", fake_latency=1.0)
+        self.engine = FakeEngine(settings, clock=lambda: self.time) if name == "fake" else engines.create(settings)
+        self.engine.warm()
+
+    def step(self, generation: Generation) -> Sequence[Event]:
+        """One step of the one picture that is under way."""
+        self.time += 1.0 / generation.steps
+        return self.engine.step()
+
+    def saved(self, generation: Generation) -> list[bytes]:
+        """The waypoint after each step but the last."""
+        self.engine.admit("saved", generation)
+        assert self.engine.save("saved") is None
+        found = []
+        for _ in range(generation.steps - 1):
+            self.step(generation)
+            found.append(self.engine.save("saved"))
+        self.engine.discard("saved")
+        return [waypoint for waypoint in found if waypoint is not None]
+
+    def draw(self, generation: Generation, waypoint: bytes | None = None) -> tuple[Finished, list[int]]:
+        """The picture, and the steps that were made for it."""
+        self.engine.admit("a", generation, waypoint)
+        events: list[Event] = []
+        while self.engine.active:
+            events += self.step(generation)
+        assert isinstance(events[-1], Finished)
+        return events[-1], [event.step for event in events if isinstance(event, Progressed)]
+
+
+LONG_WAY = replace(APPLE, steps=5)
+
+
+@pytest.fixture(scope="module", params=["fake", "diffusion"])
+def pair(request: pytest.FixtureRequest) -> tuple[Stepper, Stepper]:
+    """Two engines of one kind: what one writes down, the other takes up."""
+    return Stepper(request.param), Stepper(request.param)
+
+
+def test_a_picture_taken_up_after_any_step_is_the_picture_drawn_at_once(pair: tuple[Stepper, Stepper]) -> None:
+    one, other = pair
+    undisturbed, _ = one.draw(LONG_WAY)
+    waypoints = one.saved(LONG_WAY)
+    assert len(waypoints) == 4
+    for step, waypoint in enumerate(waypoints, 1):
+        assert other.draw(LONG_WAY, waypoint) == (undisturbed, list(range(step + 1, 6)))
+
+
+def test_a_picture_may_change_its_engine_at_every_step(pair: tuple[Stepper, Stepper]) -> None:
+    undisturbed, _ = pair[0].draw(LONG_WAY)
+    waypoint: bytes | None = None
+    for number in range(4):
+        stepper = pair[number % 2]
+        stepper.engine.admit("moves", LONG_WAY, waypoint)
+        stepper.step(LONG_WAY)
+        waypoint = stepper.engine.save("moves")
+        assert waypoint is not None
+        stepper.engine.discard("moves")
+    assert pair[0].draw(LONG_WAY, waypoint) == (undisturbed, [5])
+
+
+def test_what_was_taken_up_can_be_saved_again_at_once_and_is_the_same(pair: tuple[Stepper, Stepper]) -> None:
+    one, other = pair
+    (first, second, *_) = one.saved(LONG_WAY)
+    other.engine.admit("a", LONG_WAY, first)
+    other.step(LONG_WAY)
+    assert other.engine.save("a") == second
+    other.engine.discard("a")
+
+
+def spoilt(waypoint: bytes) -> dict[str, bytes]:
+    """Waypoints that must not be taken up."""
+    flipped = bytearray(waypoint)
+    flipped[-1] ^= 1
+    return {
+        "nothing": b"",
+        "no waypoint": b"GET / HTTP/1.1\r\n\r\n",
+        "cut off": waypoint[:-1],
+        "longer": waypoint + b"\0",
+        "one bit changed": bytes(flipped),
+        "a header without end": b"\xff" * 8 + waypoint[8:],
+        "no number": waypoint[:-4] + struct.pack("<f", math.nan),
+        "infinite": waypoint[:-4] + struct.pack("<f", -math.inf),
+    }
+
+
+@pytest.mark.parametrize("kind", spoilt(bytes(64)))
+def test_a_spoilt_waypoint_means_a_line_in_the_log_and_a_picture_that_starts_over(
+    pair: tuple[Stepper, Stepper], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, steps = pair[0].draw(LONG_WAY)
+    waypoint = spoilt(pair[0].saved(LONG_WAY)[2])[kind]
+    assert pair[1].draw(LONG_WAY, waypoint) == (undisturbed, steps)
+    assert caplog.text.count("starts over") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(LONG_WAY, seed=8),
+        replace(LONG_WAY, prompt="a green apple"),
+        replace(LONG_WAY, guidance=2.0),
+        replace(LONG_WAY, steps=6),
+        replace(LONG_WAY, size=Size(256, 320)),
+        replace(LONG_WAY, model="flux-dev"),
+    ],
+)
+def test_a_waypoint_of_another_picture_is_not_taken_up(
+    pair: tuple[Stepper, Stepper], other: Generation, caplog: pytest.LogCaptureFixture
+) -> None:
+    waypoint = pair[0].saved(LONG_WAY)[2]
+    assert pair[1].draw(other, waypoint) == pair[1].draw(other)
+    assert caplog.text.count("starts over") == 1
+
+
+def test_a_waypoint_drawn_under_another_fingerprint_is_not_taken_up(
+    pair: tuple[Stepper, Stepper], caplog: pytest.LogCaptureFixture
+) -> None:
+    reached = waypoints.decode(pair[0].saved(LONG_WAY)[2], LONG_WAY, pair[0].engine.fingerprints[LONG_WAY.model])
+    foreign = waypoints.encode(replace(reached, fingerprint="another"), LONG_WAY)
+    assert pair[1].draw(LONG_WAY, foreign) == pair[1].draw(LONG_WAY)
+    assert caplog.text.count("starts over") == 1
+
+
+def test_a_waypoint_on_another_noise_schedule_or_of_another_shape_is_not_taken_up(
+    pair: tuple[Stepper, Stepper], caplog: pytest.LogCaptureFixture
+) -> None:
+    reached = waypoints.decode(pair[0].saved(LONG_WAY)[2], LONG_WAY, pair[0].engine.fingerprints[LONG_WAY.model])
+    schedule = replace(reached, sigmas=(*reached.sigmas[:-2], reached.sigmas[-2] * 0.99, 0.0))
+    shape = replace(reached, shape=(1, 2, reached.shape[1] * reached.shape[2]), latents=2 * reached.latents)
+    for other in (schedule, shape):
+        assert pair[1].draw(LONG_WAY, waypoints.encode(other, LONG_WAY)) == pair[1].draw(LONG_WAY)
+    assert caplog.text.count("starts over") == 2
+
+
+def test_there_is_nothing_to_save_of_what_is_unknown_discarded_or_done(pair: tuple[Stepper, Stepper]) -> None:
+    engine = pair[0].engine
+    assert engine.save("never admitted") is None
+    pair[0].draw(LONG_WAY)
+    assert engine.save("a") is None
+    pair[0].saved(LONG_WAY)
+    assert engine.save("saved") is None
+
+
 @pytest.mark.parametrize("name", ["fake", "diffusion"])
 def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(name: EngineChoice) -> None:
     one, other = make(name), make(name)
-    assert one.fingerprint == other.fingerprint != ""
+    assert one.fingerprints == other.fingerprints
+    assert set(one.fingerprints) == set(one.models)
+    assert all(one.fingerprints.values())
     assert finish(one, APPLE) == finish(other, APPLE)

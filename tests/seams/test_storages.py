@@ -49,13 +49,13 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return STORAGES[request.param](tmp_path)
 
 
-@pytest.mark.parametrize("output_format", get_args(OutputFormat))
-def test_what_was_put_is_what_one_gets(storage: Storage, output_format: OutputFormat) -> None:
-    name = new_object_name(output_format)
+@pytest.mark.parametrize("suffix", [*get_args(OutputFormat), "safetensors"])
+def test_what_was_put_is_what_one_gets(storage: Storage, suffix: OutputFormat) -> None:
+    name = new_object_name(suffix)
     data = bytes(range(256)) * 8000
     storage.put(name, data)
     assert read(storage, name) == data
-    assert name.endswith("." + output_format)
+    assert name.endswith("." + suffix)
 
 
 def test_names_are_new_every_time_and_of_one_form() -> None:

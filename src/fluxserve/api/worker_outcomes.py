@@ -10,6 +10,7 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 
 from fluxserve.api.worker_session import Claim, Session, losses_of
+from fluxserve.api.worker_waypoints import WaypointWrites
 from fluxserve.errors import FluxserveError
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import Drawn, Reason
@@ -24,6 +25,7 @@ class Outcomes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._waypoints = WaypointWrites(service)
         self._writes: set[asyncio.Task[None]] = set()
 
     def hand_in(self, session: Session, outcome: p.Finished | p.Failed) -> None:
@@ -32,13 +34,18 @@ class Outcomes:
             claim.settling = True
         hold(self._writes, self._settle(session, outcome))
 
+    def write_down(self, session: Session, waypoint: p.Waypoint) -> None:
+        """Begin to write down where a drawing stands."""
+        self._waypoints.begin(session, waypoint)
+
     def give_back(self, claims: Mapping[str, Claim], *, suspected: bool = False) -> None:
         """Begin to put claims back in the queue."""
         if losses := losses_of(claims, suspected=suspected):
             hold(self._writes, self._release(losses))
 
     async def write_down_all(self, patience: float) -> None:
-        """Wait for the outcomes and losses that are being written down, at most `patience` seconds."""
+        """Wait for what is being written down, at most `patience` seconds."""
+        await self._waypoints.wait_for_all(patience)
         if self._writes:
             await asyncio.wait(set(self._writes), timeout=patience)
 
@@ -73,16 +80,23 @@ class Outcomes:
                 warnings=outcome.warnings,
             )
             picture = outcome.picture
-            return await self._service.complete(outcome.task_id, outcome.fence, picture, claim.output_format, drawn)
+            return await self._service.complete(
+                outcome.task_id, outcome.fence, picture, claim.generation.output_format, drawn
+            )
         reason = Reason(code=outcome.code, message=outcome.message)
         if not outcome.retryable:
             return await self._service.fail(outcome.task_id, outcome.fence, reason)
-        lost = Lost(task_id=outcome.task_id, fence=outcome.fence, suspected=True, reason=reason)
+        await self._waypoints.wait_for([outcome.task_id])  # or it could be kept after the next attempt began
+        lost = Lost(task_id=outcome.task_id, fence=outcome.fence, suspected=True, starts_over=True, reason=reason)
         await self._service.release([lost])
         return True
 
     async def _release(self, losses: Sequence[Lost]) -> None:
-        """However long the store is in trouble: nobody else knows of these claims."""
+        """However long the store is in trouble: nobody else knows of these claims.
+
+        What their worker wrote down last comes first: the next one goes on from there.
+        """
+        await self._waypoints.wait_for(loss.task_id for loss in losses)
         while True:
             try:
                 return await self._service.release(losses)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fluxserve.catalogue import OutputFormat
+from fluxserve.catalogue import Generation
 from fluxserve.service.service import Lost
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -28,7 +28,7 @@ class Claim:
     """
 
     fence: int
-    output_format: OutputFormat
+    generation: Generation
     step: int | None = None
     settling: bool = False
     missed: int = 0
@@ -81,7 +81,7 @@ class Session:
 
 def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
     """Claims on running tasks, not yet begun as far as is known."""
-    return {record.id: Claim(record.fence, record.generation.output_format) for record in records}
+    return {record.id: Claim(record.fence, record.generation) for record in records}
 
 
 def portion(session: Session, others: Sequence[Session], waiting: int) -> tuple[tuple[str, ...], int]:

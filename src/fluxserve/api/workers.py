@@ -147,6 +147,7 @@ class Gateway:
             p.Welcome(
                 heartbeat=self._service.settings.heartbeat,
                 lease=self._service.settings.lease,
+                waypoint_interval=self._service.waypoint_interval,
                 kept=tuple(p.Held(task_id=record.id, fence=record.fence) for record in kept),
             )
         )
@@ -203,11 +204,11 @@ class Gateway:
         records: list[TaskRecord] = []
         if models:
             with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
-                records = await self._service.claim(session.id, models, count)
+                records = await self._service.claim(session.id, models, count, session.hello.fingerprints)
         if session.closed:  # the connection was lost meanwhile
             self._outcomes.give_back(claims_of(records))
         elif records:
-            self._assign(session, records)
+            await self._assign(session, records)
 
     @property
     def _waiting(self) -> int:
@@ -219,20 +220,20 @@ class Gateway:
         for session in self._sessions.values():
             session.look.set()
 
-    def _assign(self, session: Session, records: list[TaskRecord]) -> None:
+    async def _assign(self, session: Session, records: list[TaskRecord]) -> None:
+        """The worker has them from now on; each that goes on from a waypoint follows in a frame of its own."""
         session.claims |= claims_of(records)
         session.wanted = max(0, session.wanted - len(records))
         session.look.set()
         if not session.room:
             self._wake_all()  # those that were held back from what this one could take
-        session.send(
-            p.Tasks(
-                assignments=tuple(
-                    p.Assignment(task_id=record.id, fence=record.fence, generation=record.generation)
-                    for record in records
-                )
-            )
-        )
+        begun = [record for record in records if self._service.has_waypoint(record.id)]
+        if fresh := [record for record in records if not self._service.has_waypoint(record.id)]:
+            session.send(p.Tasks(assignments=tuple(_assignment(record, None) for record in fresh)))
+        for record in begun:
+            waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
+            if session.claim_of(record.id, record.fence) is not None:  # not cancelled meanwhile
+                session.send(p.Tasks(assignments=(_assignment(record, waypoint),)))
 
     async def _receive(self, session: Session, message: p.FromWorker) -> None:
         match message:
@@ -242,7 +243,10 @@ class Gateway:
             case p.Progress(task_id=task_id, step=step, steps=steps):
                 if (claim := session.claim_of(task_id, message.fence)) is not None:
                     claim.step = step
-                    self._service.advance(task_id, step, steps)
+                    if step:  # 0 says that it was admitted: it may go on from further
+                        self._service.advance(task_id, step, steps)
+            case p.Waypoint():
+                self._outcomes.write_down(session, message)
             case p.Heartbeat(held=held):
                 self._take_back_unknown(session, held)
                 with contextlib.suppress(FluxserveError):  # the lease is prolonged by the next one
@@ -338,7 +342,7 @@ class Gateway:
         if not claims:
             self._departed.pop(record.worker_id or "", None)
         if claim is None or claim.fence != record.fence:
-            claim = Claim(record.fence, record.generation.output_format)
+            claim = Claim(record.fence, record.generation)
         return losses_of({record.id: claim}, suspected=True)
 
     def drain(self) -> None:
@@ -351,3 +355,7 @@ class Gateway:
             session.draining = True
             if session.is_local:
                 session.send(p.Drain())
+
+
+def _assignment(record: TaskRecord, waypoint: bytes | None) -> p.Assignment:
+    return p.Assignment(task_id=record.id, fence=record.fence, generation=record.generation, waypoint=waypoint)

@@ -36,6 +36,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
 
@@ -113,8 +114,20 @@ class Server:
     ) -> Parts:
         settings = self._settings
         storage = LocalStorage(settings.data_dir / "results")
+        waypoints = Waypoints(
+            store=store,
+            storage=LocalStorage(settings.data_dir / "waypoints"),
+            budget=settings.waypoint_budget,
+            now=time.time,
+        )
         service = Service(
-            settings=settings, store=store, storage=storage, keyring=keyring, now=time.time, rng=random.SystemRandom()
+            settings=settings,
+            store=store,
+            storage=storage,
+            waypoints=waypoints,
+            keyring=keyring,
+            now=time.time,
+            rng=random.SystemRandom(),
         )
         fleet = LocalFleet(
             settings,
@@ -142,7 +155,14 @@ class Server:
             service=service,
             fleet=fleet,
             gateway=gateway,
-            sweeper=Sweeper(settings=settings, store=store, storage=storage, views=service.views, now=time.time),
+            sweeper=Sweeper(
+                settings=settings,
+                store=store,
+                storage=storage,
+                waypoints=waypoints,
+                views=service.views,
+                now=time.time,
+            ),
             administration=AdminSocket(store=store, keyring=keyring, now=time.time),
             app=app,
         )

@@ -1,6 +1,6 @@
-"""The storage seam, and the storage in a local folder.
+"""The storage seam, and the storage in a local folder. Pictures and waypoints have a storage each.
 
-Pictures lie under names made here, from 128 random bits: no text of a caller is ever part of a path, and any other
+They lie under names made here, from 128 random bits: no text of a caller is ever part of a path, and any other
 name is simply not there. What it does not know: tasks, links and how long a picture is kept.
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fluxserve.catalogue import OutputFormat
 from fluxserve.delivery.files import sync_folder, write_new
 from fluxserve.errors import DiskFull, PictureGone
 
 #: `ab/ab....jpeg`: 32 hexadecimal digits, spread over folders by the first two.
-OBJECT_NAME = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}\.(?:jpeg|png|webp)")
+OBJECT_NAME = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}\.(?:jpeg|png|webp|safetensors)")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: A file in `tmp` this many seconds old belongs to a server that died while it wrote.
 _LEFTOVER_AGE = 3600
@@ -62,10 +62,10 @@ class Storage(Protocol):
         """Names of the pictures last written before `cutoff` (Unix seconds), in any order."""
 
 
-def new_object_name(output_format: OutputFormat) -> str:
+def new_object_name(suffix: OutputFormat | Literal["safetensors"]) -> str:
     """A name that nobody can guess and nothing else has."""
     random = secrets.token_hex(16)
-    return f"{random[:2]}/{random}.{output_format}"
+    return f"{random[:2]}/{random}.{suffix}"
 
 
 class LocalPicture:

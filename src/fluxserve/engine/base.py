@@ -63,8 +63,8 @@ class Engine(Protocol):
         """Public names of the models this engine can draw."""
 
     @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints promise equal pixels."""
+    def fingerprints(self) -> Mapping[str, str]:
+        """By model, once warm: equal fingerprints promise equal pixels."""
 
     @property
     def capacity(self) -> int:
@@ -77,8 +77,17 @@ class Engine(Protocol):
     def warm(self) -> None:
         """Load the weights and draw once; raises ConfigurationError or EngineError."""
 
-    def admit(self, ref: str, generation: Generation) -> None:
-        """Take a generation in; its first event comes from a later `step`."""
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+        """Take a generation in, or up again where `waypoint` says; its first event comes from a later `step`.
+
+        A waypoint that does not fit is left aside, with a line in the log: the generation then starts over.
+        """
+
+    def save(self, ref: str) -> bytes | None:
+        """Where `ref` stands, written down for any engine of its fingerprint (see `waypoint`).
+
+        None where there is nothing worth keeping: it is unknown, has made no step, or its numbers ran out of range.
+        """
 
     def step(self) -> Sequence[Event]:
         """Advance one batch by one step and tell what happened. Does nothing when idle."""

@@ -8,19 +8,20 @@ What it does not know: tasks, files, the formulas (sampling), the networks (netw
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from fluxserve.catalogue import MODELS, Generation, Size
-from fluxserve.engine import device
+from fluxserve.engine import device, waypoint
 from fluxserve.engine.base import Event, Failed, Progressed
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
 from fluxserve.engine.trajectory import Trajectory
-from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
+from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,14 @@ _WARM_SIZE = Size(256, 256)
 _WARM_REF = "warm"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What waits for its start, and the waypoint it may go on from."""
+
+    generation: Generation
+    waypoint: bytes | None
+
+
 class DiffusionEngine:
     """Implements the engine seam with torch."""
 
@@ -41,7 +50,7 @@ class DiffusionEngine:
         self._settings = settings
         self._open_drawer = open_drawer
         self._drawers: dict[str, Drawer] = {}
-        self._waiting: dict[str, Generation] = {}
+        self._waiting: dict[str, _Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
         self._budget = 0
         self._turn = 0
@@ -52,9 +61,9 @@ class DiffusionEngine:
         return tuple(MODELS)
 
     @property
-    def fingerprint(self) -> str:
-        """The fingerprints of all loaded checkpoints; empty before `warm`."""
-        return "+".join(sorted({drawer.fingerprint for drawer in self._drawers.values()}))
+    def fingerprints(self) -> Mapping[str, str]:
+        """That of each model's checkpoint; none before `warm`."""
+        return {model: drawer.fingerprint for model, drawer in self._drawers.items()}
 
     @property
     def capacity(self) -> int:
@@ -84,9 +93,14 @@ class DiffusionEngine:
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
-    def admit(self, ref: str, generation: Generation) -> None:
-        """Take a generation in; it starts with the next `step`."""
-        self._waiting[ref] = generation
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+        """Take a generation in; it starts, or goes on from its waypoint, with the next `step`."""
+        self._waiting[ref] = _Wish(generation=generation, waypoint=waypoint)
+
+    def save(self, ref: str) -> bytes | None:
+        """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
+        trajectory = self._trajectories.get(ref)
+        return None if trajectory is None else self._drawer(trajectory).save(trajectory)
 
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""
@@ -111,15 +125,23 @@ class DiffusionEngine:
 
     def _start_waiting(self) -> Sequence[Failed]:
         failed = []
-        for ref, generation in list(self._waiting.items()):
-            drawer = self._drawers[generation.model]
-            outcome = _attempt(ref, partial(drawer.start, ref, generation, self._turn))
+        for ref, wish in list(self._waiting.items()):
+            outcome = _attempt(ref, partial(self._start, ref, wish))
             self.discard(ref)
             if isinstance(outcome, Failed):
                 failed.append(outcome)
             else:
                 self._trajectories[ref] = outcome
         return failed
+
+    def _start(self, ref: str, wish: _Wish) -> Trajectory:
+        drawer = self._drawers[wish.generation.model]
+        if wish.waypoint is not None:
+            try:
+                return drawer.resume(ref, wish.generation, self._turn, wish.waypoint)
+            except WaypointRefused as error:
+                waypoint.log_refused(ref, error)
+        return drawer.start(ref, wish.generation, self._turn)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [

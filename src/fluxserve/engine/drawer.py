@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, layout, sampling, weights
+from fluxserve.engine import forward, layout, sampling, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Finished
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
@@ -57,6 +57,16 @@ class Drawer:
             latents=latents,
             turn=turn,
         )
+
+    def resume(self, ref: str, generation: Generation, turn: int, saved: bytes) -> Trajectory:
+        """Encode the prompt and go on from a waypoint; raises WaypointRefused."""
+        reached = waypoint.decode(saved, generation, self.fingerprint)
+        return self.start(ref, generation, turn).at(reached)
+
+    def save(self, trajectory: Trajectory) -> bytes | None:
+        """The trajectory as a waypoint; None where nobody could go on from it."""
+        reached = trajectory.written_down(self.fingerprint)
+        return waypoint.encode(reached, trajectory.generation) if reached.is_sound else None
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         """The velocity of each trajectory where it stands; all have one drawn size."""

@@ -20,8 +20,9 @@ import hashlib
 import math
 import os
 import re
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -29,8 +30,10 @@ from PIL import Image
 from fluxserve import __version__
 from fluxserve.catalogue import MODELS, Generation
 from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine import waypoint as waypoints
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
-from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory
+from fluxserve.engine.waypoint import Waypoint
+from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
 
 DRAWN_BY = "fluxserve-fake"
@@ -40,6 +43,8 @@ CRASH_STATUS = 70
 #: Longest wait inside one `step`, in seconds: a stop or a cancelled task is noticed this soon.
 LONGEST_WAIT = 0.02
 _TILES = 4
+#: What a waypoint is written under: the pictures depend on the code alone.
+_FINGERPRINT = f"fake-{__version__}"
 _DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
 
 
@@ -55,6 +60,25 @@ class _Trajectory:
     @property
     def is_done(self) -> bool:
         return self.done >= self.steps
+
+    @property
+    def waypoint(self) -> Waypoint:
+        """Its only latent is the number of steps made."""
+        return Waypoint(
+            fingerprint=_FINGERPRINT,
+            step=self.done,
+            sigmas=tuple(1 - step / self.steps for step in range(self.steps + 1)),
+            shape=(1, 1, 1),
+            latents=struct.pack("<f", self.done),
+        )
+
+    def resumed(self, saved: bytes, latency: float) -> _Trajectory:
+        """Further on its way, as if begun so much earlier; raises WaypointRefused."""
+        reached = waypoints.decode(saved, self.generation, _FINGERPRINT)
+        moved = replace(self, done=reached.step, begun=self.begun - latency * reached.step / self.steps)
+        if moved.waypoint != reached:
+            raise WaypointRefused("It is of another size or another noise schedule.")
+        return moved
 
 
 class FakeEngine:
@@ -80,9 +104,9 @@ class FakeEngine:
         return tuple(MODELS)
 
     @property
-    def fingerprint(self) -> str:
-        """The pictures depend on the code alone."""
-        return f"fake-{__version__}"
+    def fingerprints(self) -> Mapping[str, str]:
+        """One for all."""
+        return dict.fromkeys(MODELS, _FINGERPRINT)
 
     @property
     def capacity(self) -> int:
@@ -97,11 +121,22 @@ class FakeEngine:
     def warm(self) -> None:
         """Nothing to load."""
 
-    def admit(self, ref: str, generation: Generation) -> None:
-        """Take a generation in."""
-        self._trajectories[ref] = _Trajectory(
-            generation=generation, steps=self._steps or generation.steps, begun=self._clock()
-        )
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+        """Take a generation in, or up again."""
+        begun = _Trajectory(generation=generation, steps=self._steps or generation.steps, begun=self._clock())
+        self._trajectories[ref] = begun
+        if waypoint is not None:
+            try:
+                self._trajectories[ref] = begun.resumed(waypoint, self._latency)
+            except WaypointRefused as error:
+                waypoints.log_refused(ref, error)
+
+    def save(self, ref: str) -> bytes | None:
+        """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
+        trajectory = self._trajectories.get(ref)
+        if trajectory is None or not trajectory.waypoint.is_sound:
+            return None
+        return waypoints.encode(trajectory.waypoint, trajectory.generation)
 
     def discard(self, ref: str) -> None:
         """Forget `ref`."""
@@ -170,7 +205,7 @@ class FakeEngine:
             "pixels_sha256": pixels_of.sha256(drawn),
             "drawn_at": str(generation.size),
             "steps": generation.steps,
-            "fingerprint": self.fingerprint,
+            "fingerprint": _FINGERPRINT,
         }
         return Finished(ref=ref, pixels=drawn, drawn_by=DRAWN_BY, facts=facts)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -20,6 +21,21 @@ from fluxserve.engine.device import Runtime
 
 _LENGTH = 16
 _READERS = 4
+#: Ways to compute attention that torch may choose between, by shapes and device.
+_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
+#: With these, the libraries under torch choose other kernels.
+_KERNEL_VARIABLES = (
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+)
+#: What tells processors with other kernels apart, in Linux's description of the first one.
+_PROCESSOR = re.compile(r"^(?:vendor_id|cpu family|model|stepping|flags|CPU \w+|Features)\s*:.*", re.MULTILINE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,26 +52,40 @@ def weights_hash(folder: Path) -> str:
 def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> str:
     """The word for these weights, drawn this way by this code on this kind of machine.
 
-    `batches` are the sizes whose forward passes have more rows than one.
+    `batches` are the sizes whose forward passes have more rows than one. No kernel is chosen by how fast it was: cuDNN
+    measures nothing (`device.apply`), the networks are not compiled, and all other libraries choose by shapes, by the
+    processor and by what is named here. So a process draws what the last one of its fingerprint drew.
     """
     import diffusers
     import torch
     import transformers
 
+    backends = torch.backends
     cuda = torch.cuda.is_available() and runtime.device.startswith("cuda")
     facts = {
         "weights": weights,
         "code": [__version__, torch.__version__, diffusers.__version__, transformers.__version__],
         "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device,
-        "instructions": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
-        "libraries": [torch.version.cuda, torch.backends.cudnn.version()],  # type: ignore[no-untyped-call]
+        "instructions": [platform.machine(), backends.cpu.get_cpu_capability(), _processor()],
+        "libraries": [torch.version.cuda, backends.cudnn.version()],  # type: ignore[no-untyped-call]
         "dtype": runtime.dtype,
         "threads": runtime.threads,
-        "attention": "sdpa",
-        "matmul": torch.get_float32_matmul_precision(),
+        "attention": ["sdpa", *(getattr(backends.cuda, f"{kind}_sdp_enabled")() for kind in _ATTENTION)],
+        "matmul": [torch.get_float32_matmul_precision(), str(backends.cuda.preferred_blas_library())],
+        "convolution": [backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32],
+        "environment": {name: os.environ.get(name) for name in _KERNEL_VARIABLES},
         "batches": sorted((str(size), batch) for size, batch in batches.items() if batch > 1),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_LENGTH]
+
+
+def _processor() -> str:
+    """The CPU: libraries choose their kernels by its model and by what it can do."""
+    try:
+        first = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
+    except OSError:  # not Linux
+        return platform.processor()
+    return "\n".join(_PROCESSOR.findall(first))
 
 
 def _digest(file: Path) -> str:

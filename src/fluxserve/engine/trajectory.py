@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.sampling import advance
+from fluxserve.engine.waypoint import Waypoint
+from fluxserve.errors import WaypointRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +67,27 @@ class Trajectory:
         """One step further along `velocity`."""
         latents = advance(self.latents, velocity, self.sigma, self.sigmas[self.position + 1])
         return replace(self, latents=latents, position=self.position + 1, turn=turn)
+
+    def written_down(self, fingerprint: str) -> Waypoint:
+        """Where it stands; drawn under `fingerprint`."""
+        rows, tokens, channels = self.latents.shape
+        return Waypoint(
+            fingerprint=fingerprint,
+            step=self.position,
+            sigmas=self.sigmas,
+            shape=(rows, tokens, channels),
+            latents=self.latents.cpu().numpy().tobytes(),
+        )
+
+    def at(self, waypoint: Waypoint) -> Trajectory:
+        """The same picture further on its way, at a sound waypoint; raises WaypointRefused where it is another's."""
+        import torch
+
+        if waypoint.shape != tuple(self.latents.shape) or waypoint.sigmas != self.sigmas:
+            raise WaypointRefused("It is of another size or another noise schedule.")
+        # Copied, because kernels take other paths, with other last bits, for memory that is not aligned.
+        latents = torch.frombuffer(bytearray(waypoint.latents), dtype=torch.float32).reshape(waypoint.shape).clone()
+        return replace(self, latents=latents.to(self.latents.device), position=waypoint.step)
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> Tensor:

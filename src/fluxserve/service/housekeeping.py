@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from fluxserve.delivery.storage import Storage
 from fluxserve.errors import Unavailable
 from fluxserve.service.views import Views
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import Store
 
@@ -22,11 +23,19 @@ class Sweeper:
     """Deletes what is past its retention."""
 
     def __init__(
-        self, *, settings: Settings, store: Store, storage: Storage, views: Views, now: Callable[[], float]
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        waypoints: Waypoints,
+        views: Views,
+        now: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._store = store
         self._storage = storage
+        self._waypoints = waypoints
         self._views = views
         self._now = now
 
@@ -42,11 +51,12 @@ class Sweeper:
                 logger.exception("A picture could not be deleted", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
-        """One sweep: 1. pictures, 2. tasks, 3. orphaned files."""
+        """One sweep: 1. pictures, 2. tasks, 3. orphaned files of both kinds."""
         now = self._now()
         pictures = await self._sweep_pictures(now - self._settings.picture_retention)
         tasks = await self._sweep_tasks(now - self._settings.task_retention)
-        orphans = await self._sweep_orphans(now - max(ORPHAN_AGE_S, self._settings.lease * 2))
+        orphaned_before = now - max(ORPHAN_AGE_S, self._settings.lease * 2)
+        orphans = await self._sweep_orphans(orphaned_before) + await self._waypoints.sweep(orphaned_before)
         if pictures or tasks:
             self._views.forget_finished()
         if pictures or tasks or orphans:

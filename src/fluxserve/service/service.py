@@ -27,6 +27,7 @@ from fluxserve.errors import (
 )
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.views import View, Views
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
     Cancellation,
@@ -70,12 +71,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A claim that ended without an outcome. `reason` is what the caller reads if the task is given up for it."""
+    """A claim that ended without an outcome. `reason` is what the caller reads if the task is given up for it.
+
+    `starts_over`: what was drawn of it may be what is wrong with it, so nobody goes on from there.
+    """
 
     task_id: str
     fence: int
     step: int = 0
     suspected: bool = False
+    starts_over: bool = False
     reason: Reason = WORKER_LOST
 
 
@@ -125,6 +130,7 @@ class Service:
         settings: Settings,
         store: Store,
         storage: Storage,
+        waypoints: Waypoints,
         keyring: Keyring,
         now: Callable[[], float],
         rng: random.Random,
@@ -137,6 +143,7 @@ class Service:
         self.on_cancelled: list[Callable[[str], None]] = []
         self._store = store
         self._storage = storage
+        self._waypoints = waypoints
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -145,9 +152,18 @@ class Service:
     async def start(self) -> list[TaskRecord]:
         """Show every unfinished task; returns the running ones, whose workers may be gone."""
         records = await self._store.active()
+        await self._waypoints.load()
         for record in records:
-            self.views.put(record)
+            self._show(record)
         return [record for record in records if record.worker_id is not None]
+
+    def _show(self, record: TaskRecord) -> None:
+        """An unfinished task never shows less than where it can go on from."""
+        kept = self._waypoints.get(record.id)
+        if kept is None or record.state.is_final:
+            self.views.put(record)
+        else:
+            self.views.put(record, step=kept.step, steps=kept.steps)
 
     def stop_accepting(self) -> None:
         """From now on submits are refused and nothing is claimed."""
@@ -218,6 +234,7 @@ class Service:
         view = self.views.put(record)
         for tell in self.on_cancelled:
             tell(task_id)
+        await self._waypoints.forget([task_id])
         logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
         return view
 
@@ -233,19 +250,48 @@ class Service:
         view = self.views.get(record.id) if record.state.is_active else None
         return 0.0 if view is None else view.progress
 
-    async def claim(self, worker_id: str, models: Sequence[str], limit: int) -> list[TaskRecord]:
+    async def claim(
+        self, worker_id: str, models: Sequence[str], limit: int, fingerprints: Mapping[str, str]
+    ) -> list[TaskRecord]:
         """The next tasks in turn for a worker; none while the disk has no room for their pictures."""
         if self._stopping or self._disk.is_low:
             return []
         now = self._now()
         request = ClaimRequest(
-            worker_id=worker_id, models=tuple(models), limit=limit, lease_until=now + self.settings.lease, now=now
+            worker_id=worker_id,
+            models=tuple(models),
+            limit=limit,
+            lease_until=now + self.settings.lease,
+            now=now,
+            fingerprints=fingerprints,
+            strangers_since=now - self.settings.waypoint_patience,
         )
         records = (await self._store.claim_many([request]))[0]
         for record in records:
-            self.views.put(record)
+            self._show(record)
             logger.info("Task claimed", extra={"action": "claimed", "worker": worker_id, **record.log_context})
         return records
+
+    @property
+    def waypoint_interval(self) -> float | None:
+        """How often workers should write down what they draw; None: never."""
+        return self.settings.waypoint_interval if self.settings.waypoint_budget else None
+
+    def has_waypoint(self, task_id: str) -> bool:
+        """Whether the task's drawing was written down."""
+        return self._waypoints.get(task_id) is not None
+
+    async def read_waypoint(self, record: TaskRecord, fingerprints: Mapping[str, str]) -> bytes | None:
+        """What a worker of these fingerprints can go on from; None: it has to start over."""
+        fingerprint = fingerprints.get(record.generation.model, "")
+        return await self._waypoints.read(record.id, record.generation, fingerprint)
+
+    async def keep_waypoint(
+        self, task_id: str, fence: int, generation: Generation, fingerprint: str, data: bytes
+    ) -> None:
+        """Where the drawing stands, for the worker that may have to go on; the disk's last room is for pictures."""
+        if not self._disk.is_low:
+            await self._waypoints.keep(task_id, fence, generation, fingerprint, data)
 
     async def held(self, worker_id: str, claims: Sequence[tuple[str, int]]) -> list[TaskRecord]:
         """Those of a returning worker's claims (task, fence) that still hold."""
@@ -287,6 +333,7 @@ class Service:
             logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})
             return False
         self.views.put(record)
+        await self._waypoints.forget([task_id])
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
         return True
 
@@ -297,6 +344,7 @@ class Service:
         if record is None:
             return False
         self.views.put(record)
+        await self._waypoints.forget([task_id])
         logger.warning("Task failed", extra={"action": "failed", "code": reason.code, **record.log_context})
         return True
 
@@ -305,6 +353,8 @@ class Service:
         if not lost:
             return
         now = self._now()
+        spoilt = (self._waypoints.get(claim.task_id) for claim in lost if claim.starts_over)
+        await self._waypoints.drop([kept for kept in spoilt if kept is not None])
         values = [
             Loss(
                 task_id=claim.task_id, fence=claim.fence, step=claim.step,
@@ -313,10 +363,11 @@ class Service:
             for claim in lost
         ]  # fmt: skip
         suspects = {claim.task_id for claim in lost if claim.suspected}
-        for record in await self._store.release_many(values):
-            if record is not None:
-                self.views.put(record)
-                self._log_release(record, suspected=record.id in suspects)
+        records = [record for record in await self._store.release_many(values) if record is not None]
+        for record in records:
+            self._show(record)
+            self._log_release(record, suspected=record.id in suspects)
+        await self._waypoints.forget([record.id for record in records if record.state.is_final])
         self.queue_changed.fire()
 
     @staticmethod

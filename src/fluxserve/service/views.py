@@ -53,8 +53,8 @@ class Views:
             self._finished.move_to_end(task_id)
         return view
 
-    def put(self, record: TaskRecord) -> View:
-        """Show the task as it is written down."""
+    def put(self, record: TaskRecord, *, step: int = 0, steps: int = 0) -> View:
+        """Show the task as it is written down; if it is unfinished, it goes on from `step`."""
         if record.state.is_final:
             self._active.pop(record.id, None)
             view = _view(record, record)
@@ -63,6 +63,7 @@ class Views:
                 self._finished.popitem(last=False)
             return view
         view = _view(record, None)
+        view.step, view.steps = step, steps
         self._active[record.id] = view
         return view
 

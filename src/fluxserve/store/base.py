@@ -111,13 +111,19 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """Up to `limit` compatible tasks of these models for one worker, leased until `lease_until`."""
+    """Up to `limit` compatible tasks of these models for one worker, leased until `lease_until`.
+
+    A task with a waypoint goes to a worker that draws its model under the waypoint's fingerprint (`fingerprints`), or,
+    if none took it since `strangers_since`, to any.
+    """
 
     worker_id: str
     models: tuple[str, ...]
     limit: int
     lease_until: float
     now: float
+    fingerprints: Mapping[str, str]
+    strangers_since: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +169,27 @@ class Loss:
     step: int
     suspected: bool
     reason: Reason
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWaypoint:
+    """Where a task's drawing was last written down: after `step` of `steps`, in `size` bytes under `object_name`."""
+
+    task_id: str
+    object_name: str
+    fingerprint: str
+    step: int
+    steps: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWaypoint:
+    """A waypoint that is already safe under its name, written under the claim of `fence`."""
+
+    waypoint: KeptWaypoint
+    fence: int
     now: float
 
 
@@ -248,6 +275,15 @@ class Store(Protocol):
 
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
         """Back in the queue, or failed when the task has spoiled its last attempt; None for a stale fence."""
+
+    async def keep_waypoints(self, waypoints: Sequence[NewWaypoint]) -> list[bool]:
+        """Each takes the place of its task's last one; False where the claim was lost. The end of a task ends it."""
+
+    async def drop_waypoints(self, waypoints: Sequence[KeptWaypoint]) -> list[bool]:
+        """Their tasks start over when they are claimed again; False where another one is kept by now."""
+
+    async def waypoints(self) -> list[KeptWaypoint]:
+        """Every waypoint, the oldest first."""
 
     async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
         """Prolong the leases of each worker; how many tasks it holds."""

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from fluxserve import database
-from fluxserve.store import sqlite_accounts, sqlite_lists, sqlite_tasks
+from fluxserve.store import sqlite_accounts, sqlite_lists, sqlite_tasks, sqlite_waypoints
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
     Completion,
     Failure,
+    KeptWaypoint,
     KeyEntry,
     Lease,
     Loss,
     NewKey,
+    NewWaypoint,
     Page,
     PageRequest,
     Picture,
@@ -74,6 +76,18 @@ class SqliteStore:
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
         """Back in the queue, or given up."""
         return await self._writer.run(sqlite_tasks.release_many, losses)
+
+    async def keep_waypoints(self, waypoints: Sequence[NewWaypoint]) -> list[bool]:
+        """Each takes the place of its task's last one; False where the claim was lost."""
+        return await self._writer.run(sqlite_waypoints.keep_many, waypoints)
+
+    async def drop_waypoints(self, waypoints: Sequence[KeptWaypoint]) -> list[bool]:
+        """Their tasks start over; False where another one is kept by now."""
+        return await self._writer.run(sqlite_waypoints.drop_many, waypoints)
+
+    async def waypoints(self) -> list[KeptWaypoint]:
+        """Every waypoint, the oldest first."""
+        return await self._read(sqlite_waypoints.select_all)
 
     async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
         """Prolong the leases of each worker."""

@@ -154,6 +154,11 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "WHERE k.id IS NULL OR k.account_id != t.account_id",
     ),
     (
+        "Task {0}: it is gone or has ended, but its waypoint is kept.",
+        "SELECT w.task_id FROM waypoints w LEFT JOIN tasks t ON t.id = w.task_id WHERE t.id IS NULL "
+        f"OR t.state IN ({_FINAL})",
+    ),
+    (
         "Task {0}: it is gone, but its fields are kept.",
         "SELECT e.task_id FROM extras e LEFT JOIN tasks t ON t.id = e.task_id WHERE t.id IS NULL",
     ),

@@ -13,6 +13,7 @@ import msgspec
 
 from fluxserve.accounts.credits import Move, settled
 from fluxserve.catalogue import Generation
+from fluxserve.store import sqlite_waypoints
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
@@ -64,8 +65,9 @@ INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 INSERT_LEDGER = "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES (?, ?, ?, ?, ?)"
 INSERT_OUTBOX = "INSERT INTO outbox (task_id, state, at) VALUES (?, ?, ?)"
 GIVE_BACK = "UPDATE accounts SET balance = balance + ? WHERE id = ?"
-SELECT_HEAD = """
-    SELECT batch_key, spoiled, turn FROM tasks WHERE state = 'queued' AND model IN ({models})
+SELECT_HEAD = f"""
+    SELECT batch_key, spoiled, turn FROM tasks WHERE state = 'queued' AND model IN ({{models}})
+    AND {sqlite_waypoints.IS_FOR_WORKER}
     ORDER BY turn, seq LIMIT 1
 """
 SELECT_HELD = "SELECT count(*), coalesce(max(spoiled), 0) FROM tasks WHERE worker_id = ? AND state = 'running'"
@@ -74,6 +76,7 @@ CLAIM = f"""
     SET state = 'running', fence = fence + 1, worker_id = ?, lease_until = ?, started_at = coalesce(started_at, ?)
     WHERE state IN ({_states(Event.CLAIMED)}) AND seq IN (
         SELECT seq FROM tasks WHERE state = 'queued' AND batch_key = ? AND (spoiled = 0 OR ? = 1)
+        AND {sqlite_waypoints.IS_FOR_WORKER}
         ORDER BY turn, seq LIMIT ?)
     RETURNING {COLUMNS}, turn, seq
 """
@@ -202,7 +205,8 @@ def claim_many(connection: sqlite3.Connection, requests: Sequence[ClaimRequest])
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRecord]:
     marks = ", ".join("?" * len(request.models))
-    head = connection.execute(SELECT_HEAD.format(models=marks), request.models).fetchone()
+    may_have = (request.strangers_since, _encode(request.fingerprints).decode())
+    head = connection.execute(SELECT_HEAD.format(models=marks), (*request.models, *may_have)).fetchone()
     if head is None or request.limit < 1:
         return []
     batch_key, spoiled, turn = head
@@ -210,10 +214,9 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRe
     held, most_spoiled = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
     if most_spoiled or (suspect and held):  # a worker that dies of one task must not spoil another
         return []
-    rows = connection.execute(
-        CLAIM,
-        (request.worker_id, request.lease_until, request.now, batch_key, int(suspect), 1 if suspect else request.limit),
-    ).fetchall()
+    limit = 1 if suspect else request.limit
+    values = (request.worker_id, request.lease_until, request.now, batch_key, int(suspect), *may_have, limit)
+    rows = connection.execute(CLAIM, values).fetchall()
     rows.sort(key=lambda row: row[-2:])
     # The head's turn and not the last's: a batch may reach far back, and newcomers are not to wait for that.
     connection.execute("UPDATE clock SET turn = max(turn, ?)", (turn,))
@@ -269,11 +272,12 @@ def _cancel(connection: sqlite3.Connection, wish: Cancellation) -> TaskRecord | 
 
 
 def _move(connection: sqlite3.Connection, record: TaskRecord, move: Move, amount: int, now: float) -> None:
-    """The end of a task: its last ledger row, the balance, and its one outbox row."""
+    """The end of a task: its last ledger row, the balance, its one outbox row, and nothing to go on from."""
     connection.execute(INSERT_LEDGER, (record.account_id, record.id, move, amount, now))
     if amount:
         connection.execute(GIVE_BACK, (amount, record.account_id))
     connection.execute(INSERT_OUTBOX, (record.id, record.state, now))
+    connection.execute(sqlite_waypoints.FORGET, (record.id,))
 
 
 def release_many(connection: sqlite3.Connection, losses: Sequence[Loss]) -> list[TaskRecord | None]:
@@ -289,6 +293,7 @@ def _release(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None:
     released = connection.execute(RELEASE, (attempts.spoiled, attempts.best_step, loss.task_id, loss.fence)).fetchone()
     if released is None:
         return None
+    connection.execute(sqlite_waypoints.WAIT, (loss.now, loss.task_id))
     if attempts.is_exhausted:
         return _fail(connection, Failure(task_id=loss.task_id, fence=None, reason=loss.reason, now=loss.now))
     return to_record(released)

@@ -17,17 +17,26 @@ def ref_of(task_id: str, fence: int) -> str:
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """One claim; `outcome` is kept until the server has written it down."""
+    """One claim; `outcome` is kept until the server has written it down.
+
+    `has_moved`: it stands between its first and its last step, and was not written down there.
+    """
 
     assignment: p.Assignment
     admitted_at: float | None = None
     reported_at: float = 0.0
+    saved_at: float = 0.0
+    has_moved: bool = False
     outcome: p.Finished | p.Failed | None = None
 
     @property
     def held(self) -> p.Held:
         """The claim as the protocol names it."""
         return p.Held(task_id=self.assignment.task_id, fence=self.assignment.fence)
+
+    def is_due(self, now: float, interval: float) -> bool:
+        """Whether it should be written down."""
+        return self.has_moved and now - self.saved_at >= interval
 
     @property
     def ref(self) -> str:

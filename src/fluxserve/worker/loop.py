@@ -62,6 +62,7 @@ class Worker:
         self._warming = 0.0
         #: The server's, once it has said them: it is the server that declares a silent worker dead.
         self._heartbeat, self._lease = settings.heartbeat, settings.lease
+        self._waypoint_interval: float | None = None
         self._welcomed = asyncio.Event()
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-engine")
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-encoder")
@@ -140,6 +141,7 @@ class Worker:
                 return
             self._writer = writer
             self._heartbeat, self._lease = welcome.heartbeat, welcome.lease
+            self._waypoint_interval = welcome.waypoint_interval
             self._welcomed.set()
             self._resume(welcome)
             while (message := await p.read_from_server(reader)) is not None:
@@ -155,7 +157,7 @@ class Worker:
             pid=os.getpid(),
             models=self._engine.models,
             engine=type(self._engine).__name__,
-            fingerprint=self._engine.fingerprint,
+            fingerprints=dict(self._engine.fingerprints),
             capacity=self._engine.capacity,
             token=self._token,
             orphan=self._orphan,
@@ -229,7 +231,7 @@ class Worker:
     # Drawing
 
     async def _draw(self) -> None:
-        """1. discard, 2. admit, 3. step, 4. tell; idle until woken."""
+        """1. discard, 2. admit, 3. step, 4. tell, 5. write down; idle until woken."""
         while True:
             self._wake.clear()
             for ref in self._take_discards():
@@ -237,14 +239,35 @@ class Worker:
             for holding in self._take_arrivals():
                 if holding.ref not in self._holdings:  # discarded while others were admitted
                     continue
-                await self._in_engine_thread(partial(self._engine.admit, holding.ref, holding.assignment.generation))
-                holding.admitted_at = time.monotonic()
-                self._report(holding, 0, holding.assignment.generation.steps)
+                assignment = holding.assignment
+                await self._in_engine_thread(
+                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
+                )
+                holding.admitted_at = holding.saved_at = time.monotonic()
+                self._send(
+                    p.Progress(
+                        task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
+                    )
+                )
             if not self._engine.active:
                 await self._wake.wait()
                 continue
             for event in await self._in_engine_thread(self._engine.step):
                 self._tell(event)
+            for holding in self._due():
+                self._write_down(holding, await self._in_engine_thread(partial(self._engine.save, holding.ref)))
+
+    def _due(self) -> list[Holding]:
+        """Those to write down; none while the server still has to take what was sent before."""
+        interval, now = self._waypoint_interval, time.monotonic()
+        if interval is None or self._writer is None or self._writer.transport.get_write_buffer_size():
+            return []
+        return [holding for holding in self._holdings.values() if holding.is_due(now, interval)]
+
+    def _write_down(self, holding: Holding, data: bytes | None) -> None:
+        holding.saved_at, holding.has_moved = time.monotonic(), False
+        if data is not None:
+            self._send(p.Waypoint(task_id=holding.held.task_id, fence=holding.held.fence, data=data))
 
     def _take_discards(self) -> list[str]:
         taken, self._discards = self._discards, []
@@ -262,6 +285,7 @@ class Worker:
             return
         match event:
             case Progressed(step=step, steps=steps):
+                holding.has_moved = step < steps
                 self._report(holding, step, steps)
             case Finished():
                 encoding = asyncio.create_task(self._encode(holding, event))
@@ -271,9 +295,9 @@ class Worker:
                 self._hand_over(holding, holding.failed(error))
 
     def _report(self, holding: Holding, step: int, steps: int) -> None:
-        """Admission, the first and the last step are told at once: they decide whom a death is blamed on."""
+        """The first and the last step are told at once, as admission is: they decide whom a death is blamed on."""
         now = time.monotonic()
-        if 1 < step < steps and now - holding.reported_at < PROGRESS_INTERVAL_S:
+        if step < steps and now - holding.reported_at < PROGRESS_INTERVAL_S:
             return
         holding.reported_at = now
         held = holding.held

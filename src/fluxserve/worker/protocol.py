@@ -3,7 +3,7 @@
     frame = 4 bytes big-endian length, then one msgpack map with a `type`
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
-they come. Progress and Heartbeat keep the lease; Finished and Failed carry the fence of the claim, and the
+they come. Progress, Waypoint and Heartbeat keep the lease; Finished and Failed carry the fence of the claim, and the
 server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
 """
 
@@ -35,14 +35,17 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """Who the worker is. `orphan`: its own server process has ended, it only hands in what it holds."""
+    """Who the worker is. `fingerprints`: by model, equal ones promise equal pixels.
+
+    `orphan`: its own server process has ended, it only hands in what it holds.
+    """
 
     version: int
     worker_id: str
     pid: int
     models: tuple[str, ...]
     engine: str
-    fingerprint: str
+    fingerprints: dict[str, str]
     capacity: int
     token: str = ""
     orphan: bool = False
@@ -52,12 +55,14 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """The worker is in; `kept` are the claims it may go on with, all others are lost.
 
-    It has to be heard every `heartbeat` seconds; silent for `lease` seconds it loses its claims.
+    It has to be heard every `heartbeat` seconds; silent for `lease` seconds it loses its claims. What it draws it
+    writes down every `waypoint_interval` seconds, or, where that is None, never.
     """
 
     heartbeat: float
     lease: float
     kept: tuple[Held, ...]
+    waypoint_interval: float | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -73,11 +78,12 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One claimed task."""
+    """One claimed task, and what the worker may go on from."""
 
     task_id: str
     fence: int
     generation: Generation
+    waypoint: bytes | None = None
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True, tag="tasks"):
@@ -93,6 +99,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     fence: int
     step: int
     steps: int
+
+
+class Waypoint(msgspec.Struct, frozen=True, kw_only=True, tag="waypoint"):
+    """Where the task's drawing stands, as a file that any worker of the same fingerprint can go on from."""
+
+    task_id: str
+    fence: int
+    data: bytes
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
@@ -148,7 +162,7 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Finish what runs, give back what waits, then end."""
 
 
-FromWorker = Hello | Want | Progress | Heartbeat | Finished | Failed | Returned
+FromWorker = Hello | Want | Progress | Waypoint | Heartbeat | Finished | Failed | Returned
 FromServer = Welcome | Refused | Tasks | Settled | Discard | Drain
 
 _encoder = msgspec.msgpack.Encoder()

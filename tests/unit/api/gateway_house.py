@@ -16,6 +16,7 @@ from fluxserve.api.workers import Gateway
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.worker import protocol as p
@@ -33,6 +34,7 @@ class ByHand:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     assigned: list[p.Assignment] = field(default_factory=list)
+    welcome: p.Welcome | None = None
 
     def send(self, message: p.FromWorker) -> None:
         """Say something to the server."""
@@ -69,12 +71,17 @@ class ByHand:
 class GatewayHouse:
     """Everything behind the gateway; the service's clock stands still."""
 
-    def __init__(self, folder: Path, store: SqliteStore) -> None:
+    def __init__(self, folder: Path, store: SqliteStore, waypoint_storage: LocalStorage, *, local: bool) -> None:
         self.store = store
+        self.waypoint_storage = waypoint_storage
+        self._local = local
+        self.settings = Settings(data_dir=folder, min_free_disk=0)
+        waypoints = Waypoints(
+            store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: NOW
+        )
         self.service = Service(
-            settings=Settings(data_dir=folder, min_free_disk=0), store=store,
-            storage=LocalStorage(folder / "pictures"), keyring=Keyring(store, b"pepper"), now=lambda: NOW,
-            rng=random.Random(1),
+            settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
+            keyring=Keyring(store, b"pepper"), now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         self.gateway = Gateway(
             self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None
@@ -88,21 +95,23 @@ class GatewayHouse:
         *,
         capacity: int = 1,
         models: tuple[str, ...] = EVERY_MODEL,
+        fingerprint: str = "f1",
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in."""
         ours, theirs = socket.socketpair()
-        serving = asyncio.create_task(self.gateway.serve_remote(*await asyncio.open_connection(sock=theirs)))
+        serve = self.gateway.serve_local if self._local else self.gateway.serve_remote
+        serving = asyncio.create_task(serve(*await asyncio.open_connection(sock=theirs)))
         self._serving.add(serving)
         worker = ByHand(*await asyncio.open_connection(sock=ours))
         self._workers.append(worker)
         worker.send(
             p.Hello(
-                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprint="none",
-                capacity=capacity, token=TOKEN, held=held,
+                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
+                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, held=held,
             )
         )  # fmt: skip
-        await worker.next(p.Welcome)
+        worker.welcome = await worker.next(p.Welcome)
         return worker
 
     async def submit(self, count: int = 1, *, model: str = "flux-dev") -> list[str]:
@@ -132,9 +141,16 @@ class GatewayHouse:
 
 
 @asynccontextmanager
-async def gateway_house(folder: Path, store_class: type[SqliteStore] = SqliteStore) -> AsyncIterator[GatewayHouse]:
-    """A gateway of this test's own; its books must be in order at the end."""
-    house = GatewayHouse(folder, store_class(folder / "fluxserve.db"))
+async def gateway_house(
+    folder: Path,
+    store_class: type[SqliteStore] = SqliteStore,
+    *,
+    waypoint_storage: LocalStorage | None = None,
+    local: bool = False,
+) -> AsyncIterator[GatewayHouse]:
+    """A gateway of this test's own; its books must be in order at the end. `local`: for workers beside the server."""
+    storage = waypoint_storage or LocalStorage(folder / "waypoints")
+    house = GatewayHouse(folder, store_class(folder / "fluxserve.db"), storage, local=local)
     try:
         yield house
         assert await house.store.fsck() == []

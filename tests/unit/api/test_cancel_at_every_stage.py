@@ -39,9 +39,9 @@ class Watched(FakeEngine):
         self.clock = clock
         self.made: dict[str, int] = {}
 
-    def admit(self, ref: str, generation: Generation) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
         """Take it in."""
-        super().admit(ref, generation)
+        super().admit(ref, generation, waypoint)
         self.made[ref] = 0
 
     def step(self) -> Sequence[Event]:

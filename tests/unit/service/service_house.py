@@ -15,6 +15,7 @@ from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Order, Service
+from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -36,18 +37,23 @@ class House:
         """Open the database and the folder of pictures."""
         self.store = self.open_store(self.folder / "fluxserve.db")
         self.storage = LocalStorage(self.folder / "pictures")
+        self.waypoint_storage = LocalStorage(self.folder / "waypoints")
         self.keyring = Keyring(self.store, b"pepper")
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """A service that remembers nothing, over the same store and pictures."""
+        waypoints = Waypoints(
+            store=self.store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget,
+            now=lambda: self.time,
+        )  # fmt: skip
         self.service = Service(
-            settings=self.settings, store=self.store, storage=self.storage, keyring=self.keyring,
+            settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, keyring=self.keyring,
             now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
-            settings=self.settings, store=self.store, storage=self.storage, views=self.service.views,
-            now=lambda: self.time,
+            settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,
+            views=self.service.views, now=lambda: self.time,
         )  # fmt: skip
 
     async def key(
@@ -75,9 +81,9 @@ class House:
         )  # fmt: skip
         return await self.service.submit(order)
 
-    async def claim(self, worker_id: str = "w1") -> TaskRecord:
+    async def claim(self, worker_id: str = "w1", fingerprint: str = "f1") -> TaskRecord:
         """The next task."""
-        (record,) = await self.service.claim(worker_id, EVERY_MODEL, 1)
+        (record,) = await self.service.claim(worker_id, EVERY_MODEL, 1, dict.fromkeys(EVERY_MODEL, fingerprint))
         return record
 
     async def ready(self, key: ApiKey) -> TaskRecord:

@@ -207,7 +207,7 @@ async def test_a_server_that_stops_takes_and_gives_no_tasks_but_finishes_what_ru
     house.service.stop_accepting()
     with pytest.raises(ShuttingDown):
         await house.submit(key)
-    assert await house.service.claim("w1", EVERY_MODEL, 1) == []
+    assert await house.service.claim("w1", EVERY_MODEL, 1, {}) == []
     assert await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
 
 
@@ -231,7 +231,7 @@ async def test_a_disk_without_room_takes_and_gives_no_tasks(tmp_path: Path) -> N
     key = await house.key()
     with pytest.raises(DiskFull):
         await house.submit(key)
-    assert await house.service.claim("w1", EVERY_MODEL, 1) == []
+    assert await house.service.claim("w1", EVERY_MODEL, 1, {}) == []
     await house.store.close()
 
 
@@ -246,11 +246,11 @@ async def test_a_data_folder_out_of_reach_takes_and_gives_no_tasks_until_it_is_b
     house.time += DISK_CHECK_S
     with pytest.raises(DiskFull):
         await house.submit(key)
-    assert await house.service.claim("w1", EVERY_MODEL, 1) == []
+    assert await house.service.claim("w1", EVERY_MODEL, 1, {}) == []
     away.rename(folder)
     house.time += DISK_CHECK_S
     await house.submit(key)
-    assert len(await house.service.claim("w1", EVERY_MODEL, 2)) == 2
+    assert len(await house.service.claim("w1", EVERY_MODEL, 2, {})) == 2
     await house.store.close()
 
 

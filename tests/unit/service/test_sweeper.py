@@ -66,7 +66,7 @@ async def test_one_sweep_takes_everything_however_much_it_is(house: House) -> No
     key = await house.key()
     for _ in range(BATCH // 100 + 3):
         await asyncio.gather(*[house.submit(key) for _ in range(100)])
-    while records := await house.service.claim("w1", ("flux-dev",), 100):
+    while records := await house.service.claim("w1", ("flux-dev",), 100, {}):
         await asyncio.gather(
             *[house.service.complete(record.id, record.fence, b"p", "jpeg", DRAWN) for record in records]
         )

@@ -146,6 +146,14 @@ DAMAGE = {
         "UPDATE tasks SET key_id = 'nobody' WHERE id = :queued",
         ["Task {queued}: its account or key does not exist."],
     ),
+    "a waypoint of a task that has ended": (
+        "INSERT INTO waypoints VALUES (:ready, 'x', 'f1', 1, 2, 0, 0)",
+        ["Task {ready}: it is gone or has ended, but its waypoint is kept."],
+    ),
+    "a waypoint of a task that is gone": (
+        "INSERT INTO waypoints VALUES ('gone', 'x', 'f1', 1, 2, 0, 0)",
+        ["Task gone: it is gone or has ended, but its waypoint is kept."],
+    ),
     "fields of a task that is gone": (
         "INSERT INTO extras VALUES ('gone', '{}')",
         ["Task gone: it is gone, but its fields are kept."],

@@ -181,7 +181,7 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date_and_lists_it
     tasks = await submitted(newest, entry, count=3)
     await newest.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript("DROP INDEX tasks_of_account; PRAGMA user_version = 1;")
+        connection.executescript("DROP TABLE waypoints; DROP INDEX tasks_of_account; PRAGMA user_version = 1;")
 
     store = SqliteStore(path)
 

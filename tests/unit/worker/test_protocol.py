@@ -18,12 +18,14 @@ from fluxserve.worker import protocol as p
 HELD = (p.Held(task_id="t1", fence=1), p.Held(task_id="t2", fence=2**40))
 FROM_WORKER: list[p.FromWorker] = [
     p.Hello(
-        version=p.VERSION, worker_id="w1", pid=4711, models=("flux-dev",), engine="fake", fingerprint="f", capacity=8,
-        token="secret", orphan=True, held=HELD,
+        version=p.VERSION, worker_id="w1", pid=4711, models=("flux-dev",), engine="fake", capacity=8,
+        fingerprints={"flux-dev": "f", "flux-schnell": ""}, token="secret", orphan=True, held=HELD,
     ),
-    p.Hello(version=1, worker_id="w", pid=1, models=(), engine="fake", fingerprint="", capacity=0),
+    p.Hello(version=1, worker_id="w", pid=1, models=(), engine="fake", fingerprints={}, capacity=0),
     p.Want(count=3),
     p.Progress(task_id="t1", fence=2, step=3, steps=28),
+    p.Waypoint(task_id="t1", fence=2, data=bytes(range(256)) * 100),
+    p.Waypoint(task_id="t1", fence=2, data=b""),
     p.Heartbeat(held=HELD),
     p.Heartbeat(held=()),
     p.Finished(
@@ -35,11 +37,12 @@ FROM_WORKER: list[p.FromWorker] = [
 ]  # fmt: skip
 FROM_SERVER: list[p.FromServer] = [
     p.Welcome(heartbeat=5.0, lease=30.0, kept=HELD),
+    p.Welcome(heartbeat=5.0, lease=30.0, kept=(), waypoint_interval=0.0),
     p.Refused(reason="The worker token is wrong."),
     p.Tasks(
         assignments=(
             p.Assignment(task_id="t1", fence=1, generation=generation(seed=2**64 - 1, prompt="\u2028 🍎\x00")),
-            p.Assignment(task_id="t2", fence=1, generation=generation(size=Size(3136, 1344))),
+            p.Assignment(task_id="t2", fence=1, generation=generation(size=Size(3136, 1344)), waypoint=b"\0\xff"),
         )
     ),
     p.Tasks(assignments=()),
