@@ -117,7 +117,7 @@ def test_a_second_engine_draws_the_same_pixels(settings_for: Callable[..., Setti
         engine.warm()
     one, other = (finish_all(engine, {0: WANTED}) for engine in engines)
     assert one == other
-    assert engines[0].fingerprint == engines[1].fingerprint
+    assert engines[0].fingerprints == engines[1].fingerprints
 
 
 class Watched:

@@ -166,7 +166,8 @@ def test_each_model_is_drawn_by_the_weights_it_is_mapped_to(engine: DiffusionEng
     dev, pro = finish(engine, APPLE), finish(engine, replace(APPLE, model="flux-pro"))
     assert (dev.drawn_by, pro.drawn_by) == ("tiny-dev", "fluxserve-mini")
     assert dev.facts["fingerprint"] != pro.facts["fingerprint"]
-    assert engine.fingerprint == "+".join(sorted([str(dev.facts["fingerprint"]), str(pro.facts["fingerprint"])]))
+    assert engine.fingerprints["flux-dev"] == dev.facts["fingerprint"]
+    assert engine.fingerprints["flux-pro"] == pro.facts["fingerprint"]
 
 
 @pytest.mark.parametrize("prompt", ["", "\ud800 half a surrogate", "word " * 2000, "日本語 🍎", "\x00"])

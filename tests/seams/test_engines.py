@@ -149,5 +149,7 @@ def test_a_ref_can_be_used_again(engine: Engine) -> None:
 @pytest.mark.parametrize("name", ["fake", "diffusion"])
 def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(name: EngineChoice) -> None:
     one, other = make(name), make(name)
-    assert one.fingerprint == other.fingerprint != ""
+    assert one.fingerprints == other.fingerprints
+    assert set(one.fingerprints) == set(one.models)
+    assert finish(one, APPLE).facts["fingerprint"] == one.fingerprints[APPLE.model]
     assert finish(one, APPLE) == finish(other, APPLE)

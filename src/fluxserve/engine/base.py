@@ -63,8 +63,8 @@ class Engine(Protocol):
         """Public names of the models this engine can draw."""
 
     @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints promise equal pixels."""
+    def fingerprints(self) -> Mapping[str, str]:
+        """By model, what decides its pixels, as one word: equal fingerprints promise equal pixels."""
 
     @property
     def capacity(self) -> int:

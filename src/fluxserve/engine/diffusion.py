@@ -8,7 +8,7 @@ What it does not know: tasks, files, the formulas (sampling), the networks (netw
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -52,9 +52,9 @@ class DiffusionEngine:
         return tuple(MODELS)
 
     @property
-    def fingerprint(self) -> str:
-        """The fingerprints of all loaded checkpoints; empty before `warm`."""
-        return "+".join(sorted({drawer.fingerprint for drawer in self._drawers.values()}))
+    def fingerprints(self) -> Mapping[str, str]:
+        """Those of the loaded checkpoints; empty before `warm`."""
+        return {model: drawer.fingerprint for model, drawer in self._drawers.items()}
 
     @property
     def capacity(self) -> int:

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -34,6 +34,7 @@ from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory
 from fluxserve.settings import Settings
 
 DRAWN_BY = "fluxserve-fake"
+FINGERPRINT = f"fake-{__version__}"
 CAPACITY = 8
 #: Exit status of a process that a prompt told to crash.
 CRASH_STATUS = 70
@@ -80,9 +81,9 @@ class FakeEngine:
         return tuple(MODELS)
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprints(self) -> Mapping[str, str]:
         """The pictures depend on the code alone."""
-        return f"fake-{__version__}"
+        return dict.fromkeys(MODELS, FINGERPRINT)
 
     @property
     def capacity(self) -> int:
@@ -170,7 +171,7 @@ class FakeEngine:
             "pixels_sha256": pixels_of.sha256(drawn),
             "drawn_at": str(generation.size),
             "steps": generation.steps,
-            "fingerprint": self.fingerprint,
+            "fingerprint": FINGERPRINT,
         }
         return Finished(ref=ref, pixels=drawn, drawn_by=DRAWN_BY, facts=facts)
 

@@ -155,7 +155,7 @@ class Worker:
             pid=os.getpid(),
             models=self._engine.models,
             engine=type(self._engine).__name__,
-            fingerprint=self._engine.fingerprint,
+            fingerprints=dict(self._engine.fingerprints),
             capacity=self._engine.capacity,
             token=self._token,
             orphan=self._orphan,

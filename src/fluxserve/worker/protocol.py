@@ -35,14 +35,17 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """Who the worker is. `orphan`: its own server process has ended, it only hands in what it holds."""
+    """Who the worker is. `orphan`: its own server process has ended, it only hands in what it holds.
+
+    `fingerprints`: by model, the word for everything that decides its pixels.
+    """
 
     version: int
     worker_id: str
     pid: int
     models: tuple[str, ...]
     engine: str
-    fingerprint: str
+    fingerprints: dict[str, str]
     capacity: int
     token: str = ""
     orphan: bool = False

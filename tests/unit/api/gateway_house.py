@@ -98,7 +98,7 @@ class GatewayHouse:
         self._workers.append(worker)
         worker.send(
             p.Hello(
-                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprint="none",
+                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprints=dict.fromkeys(models, "none"),
                 capacity=capacity, token=TOKEN, held=held,
             )
         )  # fmt: skip
