@@ -128,6 +128,11 @@ class Settings(BaseSettings):
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")
     picture_retention: int = Field(3600, ge=1, description="Pictures are deleted this long after they were drawn.")
     task_retention: int = Field(86_400, ge=1, description="Finished tasks can be polled this long.")
+    result_cache: int = Field(
+        2**30,
+        ge=0,
+        description="Bytes of pictures that answer equal requests of their account undrawn; 0: each request is drawn.",
+    )
     sweep_interval: float = Field(60.0, gt=0, description="Time between two sweeps of what is past its retention.")
 
     @classmethod

@@ -36,6 +36,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.settings import EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
 
@@ -114,8 +115,10 @@ class Server:
         settings = self._settings
         storage = LocalStorage(settings.data_dir / "results")
         service = Service(
-            settings=settings, store=store, storage=storage, keyring=keyring, now=time.time, rng=random.SystemRandom()
-        )
+            settings=settings, store=store, storage=storage, keyring=keyring,
+            sharing=Sharing(secret=secrets.pepper, budget=settings.result_cache), now=time.time,
+            rng=random.SystemRandom(),
+        )  # fmt: skip
         fleet = LocalFleet(
             settings,
             server=f"unix:{folder / 'worker.sock'}",

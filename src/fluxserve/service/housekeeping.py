@@ -55,9 +55,10 @@ class Sweeper:
     async def _sweep_pictures(self, finished_before: float) -> int:
         count = 0
         while pictures := await self._store.old_pictures(finished_before, BATCH):
-            for picture in pictures:
-                await asyncio.to_thread(self._storage.delete, picture.object_name)
-            await self._store.forget_pictures(pictures)
+            unheld = await self._store.forget_pictures(pictures)
+            for picture, is_unheld in zip(pictures, unheld, strict=True):
+                if is_unheld:  # a picture that another task holds too stays for that one's time
+                    await asyncio.to_thread(self._storage.delete, picture.object_name)
             count += len(pictures)
         return count
 

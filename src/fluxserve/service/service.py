@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import shutil
 import uuid
@@ -26,6 +27,7 @@ from fluxserve.errors import (
     TooManyActiveTasks,
 )
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
@@ -36,6 +38,7 @@ from fluxserve.store.base import (
     Failure,
     Lease,
     Loss,
+    Offer,
     PageRequest,
     Reason,
     Store,
@@ -43,6 +46,7 @@ from fluxserve.store.base import (
     TaskRecord,
     Verdict,
 )
+from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
 DISK_CHECK_S = 1.0
@@ -126,6 +130,7 @@ class Service:
         store: Store,
         storage: Storage,
         keyring: Keyring,
+        sharing: Sharing,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -137,6 +142,7 @@ class Service:
         self.on_cancelled: list[Callable[[str], None]] = []
         self._store = store
         self._storage = storage
+        self._sharing = sharing
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -144,10 +150,33 @@ class Service:
 
     async def start(self) -> list[TaskRecord]:
         """Show every unfinished task; returns the running ones, whose workers may be gone."""
+        await self._forget_lost_pictures()
         records = await self._store.active()
         for record in records:
             self.views.put(record)
         return [record for record in records if record.worker_id is not None]
+
+    async def _forget_lost_pictures(self) -> None:
+        """Answer no request with a picture that is gone: the database may be older than the folder of pictures."""
+        cached = await self._store.cached_objects()
+        stored = await asyncio.to_thread(lambda: set(self._storage.names_older_than(math.inf))) if cached else set()
+        await self._store.forget_cached([name for name in cached if name not in stored])
+
+    async def welcome(self, worker_id: str, fingerprints: Mapping[str, str]) -> None:
+        """A worker draws these models from now on. What waits and was drawn so before is answered at once."""
+        now = self._now()
+        offers = [
+            Offer(model=model, fingerprints=(fingerprint,), now=now)
+            for model, fingerprint in fingerprints.items()
+            if fingerprint not in self._sharing.fingerprints(model)
+        ]
+        for record in [record for answered in await self._store.answer_many(offers) for record in answered]:
+            self._show(record)
+        self._sharing.arrive(worker_id, fingerprints)
+
+    def part(self, worker_id: str) -> None:
+        """The worker is gone."""
+        self._sharing.leave(worker_id)
 
     def stop_accepting(self) -> None:
         """From now on submits are refused and nothing is claimed."""
@@ -159,6 +188,7 @@ class Service:
         now = self._now()
         self.keyring.spend_request(order.key, now)
         resolved = resolve(order.spec, order.values, ignored=order.ignored, rng=self._rng)
+        recipe = self._sharing.recipe(order.key.account_id, resolved.generation)
         submission = Submission(
             id=str(uuid.uuid4()),
             account_id=order.key.account_id,
@@ -172,6 +202,9 @@ class Service:
             webhook_secret=_text(order.values.get("webhook_secret")),
             idempotency_key=order.idempotency_key,
             request_hash=order.request_hash,
+            recipe=recipe,
+            repeatable=recipe is not None and order.values.get("seed") is not None,
+            fingerprints=self._sharing.fingerprints(order.spec.name),
             cost=resolved.cost,
             max_active=order.key.max_active,
             now=now,
@@ -180,10 +213,22 @@ class Service:
         if submitted.record is None:
             raise _refusal(submitted.verdict, order.key)
         if submitted.verdict is Verdict.ACCEPTED:
-            self.views.put(submitted.record)
-            self.queue_changed.fire()
             logger.info("Task accepted", extra={"action": "accepted", **submitted.record.log_context})
+            self._show(submitted.record)
         return submitted.record
+
+    def _show(self, record: TaskRecord) -> View:
+        """Show a task as it is written down, and what its change did to those that followed it."""
+        view = self.views.put(record)
+        for follower in record.followers:
+            self._show(follower)
+            if follower.state is State.QUEUED:
+                logger.info("Task takes an equal one's place", extra={"action": "promoted", **follower.log_context})
+        if record.state is State.QUEUED:
+            self.queue_changed.fire()
+        if record.is_answered:
+            logger.info("Task answered", extra={"action": "answered", **record.log_context})
+        return view
 
     def _check_gates(self) -> None:
         if self._stopping:
@@ -215,7 +260,7 @@ class Service:
         record = (await self._store.cancel_many([cancellation]))[0]
         if record is None:  # it ended meanwhile
             return await self.look(task_id)
-        view = self.views.put(record)
+        view = self._show(record)
         for tell in self.on_cancelled:
             tell(task_id)
         logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
@@ -273,8 +318,9 @@ class Service:
         """
         object_name = new_object_name(suffix)
         completion = Completion(
-            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None, now=self._now()
-        )
+            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None,
+            kept=self._sharing.kept(len(picture), drawn), now=self._now(),
+        )  # fmt: skip
         try:
             await asyncio.to_thread(self._storage.put, object_name, picture)
             record = (await self._store.complete_many([completion]))[0]
@@ -286,7 +332,7 @@ class Service:
             await asyncio.to_thread(self._storage.delete, object_name)
             logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})
             return False
-        self.views.put(record)
+        self._show(record)
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
         return True
 
@@ -296,7 +342,7 @@ class Service:
         record = (await self._store.fail_many([failure]))[0]
         if record is None:
             return False
-        self.views.put(record)
+        self._show(record)
         logger.warning("Task failed", extra={"action": "failed", "code": reason.code, **record.log_context})
         return True
 
@@ -315,9 +361,8 @@ class Service:
         suspects = {claim.task_id for claim in lost if claim.suspected}
         for record in await self._store.release_many(values):
             if record is not None:
-                self.views.put(record)
+                self._show(record)
                 self._log_release(record, suspected=record.id in suspects)
-        self.queue_changed.fire()
 
     @staticmethod
     def _log_release(record: TaskRecord, *, suspected: bool) -> None:

@@ -16,6 +16,7 @@ from fluxserve.api.workers import Gateway
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.worker import protocol as p
@@ -73,8 +74,8 @@ class GatewayHouse:
         self.store = store
         self.service = Service(
             settings=Settings(data_dir=folder, min_free_disk=0), store=store,
-            storage=LocalStorage(folder / "pictures"), keyring=Keyring(store, b"pepper"), now=lambda: NOW,
-            rng=random.Random(1),
+            storage=LocalStorage(folder / "pictures"), keyring=Keyring(store, b"pepper"),
+            sharing=Sharing(secret=b"pepper", budget=2**20), now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         self.gateway = Gateway(
             self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None
@@ -98,8 +99,8 @@ class GatewayHouse:
         self._workers.append(worker)
         worker.send(
             p.Hello(
-                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none", fingerprints=dict.fromkeys(models, "none"),
-                capacity=capacity, token=TOKEN, held=held,
+                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
+                fingerprints=dict.fromkeys(models, "none"), capacity=capacity, token=TOKEN, held=held,
             )
         )  # fmt: skip
         await worker.next(p.Welcome)
