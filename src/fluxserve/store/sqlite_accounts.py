@@ -160,8 +160,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "AND l.state IN ('queued', 'running'))",
     ),
     (
-        "Task {0}: its picture is held by a task of another request, too.",
-        "SELECT max(id) FROM tasks WHERE object_name IS NOT NULL GROUP BY object_name HAVING count(*) > 1 "
+        "Picture {0}: tasks of different requests hold it.",
+        "SELECT object_name FROM tasks WHERE object_name IS NOT NULL GROUP BY object_name HAVING count(*) > 1 "
         "AND (count(recipe) < count(*) OR count(DISTINCT recipe) > 1 OR count(DISTINCT account_id) > 1)",
     ),
     (

@@ -89,6 +89,8 @@ class GatewayHouse:
         *,
         capacity: int = 1,
         models: tuple[str, ...] = EVERY_MODEL,
+        fingerprint: str = "none",
+        orphan: bool = False,
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in."""
@@ -100,7 +102,8 @@ class GatewayHouse:
         worker.send(
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
-                fingerprints=dict.fromkeys(models, "none"), capacity=capacity, token=TOKEN, held=held,
+                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, orphan=orphan,
+                held=held,
             )
         )  # fmt: skip
         await worker.next(p.Welcome)
