@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import random
@@ -170,9 +171,15 @@ class Service:
             for model, fingerprint in fingerprints.items()
             if fingerprint not in self._sharing.fingerprints(model)
         ]
-        for record in [record for answered in await self._store.answer_many(offers) for record in answered]:
-            self._show(record)
+        # First of all: whatever is submitted from here on is answered by itself, and what came before by the offers.
         self._sharing.arrive(worker_id, fingerprints)
+        try:
+            answered = await self._store.answer_many(offers)
+        except FluxserveError:
+            self._sharing.leave(worker_id)
+            raise
+        for record in itertools.chain.from_iterable(answered):
+            self._show(record)
 
     def part(self, worker_id: str) -> None:
         """The worker is gone."""

@@ -34,7 +34,7 @@ class Found:
     drawn: Drawn
 
 
-def find(connection: sqlite3.Connection, recipe: bytes, fingerprints: Sequence[str], now: float) -> Found | None:
+def find(connection: sqlite3.Connection, recipe: bytes | None, fingerprints: Sequence[str], now: float) -> Found | None:
     """The picture that one of `fingerprints` would draw for the recipe, used now."""
     row = connection.execute(SELECT_ENTRY, (recipe,)).fetchone()
     if row is None or row[0] not in fingerprints:

@@ -47,15 +47,11 @@ class Leader:
 
 def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | None:
     """The picture of an equal request that was drawn before."""
-    if new.recipe is None or not new.repeatable:
-        return None
     return sqlite_cache.find(connection, new.recipe, new.fingerprints, new.now)
 
 
 def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | None:
     """An equal task that waits or is drawn."""
-    if new.recipe is None or not new.repeatable:
-        return None
     row = connection.execute(SELECT_LEADER, (new.recipe,)).fetchone()
     return None if row is None else Leader(id=row[0], turn=row[1])
 

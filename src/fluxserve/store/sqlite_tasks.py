@@ -106,14 +106,14 @@ def _submit(connection: sqlite3.Connection, new: Submission, clock: float, turns
             same = earlier[-1] == new.request_hash
             verdict = Verdict.REPLAYED if same else Verdict.CONFLICT
             return Submitted(verdict=verdict, record=to_record(earlier) if same else None)
-    found = sqlite_sharing.find_picture(connection, new)
+    found = sqlite_sharing.find_picture(connection, new) if new.repeatable else None
     if new.max_active is not None and found is None:
         (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
         if active >= new.max_active:
             return Submitted(verdict=Verdict.TOO_MANY_ACTIVE, record=None)
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
-    leader = sqlite_sharing.find_leader(connection, new) if found is None else None
+    leader = sqlite_sharing.find_leader(connection, new) if new.repeatable and found is None else None
     turn = clock if found is not None else _take_turn(connection, new, leader, clock, turns)
     # One that is answered is never queued, so that no worker and no equal task ever sees it waiting.
     state = State.QUEUED if found is None and leader is None else State.FOLLOWING
