@@ -51,6 +51,7 @@ from fluxserve.tasks.task import (
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
 WORKERS = ("w1", "w2", "w3")
+GRANT, COST = 10**9, 1000
 FINGERPRINTS = ("f1", "f2")
 STEPS_PER_RUN = 40
 
@@ -189,12 +190,15 @@ class TaskMachine(RuleBasedStateMachine):
         self.run = self.runner.run
         self.path = Path(self.folder.name) / "fluxserve.db"
         self.store = SqliteStore(self.path)
-        self.keys = [self.run(self.store.create_key(new_key(account=name))) for name in ("alice", "bob", "bob")]
+        self.keys = [
+            self.run(self.store.create_key(new_key(account=name, credits_=GRANT))) for name in ("alice", "bob", "bob")
+        ]
         self.last_turn = [0.0, 0.0, 0.0]
         self.clock = 0.0
         self.now = NOW
         self.tasks: list[Expected] = []
         self.cache: dict[bytes, Cached] = {}
+        self.spent = 0
         self.steps = 0
 
     def teardown(self) -> None:
@@ -238,6 +242,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     def is_without(self, task: Expected, state: State) -> list[str]:
         """The task ended without a picture, and its first follower takes its place; that one's id."""
+        self.spent -= COST
         heirs = self.followers(task.recipe)[:1] if task.leads else []
         task.ends(state)
         task.finished_at = self.now
@@ -303,6 +308,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     def accept(self, task: Expected, fingerprints: set[str]) -> None:
         """Answered at once, or behind an equal task, or in the queue at the key's next turn."""
+        self.spent += COST
         if self.is_answered(task, tuple(fingerprints)):
             return
         leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
@@ -540,8 +546,10 @@ class TaskMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_in_order(self) -> None:
-        """Looked at every few steps: it reads everything."""
+        """Each task is paid for once, or not at all; the invariants are looked at every few steps."""
         self.steps += 1
+        balances = {entry.account_name: entry.balance for entry in self.run(self.store.keys())}
+        assert sum(balance or 0 for balance in balances.values()) == 3 * GRANT - self.spent
         if self.steps % 8 == 0:
             assert self.run(self.store.fsck()) == []
 

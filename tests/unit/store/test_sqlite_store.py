@@ -26,7 +26,7 @@ from builders import (
 )
 from fluxserve import database
 from fluxserve.errors import DatabaseDamaged, DatabaseTooNew
-from fluxserve.store import sqlite_lists
+from fluxserve.store import sqlite_cache, sqlite_lists, sqlite_sharing
 from fluxserve.store.base import KeyEntry, PageRequest, Store
 from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
 from fluxserve.tasks.task import State
@@ -215,6 +215,27 @@ def test_a_page_walks_along_an_index_and_sorts_no_more_than_it_answers(path: Pat
     on_tasks = [step for step in plan if (" tasks" in step and "tasks_of" in step) or step.startswith("SCAN tasks")]
     assert on_tasks == [walk] * len(states)
     assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)" in plan
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        sqlite_sharing.SELECT_LEADER,
+        sqlite_sharing.SELECT_FOLLOWERS,
+        sqlite_sharing.MOVE_LEADER,
+        sqlite_sharing.MOVE_FOLLOWERS,
+        sqlite_cache.SELECT_ENTRY,
+        sqlite_cache.SELECT_HOLDER,
+        sqlite_cache.DELETE_ENTRY_OF,
+    ],
+)
+def test_equal_requests_are_found_along_an_index(path: Path, query: str) -> None:
+    asyncio.run(SqliteStore(path).close())
+    reader = database.open_reader(path)
+    plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
+    reader.close()
+    assert plan
+    assert all(step.startswith("SEARCH") for step in plan)
 
 
 def test_a_damaged_database_stops_the_start(path: Path) -> None:
