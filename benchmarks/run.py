@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import random
+import secrets
 import socket
 import statistics
 import subprocess
@@ -183,16 +184,16 @@ def _both(tally: load.Tally) -> str:
 def store() -> None:
     """Durable submits a second of the store alone, without HTTP, beside the same statements in a plain loop."""
     rows = []
-    for keys in (False, True):
+    for unlike in ("nothing", "a seed", "an Idempotency-Key"):
         for callers in (1, 16, 64, 256):
             total = 500 if callers == 1 else 20_000
-            rates = [uvloop.run(_submits_per_second(callers, total, keys=keys)) for _ in range(ROUNDS)]
-            floors = [_loop_per_second(callers, total, keys=keys) for _ in range(ROUNDS)]
+            rates = [uvloop.run(_submits_per_second(callers, total, unlike)) for _ in range(ROUNDS)]
+            floors = [_loop_per_second(callers, total, unlike) for _ in range(ROUNDS)]
             rate, bare = statistics.median(rates), statistics.median(floors)
-            rows.append(["yes" if keys else "no", str(callers), f"{rate:,.0f}", f"{bare:,.0f}", f"{rate / bare:.0%}"])
+            rows.append([unlike, str(callers), f"{rate:,.0f}", f"{bare:,.0f}", f"{rate / bare:.0%}"])
     table(
         "The store alone: task, reservation, ledger (medians of 3 rounds; floor: one thread, groups of that size)",
-        ["idempotency keys", "callers", "durable submits per second", "floor per second", "of the floor"],
+        ["asked for with", "callers", "durable submits per second", "floor per second", "of the floor"],
         rows,
     )
 
@@ -203,25 +204,26 @@ NEW_KEY = NewKey(
 )  # fmt: skip
 
 
-def _submissions(account_id: str, count: int, *, keys: bool) -> list[Submission]:
+def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
     order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=random.Random(0))
     return [
         Submission(
             id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, extras={},
             warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
-            idempotency_key=str(uuid.uuid4()) if keys else None, request_hash=b"x", cost=order.cost, max_active=None,
-            now=0.0,
+            idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
+            recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
+            cost=order.cost, max_active=None, now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip
 
 
-def _loop_per_second(group: int, total: int, *, keys: bool) -> float:
+def _loop_per_second(group: int, total: int, unlike: str) -> float:
     with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
         connection = database.open_writer(Path(folder) / "fluxserve.db")
         database.migrate(connection, MIGRATIONS)
         (entry,) = create_keys(connection, [NEW_KEY])
-        work = [_submissions(entry.key.account_id, group, keys=keys) for _ in range(total // group)]
+        work = [_submissions(entry.key.account_id, group, unlike) for _ in range(total // group)]
         began = time.perf_counter()
         for submissions in work:
             connection.execute("BEGIN IMMEDIATE")
@@ -232,7 +234,7 @@ def _loop_per_second(group: int, total: int, *, keys: bool) -> float:
     return total // group * group / seconds
 
 
-async def _submits_per_second(callers: int, total: int, *, keys: bool) -> float:
+async def _submits_per_second(callers: int, total: int, unlike: str) -> float:
     with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
         store = SqliteStore(Path(folder) / "fluxserve.db")
         entry = await store.create_key(NEW_KEY)
@@ -242,7 +244,7 @@ async def _submits_per_second(callers: int, total: int, *, keys: bool) -> float:
                 (submitted,) = await store.submit_many([one])
                 assert submitted.verdict is Verdict.ACCEPTED
 
-        work = [_submissions(entry.key.account_id, total // callers, keys=keys) for _ in range(callers)]
+        work = [_submissions(entry.key.account_id, total // callers, unlike) for _ in range(callers)]
         began = time.perf_counter()
         await asyncio.gather(*map(caller, work))
         seconds = time.perf_counter() - began
@@ -315,7 +317,7 @@ def _encoding_ms(size: int) -> float:
 def mini() -> None:
     """The embedded model through the whole server: one alone, and one while another is being drawn."""
     rows = []
-    with machine.server(core=None, settings={"FLUXSERVE_ENGINE": "diffusion"}) as server:
+    with machine.server(core=None, settings={"FLUXSERVE_ENGINE": "diffusion", "FLUXSERVE_RESULT_CACHE": "0"}) as server:
         machine.wait_until_ready(server.port)
         with httpx.Client(headers={"x-key": server.key}, timeout=60) as client:
             for width, height in ((320, 256), (1024, 768)):

@@ -15,6 +15,7 @@ from fluxserve.store.base import (
     Completion,
     Drawn,
     Failure,
+    Kept,
     KeptWaypoint,
     KeyEntry,
     Loss,
@@ -86,11 +87,13 @@ def submission(
     cost: int = 1000,
     idempotency_key: str | None = None,
     request_hash: bytes = b"the same request",
+    recipe: bytes | None = None,
+    fingerprints: tuple[str, ...] = (),
     max_active: int | None = None,
     extras: Mapping[str, object] | None = None,
     now: float = NOW,
 ) -> Submission:
-    """A request of `entry`'s key."""
+    """A request of `entry`'s key; with a `recipe` its seed was asked for."""
     return Submission(
         id=task_id or str(uuid.uuid4()),
         account_id=entry.key.account_id,
@@ -104,6 +107,9 @@ def submission(
         webhook_secret="hush",
         idempotency_key=idempotency_key,
         request_hash=request_hash,
+        recipe=recipe,
+        repeatable=recipe is not None,
+        fingerprints=fingerprints,
         cost=cost,
         max_active=max_active,
         now=now,
@@ -147,7 +153,13 @@ def new_waypoint(
 
 
 def completion(
-    task: TaskRecord, *, fence: int | None = None, used: int | None = None, object_name: str = "", now: float = NOW
+    task: TaskRecord,
+    *,
+    fence: int | None = None,
+    used: int | None = None,
+    object_name: str = "",
+    kept: Kept | None = None,
+    now: float = NOW,
 ) -> Completion:
     """`task` was drawn; `fence` None: under the claim that the record shows."""
     return Completion(
@@ -156,6 +168,7 @@ def completion(
         object_name=object_name or f"{task.id}-{task.fence}.jpeg",
         drawn=DRAWN,
         used=used,
+        kept=kept,
         now=now,
     )
 

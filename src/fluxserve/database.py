@@ -35,7 +35,7 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step of the schema; `number` counts from 1 without gaps."""
+    """One numbered step of the schema; numbers rise, and may leave some out."""
 
     number: int
     name: str
@@ -109,7 +109,9 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
             f"The database has schema version {version}, this fluxserve knows {newest}: "
             "start the newer fluxserve, or restore a backup made by this version."
         )
-    for migration in migrations[version:]:
+    for migration in migrations:
+        if migration.number <= version:
+            continue
         script = f"BEGIN IMMEDIATE;\n{migration.sql}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
         try:
             connection.executescript(script)

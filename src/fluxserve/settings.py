@@ -135,8 +135,13 @@ class Settings(BaseSettings):
     max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
     min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")
-    picture_retention: int = Field(3600, ge=1, description="Pictures are deleted this long after they were drawn.")
+    picture_retention: int = Field(3600, ge=1, description="A task's picture is deleted this long after its end.")
     task_retention: int = Field(86_400, ge=1, description="Finished tasks can be polled this long.")
+    result_cache: int = Field(
+        2**30,
+        ge=0,
+        description="Most bytes of pictures that answer equal requests of their account; 0: each request is drawn.",
+    )
     sweep_interval: float = Field(60.0, gt=0, description="Time between two sweeps of what is past its retention.")
 
     @classmethod

@@ -24,6 +24,7 @@ from fluxserve.engine.pixels import encode
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import Drawn, Reason, TaskRecord
@@ -56,8 +57,8 @@ class Server:
             now=lambda: self.now,
         )  # fmt: skip
         self.service = Service(
-            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints,
-            keyring=self.keyring, now=lambda: self.now, rng=random.Random(1),
+            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, keyring=self.keyring,
+            sharing=Sharing(secret=bytes(32), budget=settings.result_cache), now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),

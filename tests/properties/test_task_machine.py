@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ from builders import (
     submission,
 )
 from fluxserve.catalogue import Generation, Size
-from fluxserve.store.base import Cancellation, Failure, Lease, PageRequest, TaskRecord
+from fluxserve.store.base import Cancellation, Failure, Kept, Lease, Offer, PageRequest, Picture, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import (
     ACTIVE,
@@ -53,6 +54,7 @@ from fluxserve.tasks.task import (
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
 WORKERS = ("w1", "w2", "w3")
+GRANT, COST = 10**9, 1000
 FINGERPRINTS = ("f1", "f2")
 STEPS_PER_RUN = 40
 
@@ -80,14 +82,19 @@ def test_sources_and_targets_are_the_same_table(event: Event) -> None:
     assert {state for state in State if target(state, event) is not None} == set(sources(event))
 
 
-def test_every_state_but_the_first_two_is_reached_by_some_event() -> None:
-    assert set(TRANSITIONS.values()) == set(State) - {State.PREPARING}
+def test_every_state_is_reached_by_some_event_but_those_in_which_a_task_only_begins() -> None:
+    assert set(TRANSITIONS.values()) == set(State) - {State.PREPARING, State.FOLLOWING}
 
 
 def test_only_a_running_task_is_drawn_or_lost() -> None:
     for event in (Event.FINISHED, Event.RELEASED, Event.CONTENT_REFUSED):
         assert sources(event) == (State.RUNNING,)
     assert sources(Event.CLAIMED) == (State.QUEUED,)
+
+
+def test_a_task_that_is_drawn_gets_no_picture_of_another_and_only_a_follower_is_promoted() -> None:
+    assert State.RUNNING not in sources(Event.ANSWERED)
+    assert sources(Event.PROMOTED) == (State.FOLLOWING,)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=100))
@@ -126,6 +133,15 @@ class Expected:
     lease_until: float | None = None
     waypoint: tuple[int, str] | None = None
     waits_since: float = 0.0
+    recipe: bytes | None = None
+    repeatable: bool = False
+    object_name: str | None = None
+    finished_at: float | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Equal tasks may follow it."""
+        return self.repeatable and self.state in (State.QUEUED, State.RUNNING)
 
     def hold(self, worker_id: str | None, until: float | None) -> None:
         """Who has the task, and until when."""
@@ -143,6 +159,36 @@ class Expected:
         return self.waypoint is None or self.waypoint[1] == fingerprint or self.waits_since <= now - PATIENCE_S
 
 
+@dataclass
+class Cached:
+    """A picture that answers a recipe."""
+
+    fingerprint: str
+    object_name: str
+    size: int
+    used_at: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One request: what to draw, and which equal ones it may have something to do with."""
+
+    drawing: Generation
+    recipe: bytes | None
+    repeatable: bool
+
+
+WISHES = st.builds(
+    Wish,
+    drawing=st.sampled_from(DRAWINGS),
+    recipe=st.sampled_from([None, b"r1", b"r2", b"r3"]),
+    repeatable=st.sampled_from([True, True, False]),
+)
+KEPT = st.none() | st.builds(
+    Kept, fingerprint=st.sampled_from(FINGERPRINTS), size=st.integers(0, 3), budget=st.integers(2, 5)
+)
+
+
 class TaskMachine(RuleBasedStateMachine):
     """Anything that can happen to tasks, in any order, with claims kept long after they were lost."""
 
@@ -155,11 +201,15 @@ class TaskMachine(RuleBasedStateMachine):
         self.run = self.runner.run
         self.path = Path(self.folder.name) / "fluxserve.db"
         self.store = SqliteStore(self.path)
-        self.keys = [self.run(self.store.create_key(new_key(account=name))) for name in ("alice", "bob")]
-        self.last_turn = [0.0, 0.0]
+        self.keys = [
+            self.run(self.store.create_key(new_key(account=name, credits_=GRANT))) for name in ("alice", "bob", "bob")
+        ]
+        self.last_turn = [0.0, 0.0, 0.0]
         self.clock = 0.0
         self.now = NOW
         self.tasks: list[Expected] = []
+        self.cache: dict[bytes, Cached] = {}
+        self.spent = 0
         self.steps = 0
 
     def teardown(self) -> None:
@@ -173,8 +223,61 @@ class TaskMachine(RuleBasedStateMachine):
 
     def holding(self, claim: TaskRecord) -> Expected | None:
         """The task, if `claim` still holds."""
-        task = next(task for task in self.tasks if task.id == claim.id)
-        return task if task.state is State.RUNNING and task.fence == claim.fence else None
+        task = self.known(claim.id)
+        return task if task is not None and task.state is State.RUNNING and task.fence == claim.fence else None
+
+    def known(self, task_id: str) -> Expected | None:
+        """The task, if it was not deleted."""
+        return next((task for task in self.tasks if task.id == task_id), None)
+
+    def followers(self, recipe: bytes | None) -> list[Expected]:
+        """Those that wait for an equal task's picture, in the order of their coming."""
+        return [task for task in self.tasks if task.state is State.FOLLOWING and task.recipe == recipe]
+
+    def is_answered(self, task: Expected, fingerprints: Sequence[str]) -> bool:
+        """The task gets a picture that was drawn before, if there is one."""
+        cached = self.cache.get(task.recipe or b"") if task.repeatable else None
+        if cached is None or cached.fingerprint not in fingerprints:
+            return False
+        cached.used_at = self.now
+        self.is_ready(task, cached.object_name)
+        return True
+
+    def is_ready(self, task: Expected, object_name: str) -> list[str]:
+        """The task has its picture, and its followers have it too; their ids."""
+        followers = self.followers(task.recipe) if task.leads else []
+        for ready in (task, *followers):
+            ready.ends(State.READY)
+            ready.object_name, ready.finished_at = object_name, self.now
+        return [follower.id for follower in followers]
+
+    def is_without(self, task: Expected, state: State) -> list[str]:
+        """The task ended without a picture, and its first follower takes its place; that one's id."""
+        self.spent -= COST
+        heirs = self.followers(task.recipe)[:1] if task.leads else []
+        task.ends(state)
+        task.finished_at = self.now
+        for heir in heirs:
+            heir.state = State.QUEUED
+        return [heir.id for heir in heirs]
+
+    def keep(self, task: Expected, kept: Kept | None) -> None:
+        """The task's picture answers its recipe from now on; within the budget."""
+        if kept is None or task.recipe is None:
+            return
+        self.cache.pop(task.recipe, None)
+        if kept.size > kept.budget:
+            return
+        self.cache[task.recipe] = Cached(kept.fingerprint, task.object_name or "", kept.size, self.now)
+        while sum(cached.size for cached in self.cache.values()) > kept.budget:
+            del self.cache[min(self.cache, key=lambda recipe: (self.cache[recipe].used_at, recipe))]
+
+    def let_go(self, object_name: str) -> bool:
+        """Whether no task holds the picture any more; then it answers nobody."""
+        if any(task.object_name == object_name for task in self.tasks):
+            return False
+        self.cache = {recipe: cached for recipe, cached in self.cache.items() if cached.object_name != object_name}
+        return True
 
     def running(self) -> list[Expected]:
         """The tasks that workers have."""
@@ -189,15 +292,52 @@ class TaskMachine(RuleBasedStateMachine):
         ]
         return sorted(waiting, key=lambda task: task.turn)  # stable: equal turns in the order of their coming
 
-    @rule(who=st.integers(0, 1), drawings=st.lists(st.sampled_from(DRAWINGS), min_size=1, max_size=5))
-    def submit(self, who: int, drawings: list[Generation]) -> None:
+    @rule(
+        who=st.integers(0, 2),
+        wishes=st.lists(WISHES, min_size=1, max_size=5),
+        fingerprints=st.sets(st.sampled_from(FINGERPRINTS)),
+    )
+    def submit(self, who: int, wishes: list[Wish], fingerprints: set[str]) -> None:
         """Some tasks of one key."""
-        values = [submission(self.keys[who], drawing=drawing, now=self.now) for drawing in drawings]
+        account = self.keys[who].account_name.encode()
+        values = [
+            replace(
+                submission(
+                    self.keys[who],
+                    drawing=wish.drawing,
+                    recipe=None if wish.recipe is None else account + wish.recipe,
+                    fingerprints=tuple(fingerprints),
+                    now=self.now,
+                ),
+                repeatable=wish.repeatable and wish.recipe is not None,
+            )
+            for wish in wishes
+        ]
         answers = self.run(self.store.submit_many(values))
         for value, answer in zip(values, answers, strict=True):
             assert answer.record is not None
-            self.last_turn[who] = max(self.clock, self.last_turn[who]) + 1
-            self.tasks.append(Expected(value.id, who, value.generation, self.last_turn[who]))
+            task = Expected(value.id, who, value.generation, 0.0, recipe=value.recipe, repeatable=value.repeatable)
+            self.accept(task, fingerprints)
+            self.tasks.append(task)
+            assert (answer.record.state, answer.record.object_name) == (task.state, task.object_name)
+
+    def accept(self, task: Expected, fingerprints: set[str]) -> None:
+        """Answered at once, or behind an equal task, or in the queue at the key's next turn."""
+        self.spent += COST
+        if self.is_answered(task, tuple(fingerprints)):
+            return
+        leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
+        turn = max(self.clock, self.last_turn[task.who]) + 1
+        if leader is None or not task.repeatable:
+            self.last_turn[task.who] = task.turn = turn
+            return
+        task.state = State.FOLLOWING
+        if leader.turn <= turn:
+            task.turn = leader.turn
+            return
+        self.last_turn[task.who] = turn
+        for equal in (task, leader, *self.followers(task.recipe)):
+            equal.turn = turn
 
     @rule(
         target=claims,
@@ -232,14 +372,54 @@ class TaskMachine(RuleBasedStateMachine):
         alike = [task for task in queue if task.drawing.batch_key == head.drawing.batch_key]
         return [task for task in alike if not task.attempts.is_suspect][:limit]
 
-    @rule(claim=claims)
-    def complete(self, claim: TaskRecord) -> None:
+    @rule(claim=claims, kept=KEPT)
+    def complete(self, claim: TaskRecord, kept: Kept | None) -> None:
         """A picture under a claim, which may be lost by now."""
-        (record,) = self.run(self.store.complete_many([completion(claim, now=self.now)]))
+        done = completion(claim, kept=kept, now=self.now)
+        (record,) = self.run(self.store.complete_many([done]))
         task = self.holding(claim)
         assert (record is None) == (task is None)
-        if task is not None:
-            task.ends(State.READY)
+        if task is not None and record is not None:
+            ready = self.is_ready(task, done.object_name)
+            assert [follower.id for follower in record.followers] == ready
+            self.keep(task, kept)
+
+    @rule(model=st.sampled_from(["flux-dev", "flux-schnell"]), fingerprint=st.sampled_from(FINGERPRINTS))
+    def offer(self, model: str, fingerprint: str) -> None:
+        """A worker comes: what waits for it and was drawn by its like before is answered."""
+        offer = Offer(model=model, fingerprints=(fingerprint,), now=self.now)
+        (records,) = self.run(self.store.answer_many([offer]))
+        waiting = [task for task in self.queued((model,)) if task.repeatable]
+        answered: list[str] = []
+        for task in waiting:
+            followers = [follower.id for follower in self.followers(task.recipe)]
+            if self.is_answered(task, [fingerprint]):
+                answered += [task.id, *followers]
+        assert [record.id for record in records] == answered
+
+    @precondition(lambda self: any(task.object_name for task in self.tasks))
+    @rule(data=st.data())
+    def forget_pictures(self, data: st.DataObject) -> None:
+        """Retention: each task lets go of its picture, and the last one that does tells so."""
+        holders = [task for task in self.tasks if task.object_name]
+        chosen = data.draw(st.lists(st.sampled_from(holders), max_size=4, unique_by=lambda task: task.id))
+        pictures = [Picture(task_id=task.id, object_name=task.object_name or "") for task in chosen]
+        unheld = self.run(self.store.forget_pictures(pictures))
+        for task, picture, is_unheld in zip(chosen, pictures, unheld, strict=True):
+            task.object_name = None
+            assert is_unheld == self.let_go(picture.object_name)
+
+    @rule(seconds=st.integers(0, 30), limit=st.integers(1, 3))
+    def delete_old_tasks(self, seconds: int, limit: int) -> None:
+        """Retention: tasks that ended some time ago go, whatever became of their pictures."""
+        before = self.now - seconds
+        ended = [task for task in self.tasks if task.finished_at is not None and task.finished_at < before]
+        old = sorted(ended, key=lambda task: task.finished_at or 0.0)[:limit]
+        assert self.run(self.store.delete_old(before, limit)) == len(old)
+        self.tasks = [task for task in self.tasks if task not in old]
+        for task in old:
+            if task.object_name is not None:
+                self.let_go(task.object_name)
 
     @rule(claim=claims)
     def fail(self, claim: TaskRecord) -> None:
@@ -247,8 +427,8 @@ class TaskMachine(RuleBasedStateMachine):
         (record,) = self.run(self.store.fail_many([failure(claim, now=self.now)]))
         task = self.holding(claim)
         assert (record is None) == (task is None)
-        if task is not None:
-            task.ends(State.ERROR)
+        if task is not None and record is not None:
+            assert [follower.id for follower in record.followers] == self.is_without(task, State.ERROR)
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
@@ -259,18 +439,19 @@ class TaskMachine(RuleBasedStateMachine):
         (record,) = self.run(self.store.fail_many([decision]))
         assert (record is None) == task.state.is_final
         if record is not None:
-            task.ends(State.ERROR)
+            assert [follower.id for follower in record.followers] == self.is_without(task, State.ERROR)
 
     @precondition(lambda self: self.tasks)
-    @rule(data=st.data(), who=st.integers(0, 1))
+    @rule(data=st.data(), who=st.integers(0, 2))
     def cancel(self, data: st.DataObject, who: int) -> None:
         """An account ends what is its own and unfinished."""
         task = data.draw(st.sampled_from(self.tasks))
         wish = Cancellation(task_id=task.id, account_id=self.keys[who].key.account_id, now=self.now)
         (record,) = self.run(self.store.cancel_many([wish]))
-        assert (record is None) == (task.state.is_final or who != task.who)
+        own = self.keys[who].account_name == self.keys[task.who].account_name
+        assert (record is None) == (task.state.is_final or not own)
         if record is not None:
-            task.ends(State.CANCELLED)
+            assert [follower.id for follower in record.followers] == self.is_without(task, State.CANCELLED)
 
     @rule(claim=claims, picture_first=st.booleans())
     def cancel_while_it_is_handed_in(self, claim: TaskRecord, picture_first: bool) -> None:
@@ -286,14 +467,16 @@ class TaskMachine(RuleBasedStateMachine):
             return completed, cancelled
 
         completed, cancelled = self.run(both())
-        task = next(task for task in self.tasks if task.id == claim.id)
+        task = self.known(claim.id)
         holds = self.holding(claim) is not None
         assert (completed is not None) == (holds and picture_first)
-        assert (cancelled is not None) == (task.state.is_active and completed is None)
-        if completed is not None or cancelled is not None:
-            task.ends(State.READY if completed is not None else State.CANCELLED)
+        assert (cancelled is not None) == (task is not None and task.state.is_active and completed is None)
+        if task is not None and completed is not None:
+            self.is_ready(task, completion(claim).object_name)
+        elif task is not None and cancelled is not None:
+            self.is_without(task, State.CANCELLED)
 
-    @rule(who=st.integers(0, 1), limit=st.integers(1, 5), states=st.sets(st.sampled_from(list(State))))
+    @rule(who=st.integers(0, 2), limit=st.integers(1, 5), states=st.sets(st.sampled_from(list(State))))
     def page_through(self, who: int, limit: int, states: set[State]) -> None:
         """Each account sees its own tasks of these states once, newest first."""
         seen: list[str] = []
@@ -310,7 +493,8 @@ class TaskMachine(RuleBasedStateMachine):
             assert len(page.records) == limit or page.end is None
             if (before := page.end) is None:
                 break
-        own = [task.id for task in self.tasks if task.who == who and task.state in states]
+        account = self.keys[who].account_name
+        own = [task.id for task in self.tasks if self.keys[task.who].account_name == account and task.state in states]
         assert seen == own[::-1]
 
     @rule(claim=claims, step=st.integers(0, 4), suspected=st.booleans())
@@ -322,7 +506,10 @@ class TaskMachine(RuleBasedStateMachine):
         if task is not None:
             task.attempts = task.attempts.after_loss(step=step, suspected=suspected)
             task.waits_since = self.now
-            task.ends(State.ERROR if task.attempts.is_exhausted else State.QUEUED)
+            if task.attempts.is_exhausted:
+                self.is_without(task, State.ERROR)
+            else:
+                task.ends(State.QUEUED)
 
     @rule(claim=claims, step=st.integers(1, 27), fingerprint=st.sampled_from(FINGERPRINTS))
     def write_down(self, claim: TaskRecord, step: int, fingerprint: str) -> None:
@@ -356,7 +543,7 @@ class TaskMachine(RuleBasedStateMachine):
         assert (completed is None) == (task is None)
         assert failed is None
         if task is not None:
-            task.ends(State.READY)
+            self.is_ready(task, completion(claim).object_name)
 
     @rule(worker=st.sampled_from(WORKERS), seconds=st.integers(1, 40))
     def time_passes_and_one_worker_lives(self, worker: str, seconds: int) -> None:
@@ -381,19 +568,23 @@ class TaskMachine(RuleBasedStateMachine):
         """Every task, and the order of those that are unfinished."""
         records = self.run(self.store.get_many([task.id for task in self.tasks]))
         assert [
-            (record.state, record.fence, record.attempts, record.worker_id, record.state.is_final)
+            (record.state, record.fence, record.attempts, record.worker_id, record.object_name)
             for record in records
             if record is not None
-        ] == [(task.state, task.fence, task.attempts, task.worker_id, task.state.is_final) for task in self.tasks]
+        ] == [(task.state, task.fence, task.attempts, task.worker_id, task.object_name) for task in self.tasks]
         waypoints = {kept.task_id: (kept.step, kept.fingerprint) for kept in self.run(self.store.waypoints())}
         assert waypoints == {task.id: task.waypoint for task in self.tasks if task.waypoint is not None}
         unfinished = sorted((task for task in self.tasks if task.state.is_active), key=lambda task: task.turn)
         assert [record.id for record in self.run(self.store.active())] == [task.id for task in unfinished]
+        cached = sorted(cached.object_name for cached in self.cache.values())
+        assert sorted(self.run(self.store.cached_objects())) == cached
 
     @invariant()
     def the_books_are_in_order(self) -> None:
-        """Looked at every few steps: it reads everything."""
+        """Each task is paid for once, or not at all; the invariants are looked at every few steps."""
         self.steps += 1
+        balances = {entry.account_name: entry.balance for entry in self.run(self.store.keys())}
+        assert sum(balance or 0 for balance in balances.values()) == 3 * GRANT - self.spent
         if self.steps % 8 == 0:
             assert self.run(self.store.fsck()) == []
 

@@ -308,4 +308,5 @@ def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(name:
     assert one.fingerprints == other.fingerprints
     assert set(one.fingerprints) == set(one.models)
     assert all(one.fingerprints.values())
+    assert finish(one, APPLE).facts["fingerprint"] == one.fingerprints[APPLE.model]
     assert finish(one, APPLE) == finish(other, APPLE)

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,16 @@ def test_a_fresh_database_is_migrated_to_the_newest_schema(path: Path) -> None:
     assert database.migrate(connection, [FIRST, SECOND]) == 2
     assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     assert connection.execute("SELECT text, author FROM notes").fetchall() == []
+    connection.close()
+
+
+def test_migrations_may_leave_numbers_out(path: Path) -> None:
+    connection = database.open_writer(path)
+    fourth, fifth = replace(SECOND, number=4), Migration(5, "fifth", "CREATE TABLE fifth (x INTEGER);")
+    assert database.migrate(connection, [FIRST, fourth]) == 4
+    assert database.migrate(connection, [FIRST, fourth]) == 4
+    assert database.migrate(connection, [FIRST, fourth, fifth]) == 5
+    assert connection.execute("SELECT x FROM fifth").fetchall() == []
     connection.close()
 
 

@@ -22,6 +22,7 @@ TASK_NOT_FOUND = "Task not found"
 STATUSES: dict[State, str] = {
     State.PREPARING: "Pending",
     State.QUEUED: "Pending",
+    State.FOLLOWING: "Pending",
     State.RUNNING: "Pending",
     State.READY: "Ready",
     State.REQUEST_MODERATED: "Request Moderated",

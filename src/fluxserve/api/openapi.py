@@ -104,7 +104,12 @@ _RESULT: Schema = {
             },
         },
         "progress": _NUMBER_OR_NULL,
-        "details": {"type": ["object", "null"]},
+        "details": {
+            "type": ["object", "null"],
+            "properties": {
+                "cached": {"type": "boolean", "description": "True: the picture was drawn for an equal request."},
+            },
+        },
         "preview": {"type": "null"},
         "cost": {"type": "number", "description": "Credits the task cost, once it has ended."},
     },

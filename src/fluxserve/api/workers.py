@@ -136,11 +136,14 @@ class Gateway:
         return None
 
     async def _admit(self, hello: p.Hello, writer: asyncio.StreamWriter, *, is_local: bool) -> Session:
+        draining = hello.orphan or self._stopping
+        if not draining:  # what it has drawn counts, but nothing more is drawn by it
+            await self._service.welcome(hello.worker_id, hello.fingerprints)
         await self._service.extend(hello.worker_id)
         kept = await self._service.held(hello.worker_id, [(held.task_id, held.fence) for held in hello.held])
         session = Session(hello=hello, writer=writer, is_local=is_local, heard_at=self._steady())
         session.claims = claims_of(kept)
-        session.draining = hello.orphan or self._stopping
+        session.draining = draining
         self._forget_former(session)
         self._sessions[session.id] = session
         session.send(
@@ -214,7 +217,8 @@ class Gateway:
     def _waiting(self) -> int:
         """About how many tasks wait for a worker."""
         running = sum(len(session.claims) for session in self._sessions.values())
-        return len(self._service.views) - running - sum(map(len, self._departed.values()))
+        views = self._service.views
+        return len(views) - views.following - running - sum(map(len, self._departed.values()))
 
     def _wake_all(self) -> None:
         for session in self._sessions.values():
@@ -294,6 +298,7 @@ class Gateway:
         is_current = self._sessions.get(session.id) is session
         if is_current:
             del self._sessions[session.id]
+            self._service.part(session.id)
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
         if session.is_local:
             self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.draining))

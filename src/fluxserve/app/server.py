@@ -36,6 +36,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
@@ -126,6 +127,7 @@ class Server:
             storage=storage,
             waypoints=waypoints,
             keyring=keyring,
+            sharing=Sharing(secret=secrets.pepper, budget=settings.result_cache),
             now=time.time,
             rng=random.SystemRandom(),
         )

@@ -37,14 +37,13 @@ from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory, Wayp
 from fluxserve.settings import Settings
 
 DRAWN_BY = "fluxserve-fake"
+FINGERPRINT = f"fake-{__version__}"
 CAPACITY = 8
 #: Exit status of a process that a prompt told to crash.
 CRASH_STATUS = 70
 #: Longest wait inside one `step`, in seconds: a stop or a cancelled task is noticed this soon.
 LONGEST_WAIT = 0.02
 _TILES = 4
-#: What a waypoint is written under: the pictures depend on the code alone.
-_FINGERPRINT = f"fake-{__version__}"
 _DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
 
 
@@ -65,7 +64,7 @@ class _Trajectory:
     def waypoint(self) -> Waypoint:
         """Its only latent is the number of steps made."""
         return Waypoint(
-            fingerprint=_FINGERPRINT,
+            fingerprint=FINGERPRINT,
             step=self.done,
             sigmas=tuple(1 - step / self.steps for step in range(self.steps + 1)),
             shape=(1, 1, 1),
@@ -105,8 +104,8 @@ class FakeEngine:
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """One for all."""
-        return dict.fromkeys(MODELS, _FINGERPRINT)
+        """One for all: the pictures depend on the code alone."""
+        return dict.fromkeys(MODELS, FINGERPRINT)
 
     @property
     def capacity(self) -> int:
@@ -205,7 +204,7 @@ class FakeEngine:
             "pixels_sha256": pixels_of.sha256(drawn),
             "drawn_at": str(generation.size),
             "steps": generation.steps,
-            "fingerprint": _FINGERPRINT,
+            "fingerprint": FINGERPRINT,
         }
         return Finished(ref=ref, pixels=drawn, drawn_by=DRAWN_BY, facts=facts)
 

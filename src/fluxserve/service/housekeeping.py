@@ -48,7 +48,7 @@ class Sweeper:
             except Unavailable as error:
                 logger.warning(error.message, extra={"action": "sweep_failed"})
             except OSError:
-                logger.exception("A picture could not be deleted", extra={"action": "sweep_failed"})
+                logger.exception("The folder of pictures cannot be read", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
         """One sweep: 1. pictures, 2. tasks, 3. orphaned files of both kinds."""
@@ -65,9 +65,10 @@ class Sweeper:
     async def _sweep_pictures(self, finished_before: float) -> int:
         count = 0
         while pictures := await self._store.old_pictures(finished_before, BATCH):
-            for picture in pictures:
-                await asyncio.to_thread(self._storage.delete, picture.object_name)
-            await self._store.forget_pictures(pictures)
+            unheld = await self._store.forget_pictures(pictures)
+            # A picture that another task holds too stays for that one's time.
+            gone = [picture.object_name for picture, is_unheld in zip(pictures, unheld, strict=True) if is_unheld]
+            await self._delete(gone)
             count += len(pictures)
         return count
 
@@ -82,9 +83,18 @@ class Sweeper:
         count = 0
         for group in _groups(names, BATCH):
             known = await self._store.known_objects(group)
-            for name in set(group) - known:
+            count += await self._delete(set(group) - known)
+        return count
+
+    async def _delete(self, names: Iterable[str]) -> int:
+        """How many could be deleted; what could not is tried again as a picture that no task refers to."""
+        count = 0
+        for name in names:
+            try:
                 await asyncio.to_thread(self._storage.delete, name)
                 count += 1
+            except OSError:
+                logger.exception("A picture could not be deleted", extra={"action": "sweep_failed"})
         return count
 
 

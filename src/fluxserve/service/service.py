@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import math
 import random
 import shutil
 import uuid
@@ -26,6 +28,7 @@ from fluxserve.errors import (
     TooManyActiveTasks,
 )
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
@@ -37,6 +40,7 @@ from fluxserve.store.base import (
     Failure,
     Lease,
     Loss,
+    Offer,
     PageRequest,
     Reason,
     Store,
@@ -44,6 +48,7 @@ from fluxserve.store.base import (
     TaskRecord,
     Verdict,
 )
+from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
 DISK_CHECK_S = 1.0
@@ -132,6 +137,7 @@ class Service:
         storage: Storage,
         waypoints: Waypoints,
         keyring: Keyring,
+        sharing: Sharing,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -144,6 +150,7 @@ class Service:
         self._store = store
         self._storage = storage
         self._waypoints = waypoints
+        self._sharing = sharing
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -151,19 +158,42 @@ class Service:
 
     async def start(self) -> list[TaskRecord]:
         """Show every unfinished task; returns the running ones, whose workers may be gone."""
+        await self._forget_lost_pictures()
         records = await self._store.active()
         await self._waypoints.load()
         for record in records:
             self._show(record)
         return [record for record in records if record.worker_id is not None]
 
-    def _show(self, record: TaskRecord) -> None:
-        """An unfinished task never shows less than where it can go on from."""
-        kept = self._waypoints.get(record.id)
-        if kept is None or record.state.is_final:
-            self.views.put(record)
-        else:
-            self.views.put(record, step=kept.step, steps=kept.steps)
+    async def _forget_lost_pictures(self) -> None:
+        """Answer no request with a picture that is gone: the database may be older than the folder of pictures."""
+        cached = await self._store.cached_objects()
+        stored = await asyncio.to_thread(lambda: set(self._storage.names_older_than(math.inf))) if cached else set()
+        await self._store.forget_cached([name for name in cached if name not in stored])
+
+    async def welcome(self, worker_id: str, fingerprints: Mapping[str, str]) -> None:
+        """A worker draws these models from now on. What waits and was drawn so before is answered at once."""
+        now = self._now()
+        offers = [
+            Offer(model=model, fingerprints=(fingerprint,), now=now)
+            for model, fingerprint in fingerprints.items()
+            if fingerprint not in self._sharing.fingerprints(model)
+        ]
+        # First of all: whatever is submitted from here on is answered by itself, and what came before by the offers.
+        self._sharing.arrive(worker_id, fingerprints)
+        try:
+            answered = await self._store.answer_many(offers)
+        except FluxserveError:
+            self._sharing.leave(worker_id)
+            raise
+        records = list(itertools.chain.from_iterable(answered))
+        for record in records:
+            self._show(record)
+        await self._waypoints.forget(record.id for record in records)
+
+    def part(self, worker_id: str) -> None:
+        """The worker is gone."""
+        self._sharing.leave(worker_id)
 
     def stop_accepting(self) -> None:
         """From now on submits are refused and nothing is claimed."""
@@ -175,6 +205,7 @@ class Service:
         now = self._now()
         self.keyring.spend_request(order.key, now)
         resolved = resolve(order.spec, order.values, ignored=order.ignored, rng=self._rng)
+        recipe = self._sharing.recipe(order.key.account_id, resolved.generation)
         submission = Submission(
             id=str(uuid.uuid4()),
             account_id=order.key.account_id,
@@ -188,6 +219,9 @@ class Service:
             webhook_secret=_text(order.values.get("webhook_secret")),
             idempotency_key=order.idempotency_key,
             request_hash=order.request_hash,
+            recipe=recipe,
+            repeatable=recipe is not None and order.values.get("seed") is not None,
+            fingerprints=self._sharing.fingerprints(order.spec.name),
             cost=resolved.cost,
             max_active=order.key.max_active,
             now=now,
@@ -196,10 +230,26 @@ class Service:
         if submitted.record is None:
             raise _refusal(submitted.verdict, order.key)
         if submitted.verdict is Verdict.ACCEPTED:
-            self.views.put(submitted.record)
-            self.queue_changed.fire()
             logger.info("Task accepted", extra={"action": "accepted", **submitted.record.log_context})
+            self._show(submitted.record)
         return submitted.record
+
+    def _show(self, record: TaskRecord) -> View:
+        """Show a task as it is written down, and what its change did to those that followed it.
+
+        An unfinished one never shows less than where it can go on from.
+        """
+        kept = None if record.state.is_final else self._waypoints.get(record.id)
+        view = self.views.put(record) if kept is None else self.views.put(record, step=kept.step, steps=kept.steps)
+        for follower in record.followers:
+            self._show(follower)
+            if follower.state is State.QUEUED:
+                logger.info("Task takes an equal one's place", extra={"action": "promoted", **follower.log_context})
+        if record.state is State.QUEUED:
+            self.queue_changed.fire()
+        if record.is_answered:
+            logger.info("Task answered", extra={"action": "answered", **record.log_context})
+        return view
 
     def _check_gates(self) -> None:
         if self._stopping:
@@ -231,7 +281,7 @@ class Service:
         record = (await self._store.cancel_many([cancellation]))[0]
         if record is None:  # it ended meanwhile
             return await self.look(task_id)
-        view = self.views.put(record)
+        view = self._show(record)
         for tell in self.on_cancelled:
             tell(task_id)
         await self._waypoints.forget([task_id])
@@ -319,8 +369,9 @@ class Service:
         """
         object_name = new_object_name(suffix)
         completion = Completion(
-            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None, now=self._now()
-        )
+            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None,
+            kept=self._sharing.kept(len(picture), drawn), now=self._now(),
+        )  # fmt: skip
         try:
             await asyncio.to_thread(self._storage.put, object_name, picture)
             record = (await self._store.complete_many([completion]))[0]
@@ -332,7 +383,7 @@ class Service:
             await asyncio.to_thread(self._storage.delete, object_name)
             logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})
             return False
-        self.views.put(record)
+        self._show(record)
         await self._waypoints.forget([task_id])
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
         return True
@@ -343,7 +394,7 @@ class Service:
         record = (await self._store.fail_many([failure]))[0]
         if record is None:
             return False
-        self.views.put(record)
+        self._show(record)
         await self._waypoints.forget([task_id])
         logger.warning("Task failed", extra={"action": "failed", "code": reason.code, **record.log_context})
         return True
@@ -367,8 +418,7 @@ class Service:
         for record in records:
             self._show(record)
             self._log_release(record, suspected=record.id in suspects)
-        await self._waypoints.forget([record.id for record in records if record.state.is_final])
-        self.queue_changed.fire()
+        await self._waypoints.forget(record.id for record in records if record.state.is_final)
 
     @staticmethod
     def _log_release(record: TaskRecord, *, suspected: bool) -> None:

@@ -18,12 +18,16 @@ FINISHED_VIEWS = 4096
 
 @dataclass(slots=True)
 class View:
-    """The public face of one task. `record` is there once the task is final."""
+    """The public face of one task. `record` is there once the task is final.
+
+    `recipe` is there while the task leads or may follow equal ones, whose progress is the leader's.
+    """
 
     id: str
     account_id: str
     state: State
     warnings: tuple[str, ...]
+    recipe: bytes | None = None
     step: int = 0
     steps: int = 0
     record: TaskRecord | None = None
@@ -40,11 +44,19 @@ class Views:
     def __init__(self, finished_views: int = FINISHED_VIEWS) -> None:
         self._active: dict[str, View] = {}
         self._finished: OrderedDict[str, View] = OrderedDict()
+        #: By recipe: the task that equal ones follow, and those that do.
+        self._leading: dict[bytes, View] = {}
+        self._following: dict[bytes, dict[str, View]] = {}
         self._limit = finished_views
 
     def __len__(self) -> int:
         """How many tasks are unfinished."""
         return len(self._active)
+
+    @property
+    def following(self) -> int:
+        """How many of them wait for an equal task's picture."""
+        return sum(map(len, self._following.values()))
 
     def get(self, task_id: str) -> View | None:
         """The task's view, if it is in memory."""
@@ -55,8 +67,8 @@ class Views:
 
     def put(self, record: TaskRecord, *, step: int = 0, steps: int = 0) -> View:
         """Show the task as it is written down; if it is unfinished, it goes on from `step`."""
+        self._leave(self._active.pop(record.id, None))
         if record.state.is_final:
-            self._active.pop(record.id, None)
             view = _view(record, record)
             self._finished[record.id] = view
             if len(self._finished) > self._limit:
@@ -65,6 +77,7 @@ class Views:
         view = _view(record, None)
         view.step, view.steps = step, steps
         self._active[record.id] = view
+        self._join(view)
         return view
 
     def advance(self, task_id: str, step: int, steps: int) -> None:
@@ -72,6 +85,34 @@ class Views:
         view = self._active.get(task_id)
         if view is not None and view.state is State.RUNNING:
             view.step, view.steps = step, steps
+            self._lead(view)
+
+    def _join(self, view: View) -> None:
+        """Among equal tasks one leads, and all show what it shows."""
+        if view.recipe is None:
+            return
+        if view.state is not State.FOLLOWING:
+            self._leading[view.recipe] = view
+            self._lead(view)
+            return
+        self._following.setdefault(view.recipe, {})[view.id] = view
+        if (leader := self._leading.get(view.recipe)) is not None:
+            view.step, view.steps = leader.step, leader.steps
+
+    def _lead(self, view: View) -> None:
+        if view.recipe is not None:
+            for follower in self._following.get(view.recipe, {}).values():
+                follower.step, follower.steps = view.step, view.steps
+
+    def _leave(self, view: View | None) -> None:
+        if view is None or view.recipe is None:
+            return
+        if self._leading.get(view.recipe) is view:
+            del self._leading[view.recipe]
+        if (others := self._following.get(view.recipe)) is not None:
+            others.pop(view.id, None)
+            if not others:
+                del self._following[view.recipe]
 
     def forget_finished(self) -> None:
         """Read finished tasks anew: some were deleted."""
@@ -79,4 +120,7 @@ class Views:
 
 
 def _view(record: TaskRecord, kept: TaskRecord | None) -> View:
-    return View(id=record.id, account_id=record.account_id, state=record.state, warnings=record.warnings, record=kept)
+    return View(
+        id=record.id, account_id=record.account_id, state=record.state, warnings=record.warnings,
+        recipe=record.recipe if record.repeatable and kept is None else None, record=kept,
+    )  # fmt: skip

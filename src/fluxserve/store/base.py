@@ -18,6 +18,9 @@ from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
 from fluxserve.tasks.task import Attempts, State
 
+#: The fact that tells a task whose picture was drawn for an equal one.
+CACHED = "cached"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
@@ -42,7 +45,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit."""
+    """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit.
+
+    `recipe` is equal for equal requests of an account; a `repeatable` one may lead or follow equal tasks. `followers`
+    is not written down: those that the change behind this record has answered or promoted.
+    """
 
     id: str
     account_id: str
@@ -57,12 +64,20 @@ class TaskRecord:
     fence: int
     attempts: Attempts
     worker_id: str | None
+    recipe: bytes | None
+    repeatable: bool
     created_at: float
     started_at: float | None
     finished_at: float | None
     object_name: str | None
     drawn: Drawn | None
     reason: Reason | None
+    followers: tuple[TaskRecord, ...] = field(default=(), compare=False)
+
+    @property
+    def is_answered(self) -> bool:
+        """Its picture was drawn for an equal task."""
+        return self.drawn is not None and CACHED in self.drawn.facts
 
     @property
     def log_context(self) -> dict[str, str]:
@@ -72,7 +87,11 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A request to accept: all or nothing of task, reservation and idempotency key."""
+    """A request to accept: all or nothing of task, reservation and idempotency key.
+
+    A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
+    the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
+    """
 
     id: str
     account_id: str
@@ -86,6 +105,9 @@ class Submission:
     webhook_secret: str | None
     idempotency_key: str | None
     request_hash: bytes
+    recipe: bytes | None
+    repeatable: bool
+    fingerprints: tuple[str, ...]
     cost: int
     max_active: int | None
     now: float
@@ -127,14 +149,36 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A picture of `size` bytes that may answer equal requests; all such pictures together stay within `budget`."""
+
+    fingerprint: str
+    size: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """From now on workers of these fingerprints draw the model."""
+
+    model: str
+    fingerprints: tuple[str, ...]
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A drawn task whose picture is already safe under `object_name`. `used` is what it cost; None: its price."""
+    """A drawn task whose picture is already safe under `object_name`. `used` is what it cost; None: its price.
+
+    `kept` None: its picture answers nobody but those that follow it.
+    """
 
     task_id: str
     fence: int
     object_name: str
     drawn: Drawn
     used: int | None
+    kept: Kept | None
     now: float
 
 
@@ -259,16 +303,25 @@ class Store(Protocol):
     """Tasks, ledger, keys and outbox, durable."""
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
-        """Accept each: task, reservation and idempotency key in one transaction."""
+        """Accept each: task, reservation and idempotency key in one transaction.
+
+        The record of a request that was answered at once is ready.
+        """
+
+    async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
+        """Answer what waits with pictures that were drawn before; those that are ready now."""
 
     async def claim_many(self, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
         """Give each worker the next tasks in turn that can be drawn together."""
 
     async def complete_many(self, completions: Sequence[Completion]) -> list[TaskRecord | None]:
-        """Ready, settled and in the outbox; None where the fence no longer holds."""
+        """Ready, settled and in the outbox, and its followers too; None where the fence no longer holds."""
 
     async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
-        """Error, refunded and in the outbox; None where the task is no longer this claim's."""
+        """Error, refunded and in the outbox; None where the task is no longer this claim's.
+
+        Here and wherever a task ends without a picture, its first follower takes its place.
+        """
 
     async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
         """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already."""
@@ -313,10 +366,16 @@ class Store(Protocol):
         """Pictures of tasks that ended before then."""
 
     async def forget_pictures(self, pictures: Sequence[Picture]) -> list[bool]:
-        """The pictures are deleted: their tasks stay."""
+        """The tasks no longer hold their pictures. True where no task does any more: that one is to be deleted."""
 
     async def known_objects(self, names: Sequence[str]) -> set[str]:
         """Those of `names` that a task refers to."""
+
+    async def cached_objects(self) -> list[str]:
+        """The pictures that equal requests are answered with."""
+
+    async def forget_cached(self, names: Sequence[str]) -> list[bool]:
+        """Answer no request with these pictures any more; whether it would have been."""
 
     async def delete_old(self, finished_before: float, limit: int) -> int:
         """Delete tasks that ended before then; the ledger stays. Returns how many."""

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from fluxserve import database
-from fluxserve.store import sqlite_accounts, sqlite_lists, sqlite_tasks, sqlite_waypoints
+from fluxserve.store import (
+    sqlite_accounts,
+    sqlite_cache,
+    sqlite_lists,
+    sqlite_rows,
+    sqlite_sharing,
+    sqlite_tasks,
+    sqlite_waypoints,
+)
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
@@ -23,6 +31,7 @@ from fluxserve.store.base import (
     Loss,
     NewKey,
     NewWaypoint,
+    Offer,
     Page,
     PageRequest,
     Picture,
@@ -57,12 +66,16 @@ class SqliteStore:
         """Accept each: task, reservation and idempotency key in one transaction."""
         return await self._writer.run(sqlite_tasks.submit_many, submissions)
 
+    async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
+        """Answer what waits with pictures that were drawn before."""
+        return await self._writer.run(sqlite_sharing.answer_many, offers)
+
     async def claim_many(self, requests: Sequence[ClaimRequest]) -> list[list[TaskRecord]]:
         """Give each worker the next tasks in turn that can be drawn together."""
         return await self._writer.run(sqlite_tasks.claim_many, requests)
 
     async def complete_many(self, completions: Sequence[Completion]) -> list[TaskRecord | None]:
-        """Ready, settled and in the outbox; None where the fence no longer holds."""
+        """Ready, settled and in the outbox, and its followers too; None where the fence no longer holds."""
         return await self._writer.run(sqlite_tasks.complete_many, completions)
 
     async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
@@ -102,7 +115,7 @@ class SqliteStore:
 
         def query(reader: sqlite3.Connection) -> list[TaskRecord | None]:
             rows = [reader.execute(sqlite_tasks.SELECT_TASK, (id_,)).fetchone() for id_ in ids]
-            return [None if row is None else sqlite_tasks.to_record(row) for row in rows]
+            return [None if row is None else sqlite_rows.to_record(row) for row in rows]
 
         return await self._read(query)
 
@@ -138,13 +151,21 @@ class SqliteStore:
         )
 
     async def forget_pictures(self, pictures: Sequence[Picture]) -> list[bool]:
-        """The pictures are deleted: their tasks stay."""
+        """The tasks no longer hold their pictures. True where no task does any more."""
         return await self._writer.run(sqlite_tasks.forget_pictures, pictures)
 
     async def known_objects(self, names: Sequence[str]) -> set[str]:
         """Those of `names` that a task refers to."""
         query = f"SELECT object_name FROM tasks WHERE object_name IN ({', '.join('?' * len(names))})"
         return await self._read(lambda reader: {row[0] for row in reader.execute(query, tuple(names))})
+
+    async def cached_objects(self) -> list[str]:
+        """The pictures that equal requests are answered with."""
+        return await self._read(lambda reader: [row[0] for row in reader.execute(sqlite_cache.SELECT_OBJECTS)])
+
+    async def forget_cached(self, names: Sequence[str]) -> list[bool]:
+        """Answer no request with these pictures any more."""
+        return await self._writer.run(sqlite_cache.forget, names)
 
     async def delete_old(self, finished_before: float, limit: int) -> int:
         """Delete tasks that ended before then; the ledger stays."""
@@ -187,4 +208,4 @@ class SqliteStore:
 
 
 def _records(rows: sqlite3.Cursor) -> list[TaskRecord]:
-    return [sqlite_tasks.to_record(row) for row in rows]
+    return [sqlite_rows.to_record(row) for row in rows]

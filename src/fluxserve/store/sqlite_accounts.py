@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.accounts.credits import Move
 from fluxserve.store.base import KeyEntry, NewKey
-from fluxserve.store.sqlite_tasks import GIVE_BACK, INSERT_LEDGER, listed
+from fluxserve.store.sqlite_rows import GIVE_BACK, INSERT_LEDGER, listed
 from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
 
 SELECT_KEYS = """
@@ -157,6 +157,26 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Task {0}: it is gone or has ended, but its waypoint is kept.",
         "SELECT w.task_id FROM waypoints w LEFT JOIN tasks t ON t.id = w.task_id WHERE t.id IS NULL "
         f"OR t.state IN ({_FINAL})",
+    ),
+    (
+        "Task {0}: it follows, but no equal task of its account is drawn.",
+        "SELECT f.id FROM tasks f WHERE f.state = 'following' AND NOT EXISTS (SELECT 1 FROM tasks l "
+        "WHERE l.recipe = f.recipe AND l.account_id = f.account_id AND l.repeatable = 1 "
+        "AND l.state IN ('queued', 'running'))",
+    ),
+    (
+        "Picture {0}: tasks of different requests hold it.",
+        "SELECT object_name FROM tasks WHERE object_name IS NOT NULL GROUP BY object_name HAVING count(*) > 1 "
+        "AND (count(recipe) < count(*) OR count(DISTINCT recipe) > 1 OR count(DISTINCT account_id) > 1)",
+    ),
+    (
+        "Cached picture {0}: no ready task of its request holds it.",
+        "SELECT c.object_name FROM result_cache c WHERE NOT EXISTS (SELECT 1 FROM tasks t "
+        "WHERE t.object_name = c.object_name AND t.recipe = c.recipe AND t.state = 'ready')",
+    ),
+    (
+        "Cached pictures: {0} bytes were counted, and that is not their sum.",
+        "SELECT bytes FROM result_cache_size WHERE bytes != (SELECT coalesce(sum(size), 0) FROM result_cache)",
     ),
     (
         "Task {0}: it is gone, but its fields are kept.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from fluxserve.store.base import Page, PageRequest
-from fluxserve.store.sqlite_tasks import COLUMNS, to_record
+from fluxserve.store.sqlite_rows import COLUMNS, to_record
 
 #: Before any task there may be; SQLite's largest row number.
 _NEWEST = 2**63 - 1

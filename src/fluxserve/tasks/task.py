@@ -14,10 +14,11 @@ MAX_ATTEMPTS = 3
 
 
 class State(StrEnum):
-    """Where a task is on its way."""
+    """Where a task is on its way. One that follows waits for the picture of an equal task."""
 
     PREPARING = "preparing"
     QUEUED = "queued"
+    FOLLOWING = "following"
     RUNNING = "running"
     READY = "ready"
     REQUEST_MODERATED = "request_moderated"
@@ -37,9 +38,14 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a task."""
+    """What can happen to a task.
+
+    It is answered with the picture of an equal task, or promoted to be drawn itself when that one ends without.
+    """
 
     PREPARED = "prepared"
+    ANSWERED = "answered"
+    PROMOTED = "promoted"
     CLAIMED = "claimed"
     RELEASED = "released"
     FINISHED = "finished"
@@ -59,9 +65,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PREPARING, Event.REQUEST_REFUSED): State.REQUEST_MODERATED,
     (State.PREPARING, Event.FAILED): State.ERROR,
     (State.PREPARING, Event.CANCELLED): State.CANCELLED,
+    (State.QUEUED, Event.ANSWERED): State.READY,
     (State.QUEUED, Event.CLAIMED): State.RUNNING,
     (State.QUEUED, Event.FAILED): State.ERROR,
     (State.QUEUED, Event.CANCELLED): State.CANCELLED,
+    (State.FOLLOWING, Event.ANSWERED): State.READY,
+    (State.FOLLOWING, Event.PROMOTED): State.QUEUED,
+    (State.FOLLOWING, Event.FAILED): State.ERROR,
+    (State.FOLLOWING, Event.CANCELLED): State.CANCELLED,
     (State.RUNNING, Event.RELEASED): State.QUEUED,
     (State.RUNNING, Event.FINISHED): State.READY,
     (State.RUNNING, Event.CONTENT_REFUSED): State.CONTENT_MODERATED,

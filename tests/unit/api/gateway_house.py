@@ -16,6 +16,7 @@ from fluxserve.api.workers import Gateway
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
@@ -81,7 +82,8 @@ class GatewayHouse:
         )
         self.service = Service(
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
-            keyring=Keyring(store, b"pepper"), now=lambda: NOW, rng=random.Random(1),
+            keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20), now=lambda: NOW,
+            rng=random.Random(1),
         )  # fmt: skip
         self.gateway = Gateway(
             self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None
@@ -96,6 +98,7 @@ class GatewayHouse:
         capacity: int = 1,
         models: tuple[str, ...] = EVERY_MODEL,
         fingerprint: str = "f1",
+        orphan: bool = False,
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in."""
@@ -108,7 +111,8 @@ class GatewayHouse:
         worker.send(
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
-                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, held=held,
+                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, orphan=orphan,
+                held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

@@ -15,6 +15,7 @@ from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Order, Service
+from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import TaskRecord
@@ -49,7 +50,8 @@ class House:
         )  # fmt: skip
         self.service = Service(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, keyring=self.keyring,
-            now=lambda: self.time, rng=random.Random(1),
+            sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache), now=lambda: self.time,
+            rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,

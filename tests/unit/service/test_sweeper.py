@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from service_house import House
 
-from builders import DRAWN, in_event_loop
+from builders import DRAWN, NOW, in_event_loop
 from fluxserve.delivery.storage import new_object_name
 from fluxserve.service.housekeeping import BATCH, ORPHAN_AGE_S
 from fluxserve.settings import Settings
@@ -99,6 +99,25 @@ async def test_a_picture_that_was_deleted_by_hand_stops_no_sweep(house: House) -
     house.time += house.settings.picture_retention + 1
     await house.sweeper.sweep()
     assert await house.store.old_pictures(house.time, 10) == []
+
+
+@in_event_loop
+async def test_a_picture_that_cannot_be_deleted_keeps_no_other_and_goes_when_it_can(house: House) -> None:
+    key = await house.key()
+    tasks = [await house.ready(key) for _ in range(3)]
+    stuck = house.folder / "pictures" / (tasks[0].object_name or "")
+    stuck.unlink()
+    stuck.mkdir()
+    house.time += house.settings.picture_retention + 1
+    await house.sweeper.sweep()
+    assert await house.store.old_pictures(house.time, 10) == []
+    assert not any((house.folder / "pictures" / (task.object_name or "")).is_file() for task in tasks)
+    stuck.rmdir()
+    house.storage.put(tasks[0].object_name or "", b"still there")
+    os.utime(stuck, (NOW, NOW))
+    house.time = NOW + ORPHAN_AGE_S + house.settings.lease * 2 + 1
+    await house.sweeper.sweep()
+    assert house.pictures() == []
 
 
 @in_event_loop

@@ -14,8 +14,8 @@ def record(task_id: str, state: State = State.QUEUED) -> TaskRecord:
     """A task as the store answers it."""
     return TaskRecord(
         id=task_id, account_id="a", key_id="k", state=state, generation=generation(), warnings=("w",), dialect="bfl",
-        origin="", webhook_url=None, cost=0, fence=0, attempts=Attempts(), worker_id=None, created_at=NOW,
-        started_at=None, finished_at=None, object_name=None, drawn=None, reason=None,
+        origin="", webhook_url=None, cost=0, fence=0, attempts=Attempts(), worker_id=None, recipe=None,
+        repeatable=False, created_at=NOW, started_at=None, finished_at=None, object_name=None, drawn=None, reason=None,
     )  # fmt: skip
 
 
@@ -76,3 +76,37 @@ def test_only_a_running_task_advances() -> None:
     assert running.progress == 0.5
     views.advance("a", 0, 0)
     assert running.progress == 0
+
+
+def equal(task_id: str, state: State, recipe: bytes = b"r") -> TaskRecord:
+    """A task that has to do with equal ones."""
+    return replace(record(task_id, state), recipe=recipe, repeatable=True)
+
+
+def test_followers_show_what_their_leader_shows() -> None:
+    views = Views()
+    early = views.put(equal("early", State.FOLLOWING))
+    leader = views.put(equal("leader", State.QUEUED))
+    other = views.put(equal("other", State.FOLLOWING, b"another recipe"))
+    views.put(equal("leader", State.RUNNING))
+    views.advance("leader", 1, 4)
+    late = views.put(equal("late", State.FOLLOWING))
+    assert [view.progress for view in (early, late, other, leader)] == [0.25, 0.25, 0, 0]
+    views.put(equal("leader", State.QUEUED))
+    assert [view.progress for view in (early, late)] == [0, 0]
+
+
+def test_a_follower_that_takes_its_leaders_place_leads_the_others() -> None:
+    views = Views()
+    for task_id, state in (("a", State.RUNNING), ("b", State.FOLLOWING), ("c", State.FOLLOWING)):
+        views.put(equal(task_id, state))
+    assert (len(views), views.following) == (3, 2)
+    views.put(equal("a", State.CANCELLED))
+    views.put(equal("b", State.RUNNING))
+    views.advance("b", 1, 2)
+    follower = views.get("c")
+    assert follower is not None
+    assert (follower.progress, len(views), views.following) == (0.5, 2, 1)
+    views.put(equal("b", State.READY))
+    views.put(equal("c", State.READY))
+    assert (len(views), views.following) == (0, 0)

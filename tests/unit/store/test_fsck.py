@@ -154,6 +154,39 @@ DAMAGE = {
         "INSERT INTO waypoints VALUES ('gone', 'x', 'f1', 1, 2, 0, 0)",
         ["Task gone: it is gone or has ended, but its waypoint is kept."],
     ),
+    "a follower of nobody": (
+        "UPDATE tasks SET state = 'following' WHERE id = :queued",
+        ["Task {queued}: it follows, but no equal task of its account is drawn."],
+    ),
+    "a follower of another account's task": (
+        "UPDATE tasks SET state = 'following', account_id = 'rich', key_id = 'rich' WHERE id = :queued;"
+        "UPDATE tasks SET recipe = x'01', repeatable = 1 WHERE id IN (:queued, :running);"
+        "UPDATE ledger SET account_id = 'rich' WHERE task_id = :queued;"
+        "UPDATE accounts SET balance = balance + 1000 WHERE id = :account",
+        [
+            "Task {queued}: its account or key does not exist.",
+            "Task {queued}: it follows, but no equal task of its account is drawn.",
+        ],
+    ),
+    "a picture that another request holds too": (
+        "UPDATE tasks SET object_name = (SELECT object_name FROM tasks WHERE id = :ready) WHERE id = :failed",
+        [
+            "Task {failed}: its state and what it answers disagree.",
+            "Picture {ready}-1.jpeg: tasks of different requests hold it.",
+        ],
+    ),
+    "a cached picture that nobody holds": (
+        "INSERT INTO result_cache VALUES (x'01', 'f', 'gone.jpeg', 5, 0); UPDATE result_cache_size SET bytes = 5",
+        ["Cached picture gone.jpeg: no ready task of its request holds it."],
+    ),
+    "a cached picture of another request": (
+        "INSERT INTO result_cache SELECT x'01', 'f', object_name, 0, 0 FROM tasks WHERE id = :ready",
+        ["Cached picture {ready}-1.jpeg: no ready task of its request holds it."],
+    ),
+    "cached pictures that were counted wrongly": (
+        "UPDATE result_cache_size SET bytes = 7",
+        ["Cached pictures: 7 bytes were counted, and that is not their sum."],
+    ),
     "fields of a task that is gone": (
         "INSERT INTO extras VALUES ('gone', '{}')",
         ["Task gone: it is gone, but its fields are kept."],

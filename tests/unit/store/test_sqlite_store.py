@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builders import (
@@ -17,6 +17,7 @@ from builders import (
     claimed_one,
     completion,
     failure,
+    generation,
     in_event_loop,
     loss,
     new_key,
@@ -25,12 +26,17 @@ from builders import (
 )
 from fluxserve import database
 from fluxserve.errors import DatabaseDamaged, DatabaseTooNew
-from fluxserve.store import sqlite_lists
+from fluxserve.store import sqlite_cache, sqlite_lists, sqlite_sharing
 from fluxserve.store.base import KeyEntry, PageRequest, Store
 from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
 from fluxserve.tasks.task import State
 
 TESTS = Path(__file__).parents[2]
+TASK_OF_THE_FIRST_SCHEMA = """
+    INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, turn, generation, warnings, dialect, origin,
+                       request_hash, cost, created_at)
+    VALUES (:id, 'a', 'k', 'queued', 'flux-dev', 'flux-dev/512x512', :turn, :drawing, '[]', 'bfl', '', x'00', 0, 0)
+"""
 #: Submits and finishes for ever; says what was acknowledged, and nothing before it was.
 WRITE_FOR_EVER = """
 import asyncio, sys
@@ -175,19 +181,24 @@ async def test_names_that_look_like_sql_are_only_text(path: Path) -> None:
 async def test_a_database_of_the_first_schema_is_brought_up_to_date_and_lists_its_tasks(path: Path) -> None:
     connection = database.open_writer(path)
     database.migrate(connection, MIGRATIONS[:1])
+    connection.execute("INSERT INTO accounts VALUES ('a', 'alice', NULL, 0)")
+    connection.execute(
+        "INSERT INTO api_keys (id, account_id, name, digest, created_at) VALUES ('k', 'a', 'k', x'00', 0)"
+    )
+    for number in range(3):
+        values = {"id": f"t{number}", "turn": number, "drawing": msgspec.json.encode(generation()).decode()}
+        connection.execute(TASK_OF_THE_FIRST_SCHEMA, values)
+        connection.execute(
+            "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES ('a', :id, 'reserve', 0, 0)", values
+        )
     connection.close()
-    newest = SqliteStore(path)
-    entry = await newest.create_key(new_key())
-    tasks = await submitted(newest, entry, count=3)
-    await newest.close()
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript("DROP TABLE waypoints; DROP INDEX tasks_of_account; PRAGMA user_version = 1;")
 
     store = SqliteStore(path)
 
-    page = await store.page(PageRequest(account_id=entry.key.account_id, states=tuple(State), limit=9))
-    assert [record.id for record in page.records] == [task.id for task in reversed(tasks)]
-    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+    page = await store.page(PageRequest(account_id="a", states=tuple(State), limit=9))
+    assert [record.id for record in page.records] == ["t2", "t1", "t0"]
+    assert [record.id for record in await claimed(store, limit=9)] == ["t0", "t1", "t2"]
+    assert rows(path, "PRAGMA user_version") == [(MIGRATIONS[-1].number,)]
     assert await store.fsck() == []
     await store.close()
 
@@ -204,6 +215,27 @@ def test_a_page_walks_along_an_index_and_sorts_no_more_than_it_answers(path: Pat
     on_tasks = [step for step in plan if (" tasks" in step and "tasks_of" in step) or step.startswith("SCAN tasks")]
     assert on_tasks == [walk] * len(states)
     assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)" in plan
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        sqlite_sharing.SELECT_LEADER,
+        sqlite_sharing.SELECT_FOLLOWERS,
+        sqlite_sharing.MOVE_LEADER,
+        sqlite_sharing.MOVE_FOLLOWERS,
+        sqlite_cache.SELECT_ENTRY,
+        sqlite_cache.SELECT_HOLDER,
+        sqlite_cache.DELETE_ENTRY_OF,
+    ],
+)
+def test_equal_requests_are_found_along_an_index(path: Path, query: str) -> None:
+    asyncio.run(SqliteStore(path).close())
+    reader = database.open_reader(path)
+    plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
+    reader.close()
+    assert plan
+    assert all(step.startswith("SEARCH") for step in plan)
 
 
 def test_a_damaged_database_stops_the_start(path: Path) -> None:

@@ -1,0 +1,110 @@
+"""The SQL of equal requests on SQLite: one is drawn, the others follow it and get its picture, or take its place.
+
+Whatever happens to a leader happens to its followers in the same transaction, so none is ever left behind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fluxserve.accounts.credits import Move, settled
+from fluxserve.store import sqlite_cache
+from fluxserve.store.base import CACHED, Drawn, Offer, Submission, TaskRecord
+from fluxserve.store.sqlite_cache import Found
+from fluxserve.store.sqlite_rows import COLUMNS, encode, end_task, states_before, to_record
+from fluxserve.tasks.task import Event
+
+#: The predicate of the index `tasks_leading`, word for word: at most one task leads the equal ones.
+_LEADS = "repeatable = 1 AND state IN ('queued', 'running')"
+SELECT_LEADER = f"SELECT id, turn FROM tasks WHERE recipe = ? AND {_LEADS}"
+SELECT_FOLLOWERS = "SELECT id FROM tasks WHERE recipe = ? AND state = 'following' ORDER BY seq"
+MOVE_LEADER = f"UPDATE tasks SET turn = ? WHERE recipe = ? AND {_LEADS}"
+MOVE_FOLLOWERS = "UPDATE tasks SET turn = ? WHERE recipe = ? AND state = 'following'"
+ANSWER = f"""
+    UPDATE tasks SET state = 'ready', finished_at = ?, object_name = ?, result = ?
+    WHERE id = ? AND state IN ({states_before(Event.ANSWERED)}) RETURNING {COLUMNS}
+"""
+#: A follower has its leader's turn, so it is queued at its leader's place.
+PROMOTE = f"""
+    UPDATE tasks SET state = 'queued'
+    WHERE id = ? AND state IN ({states_before(Event.PROMOTED)}) RETURNING {COLUMNS}
+"""
+SELECT_ANSWERABLE = """
+    SELECT t.id, t.recipe FROM tasks t JOIN result_cache c ON c.recipe = t.recipe
+    WHERE t.state = 'queued' AND t.repeatable = 1 AND t.model = ? ORDER BY t.turn, t.seq
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leader:
+    """A task that is drawn, or will be, and that others may follow."""
+
+    id: str
+    turn: float
+
+
+def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | None:
+    """The picture of an equal request that was drawn before."""
+    return sqlite_cache.find(connection, new.recipe, new.fingerprints, new.now)
+
+
+def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | None:
+    """An equal task that waits or is drawn."""
+    row = connection.execute(SELECT_LEADER, (new.recipe,)).fetchone()
+    return None if row is None else Leader(id=row[0], turn=row[1])
+
+
+def move_up(connection: sqlite3.Connection, new: Submission, turn: float) -> None:
+    """The leader of `new` and those that follow it already get an earlier turn."""
+    connection.execute(MOVE_LEADER, (turn, new.recipe))
+    connection.execute(MOVE_FOLLOWERS, (turn, new.recipe))
+
+
+def answer(connection: sqlite3.Connection, task_id: str, found: Found, now: float) -> TaskRecord | None:
+    """Ready with a picture that was drawn for another task, settled, in the outbox."""
+    row = connection.execute(ANSWER, (now, found.object_name, encode(_again(found.drawn)), task_id)).fetchone()
+    if row is None:
+        return None
+    record = to_record(row)
+    end_task(connection, record, Move.SETTLE, settled(record.cost, record.cost), now)
+    return record
+
+
+def answer_followers(
+    connection: sqlite3.Connection, leader: TaskRecord, found: Found, now: float
+) -> tuple[TaskRecord, ...]:
+    """The leader has its picture: its followers have it too."""
+    if not leader.repeatable:
+        return ()
+    followers = connection.execute(SELECT_FOLLOWERS, (leader.recipe,)).fetchall()
+    answered = [answer(connection, task_id, found, now) for (task_id,) in followers]
+    return tuple(record for record in answered if record is not None)
+
+
+def hand_on(connection: sqlite3.Connection, ended: TaskRecord) -> tuple[TaskRecord, ...]:
+    """A task ended without a picture. If it led, its first follower takes its place, and the others follow that one."""
+    if not ended.repeatable or connection.execute(SELECT_LEADER, (ended.recipe,)).fetchone() is not None:
+        return ()
+    row = connection.execute(f"{SELECT_FOLLOWERS} LIMIT 1", (ended.recipe,)).fetchone()
+    return () if row is None else tuple(map(to_record, connection.execute(PROMOTE, row).fetchall()))
+
+
+def answer_many(connection: sqlite3.Connection, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
+    """Answer what waits for a model with the pictures that its workers would draw again."""
+    return [_answer_waiting(connection, offer) for offer in offers]
+
+
+def _answer_waiting(connection: sqlite3.Connection, offer: Offer) -> list[TaskRecord]:
+    answered: list[TaskRecord] = []
+    for task_id, recipe in connection.execute(SELECT_ANSWERABLE, (offer.model,)).fetchall():
+        found = sqlite_cache.find(connection, recipe, offer.fingerprints, offer.now)
+        if found is not None and (record := answer(connection, task_id, found, offer.now)) is not None:
+            answered += (record, *answer_followers(connection, record, found, offer.now))
+    return answered
+
+
+def _again(drawn: Drawn) -> Drawn:
+    """What a task answers whose picture was drawn for another."""
+    return replace(drawn, facts={**drawn.facts, CACHED: True})
