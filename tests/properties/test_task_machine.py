@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from task_model import Expected, Model
 
 from builders import (
     LEASE_S,
-    NOW,
-    PATIENCE_S,
     REASON,
     cancellation,
     claim_request,
@@ -54,7 +52,7 @@ from fluxserve.tasks.task import (
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
 WORKERS = ("w1", "w2", "w3")
-GRANT, COST = 10**9, 1000
+GRANT = 10**9
 FINGERPRINTS = ("f1", "f2")
 STEPS_PER_RUN = 40
 
@@ -118,57 +116,6 @@ def test_a_task_that_always_kills_its_worker_at_the_same_step_is_given_up(step: 
     assert tries == MAX_ATTEMPTS + 1  # the first try came further than none
 
 
-@dataclass
-class Expected:
-    """A task as the model sees it."""
-
-    id: str
-    who: int
-    drawing: Generation
-    turn: float
-    state: State = State.QUEUED
-    fence: int = 0
-    attempts: Attempts = field(default_factory=Attempts)
-    worker_id: str | None = None
-    lease_until: float | None = None
-    waypoint: tuple[int, str] | None = None
-    waits_since: float = 0.0
-    recipe: bytes | None = None
-    repeatable: bool = False
-    object_name: str | None = None
-    finished_at: float | None = None
-
-    @property
-    def leads(self) -> bool:
-        """Equal tasks may follow it."""
-        return self.repeatable and self.state in (State.QUEUED, State.RUNNING)
-
-    def hold(self, worker_id: str | None, until: float | None) -> None:
-        """Who has the task, and until when."""
-        self.worker_id, self.lease_until = worker_id, until
-
-    def ends(self, state: State) -> None:
-        """The last change."""
-        self.state = state
-        self.hold(None, None)
-        if state.is_final:
-            self.waypoint = None
-
-    def is_for(self, fingerprint: str, now: float) -> bool:
-        """Whether a worker of this fingerprint may have the task now."""
-        return self.waypoint is None or self.waypoint[1] == fingerprint or self.waits_since <= now - PATIENCE_S
-
-
-@dataclass
-class Cached:
-    """A picture that answers a recipe."""
-
-    fingerprint: str
-    object_name: str
-    size: int
-    used_at: float
-
-
 @dataclass(frozen=True)
 class Wish:
     """One request: what to draw, and which equal ones it may have something to do with."""
@@ -204,12 +151,7 @@ class TaskMachine(RuleBasedStateMachine):
         self.keys = [
             self.run(self.store.create_key(new_key(account=name, credits_=GRANT))) for name in ("alice", "bob", "bob")
         ]
-        self.last_turn = [0.0, 0.0, 0.0]
-        self.clock = 0.0
-        self.now = NOW
-        self.tasks: list[Expected] = []
-        self.cache: dict[bytes, Cached] = {}
-        self.spent = 0
+        self.model = Model()
         self.steps = 0
 
     def teardown(self) -> None:
@@ -220,77 +162,6 @@ class TaskMachine(RuleBasedStateMachine):
             self.run(self.store.close())
             self.runner.close()
             self.folder.cleanup()
-
-    def holding(self, claim: TaskRecord) -> Expected | None:
-        """The task, if `claim` still holds."""
-        task = self.known(claim.id)
-        return task if task is not None and task.state is State.RUNNING and task.fence == claim.fence else None
-
-    def known(self, task_id: str) -> Expected | None:
-        """The task, if it was not deleted."""
-        return next((task for task in self.tasks if task.id == task_id), None)
-
-    def followers(self, recipe: bytes | None) -> list[Expected]:
-        """Those that wait for an equal task's picture, in the order of their coming."""
-        return [task for task in self.tasks if task.state is State.FOLLOWING and task.recipe == recipe]
-
-    def is_answered(self, task: Expected, fingerprints: Sequence[str]) -> bool:
-        """The task gets a picture that was drawn before, if there is one."""
-        cached = self.cache.get(task.recipe or b"") if task.repeatable else None
-        if cached is None or cached.fingerprint not in fingerprints:
-            return False
-        cached.used_at = self.now
-        self.is_ready(task, cached.object_name)
-        return True
-
-    def is_ready(self, task: Expected, object_name: str) -> list[str]:
-        """The task has its picture, and its followers have it too; their ids."""
-        followers = self.followers(task.recipe) if task.leads else []
-        for ready in (task, *followers):
-            ready.ends(State.READY)
-            ready.object_name, ready.finished_at = object_name, self.now
-        return [follower.id for follower in followers]
-
-    def is_without(self, task: Expected, state: State) -> list[str]:
-        """The task ended without a picture, and its first follower takes its place; that one's id."""
-        self.spent -= COST
-        heirs = self.followers(task.recipe)[:1] if task.leads else []
-        task.ends(state)
-        task.finished_at = self.now
-        for heir in heirs:
-            heir.state = State.QUEUED
-        return [heir.id for heir in heirs]
-
-    def keep(self, task: Expected, kept: Kept | None) -> None:
-        """The task's picture answers its recipe from now on; within the budget."""
-        if kept is None or task.recipe is None:
-            return
-        self.cache.pop(task.recipe, None)
-        if kept.size > kept.budget:
-            return
-        self.cache[task.recipe] = Cached(kept.fingerprint, task.object_name or "", kept.size, self.now)
-        while sum(cached.size for cached in self.cache.values()) > kept.budget:
-            del self.cache[min(self.cache, key=lambda recipe: (self.cache[recipe].used_at, recipe))]
-
-    def let_go(self, object_name: str) -> bool:
-        """Whether no task holds the picture any more; then it answers nobody."""
-        if any(task.object_name == object_name for task in self.tasks):
-            return False
-        self.cache = {recipe: cached for recipe, cached in self.cache.items() if cached.object_name != object_name}
-        return True
-
-    def running(self) -> list[Expected]:
-        """The tasks that workers have."""
-        return [task for task in self.tasks if task.state is State.RUNNING]
-
-    def queued(self, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
-        """The queue of these models for a worker of this fingerprint, in turn."""
-        waiting = [
-            task
-            for task in self.tasks
-            if task.state is State.QUEUED and task.drawing.model in models and task.is_for(fingerprint, self.now)
-        ]
-        return sorted(waiting, key=lambda task: task.turn)  # stable: equal turns in the order of their coming
 
     @rule(
         who=st.integers(0, 2),
@@ -307,7 +178,7 @@ class TaskMachine(RuleBasedStateMachine):
                     drawing=wish.drawing,
                     recipe=None if wish.recipe is None else account + wish.recipe,
                     fingerprints=tuple(fingerprints),
-                    now=self.now,
+                    now=self.model.now,
                 ),
                 repeatable=wish.repeatable and wish.recipe is not None,
             )
@@ -317,27 +188,9 @@ class TaskMachine(RuleBasedStateMachine):
         for value, answer in zip(values, answers, strict=True):
             assert answer.record is not None
             task = Expected(value.id, who, value.generation, 0.0, recipe=value.recipe, repeatable=value.repeatable)
-            self.accept(task, fingerprints)
-            self.tasks.append(task)
+            self.model.accept(task, fingerprints)
+            self.model.tasks.append(task)
             assert (answer.record.state, answer.record.object_name) == (task.state, task.object_name)
-
-    def accept(self, task: Expected, fingerprints: set[str]) -> None:
-        """Answered at once, or behind an equal task, or in the queue at the key's next turn."""
-        self.spent += COST
-        if self.is_answered(task, tuple(fingerprints)):
-            return
-        leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
-        turn = max(self.clock, self.last_turn[task.who]) + 1
-        if leader is None or not task.repeatable:
-            self.last_turn[task.who] = task.turn = turn
-            return
-        task.state = State.FOLLOWING
-        if leader.turn <= turn:
-            task.turn = leader.turn
-            return
-        self.last_turn[task.who] = turn
-        for equal in (task, leader, *self.followers(task.recipe)):
-            equal.turn = turn
 
     @rule(
         target=claims,
@@ -348,110 +201,96 @@ class TaskMachine(RuleBasedStateMachine):
     )
     def claim(self, worker: str, limit: int, models: tuple[str, ...], fingerprint: str) -> object:
         """A worker takes what the model says it should get, in that order."""
-        request = claim_request(worker, models=models, limit=limit, now=self.now, fingerprint=fingerprint)
+        request = claim_request(worker, models=models, limit=limit, now=self.model.now, fingerprint=fingerprint)
         (records,) = self.run(self.store.claim_many([request]))
-        expected = self.expected_claim(worker, limit, self.queued(models, fingerprint))
+        expected = self.model.expected_claim(worker, limit, models, fingerprint)
         assert [record.id for record in records] == [task.id for task in expected]
         for task in expected:
             task.state = State.RUNNING
             task.fence += 1
-            task.hold(worker, self.now + LEASE_S)
+            task.hold(worker, self.model.now + LEASE_S)
         return multiple(*records)
-
-    def expected_claim(self, worker: str, limit: int, queue: list[Expected]) -> list[Expected]:
-        """Fair turns, compatible tasks, a suspect one with a worker alone."""
-        held = [task for task in self.running() if task.worker_id == worker]
-        if not queue or limit < 1 or any(task.attempts.is_suspect for task in held):
-            return []
-        head = queue[0]
-        if head.attempts.is_suspect and held:
-            return []
-        self.clock = max(self.clock, head.turn)
-        if head.attempts.is_suspect:
-            return [head]
-        alike = [task for task in queue if task.drawing.batch_key == head.drawing.batch_key]
-        return [task for task in alike if not task.attempts.is_suspect][:limit]
 
     @rule(claim=claims, kept=KEPT)
     def complete(self, claim: TaskRecord, kept: Kept | None) -> None:
         """A picture under a claim, which may be lost by now."""
-        done = completion(claim, kept=kept, now=self.now)
+        done = completion(claim, kept=kept, now=self.model.now)
         (record,) = self.run(self.store.complete_many([done]))
-        task = self.holding(claim)
+        task = self.model.holding(claim)
         assert (record is None) == (task is None)
         if task is not None and record is not None:
-            ready = self.is_ready(task, done.object_name)
+            ready = self.model.is_ready(task, done.object_name)
             assert [follower.id for follower in record.followers] == ready
-            self.keep(task, kept)
+            self.model.keep(task, kept)
 
     @rule(model=st.sampled_from(["flux-dev", "flux-schnell"]), fingerprint=st.sampled_from(FINGERPRINTS))
     def offer(self, model: str, fingerprint: str) -> None:
         """A worker comes: what waits for it and was drawn by its like before is answered."""
-        offer = Offer(model=model, fingerprints=(fingerprint,), now=self.now)
+        offer = Offer(model=model, fingerprints=(fingerprint,), now=self.model.now)
         (records,) = self.run(self.store.answer_many([offer]))
-        waiting = [task for task in self.queued((model,)) if task.repeatable]
+        waiting = [task for task in self.model.queued((model,)) if task.repeatable]
         answered: list[str] = []
         for task in waiting:
-            followers = [follower.id for follower in self.followers(task.recipe)]
-            if self.is_answered(task, [fingerprint]):
+            followers = [follower.id for follower in self.model.followers(task.recipe)]
+            if self.model.is_answered(task, [fingerprint]):
                 answered += [task.id, *followers]
         assert [record.id for record in records] == answered
 
-    @precondition(lambda self: any(task.object_name for task in self.tasks))
+    @precondition(lambda self: any(task.object_name for task in self.model.tasks))
     @rule(data=st.data())
     def forget_pictures(self, data: st.DataObject) -> None:
         """Retention: each task lets go of its picture, and the last one that does tells so."""
-        holders = [task for task in self.tasks if task.object_name]
+        holders = [task for task in self.model.tasks if task.object_name]
         chosen = data.draw(st.lists(st.sampled_from(holders), max_size=4, unique_by=lambda task: task.id))
         pictures = [Picture(task_id=task.id, object_name=task.object_name or "") for task in chosen]
         unheld = self.run(self.store.forget_pictures(pictures))
         for task, picture, is_unheld in zip(chosen, pictures, unheld, strict=True):
             task.object_name = None
-            assert is_unheld == self.let_go(picture.object_name)
+            assert is_unheld == self.model.let_go(picture.object_name)
 
     @rule(seconds=st.integers(0, 30), limit=st.integers(1, 3))
     def delete_old_tasks(self, seconds: int, limit: int) -> None:
         """Retention: tasks that ended some time ago go, whatever became of their pictures."""
-        before = self.now - seconds
-        ended = [task for task in self.tasks if task.finished_at is not None and task.finished_at < before]
+        before = self.model.now - seconds
+        ended = [task for task in self.model.tasks if task.finished_at is not None and task.finished_at < before]
         old = sorted(ended, key=lambda task: task.finished_at or 0.0)[:limit]
         assert self.run(self.store.delete_old(before, limit)) == len(old)
-        self.tasks = [task for task in self.tasks if task not in old]
+        self.model.tasks = [task for task in self.model.tasks if task not in old]
         for task in old:
             if task.object_name is not None:
-                self.let_go(task.object_name)
+                self.model.let_go(task.object_name)
 
     @rule(claim=claims)
     def fail(self, claim: TaskRecord) -> None:
         """A failure under a claim, which may be lost by now."""
-        (record,) = self.run(self.store.fail_many([failure(claim, now=self.now)]))
-        task = self.holding(claim)
+        (record,) = self.run(self.store.fail_many([failure(claim, now=self.model.now)]))
+        task = self.model.holding(claim)
         assert (record is None) == (task is None)
         if task is not None and record is not None:
-            assert [follower.id for follower in record.followers] == self.is_without(task, State.ERROR)
+            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR)
 
-    @precondition(lambda self: self.tasks)
+    @precondition(lambda self: self.model.tasks)
     @rule(data=st.data())
     def fail_as_the_server(self, data: st.DataObject) -> None:
         """The server may end whatever is unfinished."""
-        task = data.draw(st.sampled_from(self.tasks))
-        decision = Failure(task_id=task.id, fence=None, reason=REASON, now=self.now)
+        task = data.draw(st.sampled_from(self.model.tasks))
+        decision = Failure(task_id=task.id, fence=None, reason=REASON, now=self.model.now)
         (record,) = self.run(self.store.fail_many([decision]))
         assert (record is None) == task.state.is_final
         if record is not None:
-            assert [follower.id for follower in record.followers] == self.is_without(task, State.ERROR)
+            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR)
 
-    @precondition(lambda self: self.tasks)
+    @precondition(lambda self: self.model.tasks)
     @rule(data=st.data(), who=st.integers(0, 2))
     def cancel(self, data: st.DataObject, who: int) -> None:
         """An account ends what is its own and unfinished."""
-        task = data.draw(st.sampled_from(self.tasks))
-        wish = Cancellation(task_id=task.id, account_id=self.keys[who].key.account_id, now=self.now)
+        task = data.draw(st.sampled_from(self.model.tasks))
+        wish = Cancellation(task_id=task.id, account_id=self.keys[who].key.account_id, now=self.model.now)
         (record,) = self.run(self.store.cancel_many([wish]))
         own = self.keys[who].account_name == self.keys[task.who].account_name
         assert (record is None) == (task.state.is_final or not own)
         if record is not None:
-            assert [follower.id for follower in record.followers] == self.is_without(task, State.CANCELLED)
+            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.CANCELLED)
 
     @rule(claim=claims, picture_first=st.booleans())
     def cancel_while_it_is_handed_in(self, claim: TaskRecord, picture_first: bool) -> None:
@@ -459,22 +298,22 @@ class TaskMachine(RuleBasedStateMachine):
 
         async def both() -> tuple[TaskRecord | None, TaskRecord | None]:
             ends = [
-                self.store.complete_many([completion(claim, now=self.now)]),
-                self.store.cancel_many([cancellation(claim, now=self.now)]),
+                self.store.complete_many([completion(claim, now=self.model.now)]),
+                self.store.cancel_many([cancellation(claim, now=self.model.now)]),
             ]
             ordered = await asyncio.gather(*(ends if picture_first else reversed(ends)))
             (completed,), (cancelled,) = ordered if picture_first else reversed(ordered)
             return completed, cancelled
 
         completed, cancelled = self.run(both())
-        task = self.known(claim.id)
-        holds = self.holding(claim) is not None
+        task = self.model.known(claim.id)
+        holds = self.model.holding(claim) is not None
         assert (completed is not None) == (holds and picture_first)
         assert (cancelled is not None) == (task is not None and task.state.is_active and completed is None)
         if task is not None and completed is not None:
-            self.is_ready(task, completion(claim).object_name)
+            self.model.is_ready(task, completion(claim).object_name)
         elif task is not None and cancelled is not None:
-            self.is_without(task, State.CANCELLED)
+            self.model.is_without(task, State.CANCELLED)
 
     @rule(who=st.integers(0, 2), limit=st.integers(1, 5), states=st.sets(st.sampled_from(list(State))))
     def page_through(self, who: int, limit: int, states: set[State]) -> None:
@@ -494,39 +333,41 @@ class TaskMachine(RuleBasedStateMachine):
             if (before := page.end) is None:
                 break
         account = self.keys[who].account_name
-        own = [task.id for task in self.tasks if self.keys[task.who].account_name == account and task.state in states]
+        own = [
+            task.id for task in self.model.tasks if self.keys[task.who].account_name == account and task.state in states
+        ]
         assert seen == own[::-1]
 
     @rule(claim=claims, step=st.integers(0, 4), suspected=st.booleans())
     def lose(self, claim: TaskRecord, step: int, suspected: bool) -> None:
         """A worker lost a claim, which may be lost already."""
-        (record,) = self.run(self.store.release_many([loss(claim, step=step, suspected=suspected, now=self.now)]))
-        task = self.holding(claim)
+        (record,) = self.run(self.store.release_many([loss(claim, step=step, suspected=suspected, now=self.model.now)]))
+        task = self.model.holding(claim)
         assert (record is None) == (task is None)
         if task is not None:
             task.attempts = task.attempts.after_loss(step=step, suspected=suspected)
-            task.waits_since = self.now
+            task.waits_since = self.model.now
             if task.attempts.is_exhausted:
-                self.is_without(task, State.ERROR)
+                self.model.is_without(task, State.ERROR)
             else:
                 task.ends(State.QUEUED)
 
     @rule(claim=claims, step=st.integers(1, 27), fingerprint=st.sampled_from(FINGERPRINTS))
     def write_down(self, claim: TaskRecord, step: int, fingerprint: str) -> None:
         """A worker writes down where a claim stands, which may be lost already."""
-        new = new_waypoint(claim, step=step, fingerprint=fingerprint, object_name=uuid.uuid4().hex, now=self.now)
-        task = self.holding(claim)
+        new = new_waypoint(claim, step=step, fingerprint=fingerprint, object_name=uuid.uuid4().hex, now=self.model.now)
+        task = self.model.holding(claim)
         assert self.run(self.store.keep_waypoints([new])) == [task is not None]
         if task is not None:
-            task.waypoint, task.waits_since = (step, fingerprint), self.now
+            task.waypoint, task.waits_since = (step, fingerprint), self.model.now
 
     @rule(data=st.data())
-    @precondition(lambda self: any(task.waypoint for task in self.tasks))
+    @precondition(lambda self: any(task.waypoint for task in self.model.tasks))
     def drop_a_waypoint(self, data: st.DataObject) -> None:
         """The place is needed for others."""
         kept = data.draw(st.sampled_from(self.run(self.store.waypoints())))
         assert self.run(self.store.drop_waypoints([kept, kept])) == [True, False]
-        next(task for task in self.tasks if task.id == kept.task_id).waypoint = None
+        next(task for task in self.model.tasks if task.id == kept.task_id).waypoint = None
 
     @rule(claim=claims)
     def finish_twice_at_once(self, claim: TaskRecord) -> None:
@@ -534,28 +375,32 @@ class TaskMachine(RuleBasedStateMachine):
 
         async def both() -> tuple[list[TaskRecord | None], list[TaskRecord | None]]:
             return await asyncio.gather(
-                self.store.complete_many([completion(claim, now=self.now)]),
-                self.store.fail_many([failure(claim, now=self.now)]),
+                self.store.complete_many([completion(claim, now=self.model.now)]),
+                self.store.fail_many([failure(claim, now=self.model.now)]),
             )
 
         (completed,), (failed,) = self.run(both())
-        task = self.holding(claim)
+        task = self.model.holding(claim)
         assert (completed is None) == (task is None)
         assert failed is None
         if task is not None:
-            self.is_ready(task, completion(claim).object_name)
+            self.model.is_ready(task, completion(claim).object_name)
 
     @rule(worker=st.sampled_from(WORKERS), seconds=st.integers(1, 40))
     def time_passes_and_one_worker_lives(self, worker: str, seconds: int) -> None:
         """A heartbeat of one worker; the leases of the others come nearer to their end."""
-        self.now += seconds
-        until = self.now + LEASE_S
-        held = [task for task in self.running() if task.worker_id == worker]
+        self.model.now += seconds
+        until = self.model.now + LEASE_S
+        held = [task for task in self.model.running() if task.worker_id == worker]
         assert self.run(self.store.extend_many([Lease(worker_id=worker, until=until)])) == [len(held)]
         for task in held:
             task.hold(worker, until)
-        lapsed = {task.id for task in self.running() if task.lease_until is not None and task.lease_until < self.now}
-        assert {record.id for record in self.run(self.store.lapsed(self.now))} == lapsed
+        lapsed = {
+            task.id
+            for task in self.model.running()
+            if task.lease_until is not None and task.lease_until < self.model.now
+        }
+        assert {record.id for record in self.run(self.store.lapsed(self.model.now))} == lapsed
 
     @rule()
     def restart(self) -> None:
@@ -566,17 +411,17 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def the_store_is_what_the_model_says(self) -> None:
         """Every task, and the order of those that are unfinished."""
-        records = self.run(self.store.get_many([task.id for task in self.tasks]))
+        records = self.run(self.store.get_many([task.id for task in self.model.tasks]))
         assert [
             (record.state, record.fence, record.attempts, record.worker_id, record.object_name)
             for record in records
             if record is not None
-        ] == [(task.state, task.fence, task.attempts, task.worker_id, task.object_name) for task in self.tasks]
+        ] == [(task.state, task.fence, task.attempts, task.worker_id, task.object_name) for task in self.model.tasks]
         waypoints = {kept.task_id: (kept.step, kept.fingerprint) for kept in self.run(self.store.waypoints())}
-        assert waypoints == {task.id: task.waypoint for task in self.tasks if task.waypoint is not None}
-        unfinished = sorted((task for task in self.tasks if task.state.is_active), key=lambda task: task.turn)
+        assert waypoints == {task.id: task.waypoint for task in self.model.tasks if task.waypoint is not None}
+        unfinished = sorted((task for task in self.model.tasks if task.state.is_active), key=lambda task: task.turn)
         assert [record.id for record in self.run(self.store.active())] == [task.id for task in unfinished]
-        cached = sorted(cached.object_name for cached in self.cache.values())
+        cached = sorted(cached.object_name for cached in self.model.cache.values())
         assert sorted(self.run(self.store.cached_objects())) == cached
 
     @invariant()
@@ -584,7 +429,7 @@ class TaskMachine(RuleBasedStateMachine):
         """Each task is paid for once, or not at all; the invariants are looked at every few steps."""
         self.steps += 1
         balances = {entry.account_name: entry.balance for entry in self.run(self.store.keys())}
-        assert sum(balance or 0 for balance in balances.values()) == 3 * GRANT - self.spent
+        assert sum(balance or 0 for balance in balances.values()) == 3 * GRANT - self.model.spent
         if self.steps % 8 == 0:
             assert self.run(self.store.fsck()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from service_house import House
 from builders import DRAWN, REASON, generation, in_event_loop
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation, Size
-from fluxserve.errors import JsonValue
+from fluxserve.errors import JsonValue, StoreUnavailable
 from fluxserve.service.sharing import Sharing
 from fluxserve.settings import Settings
-from fluxserve.store.base import Kept, PageRequest, TaskRecord
+from fluxserve.store.base import Kept, Offer, PageRequest, TaskRecord
+from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import State
 
 FINGERPRINT = "the weights of today"
@@ -244,6 +246,29 @@ async def test_after_a_restart_nothing_is_answered_until_it_is_known_what_draws(
 
     assert await seen(house, *waiting, unlike) == [(State.READY, 0), (State.READY, 0), (State.QUEUED, 0)]
     assert (await house.submit(key, SEEDED)).object_name == drawn.object_name
+
+
+class Refusing(SqliteStore):
+    """A store that cannot take offers."""
+
+    async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
+        """Refuse those of today's weights."""
+        if any(FINGERPRINT in offer.fingerprints for offer in offers):
+            raise StoreUnavailable("Another program holds the database.")
+        return await super().answer_many(offers)
+
+
+@in_event_loop
+async def test_a_worker_that_could_not_be_welcomed_draws_nothing_yet(tmp_path: Path, settings: Settings) -> None:
+    house = House(tmp_path, settings, Refusing)
+    key = await house.key()
+    await house.submit(key, SEEDED)
+    await draw(house)
+    await house.service.welcome("w1", {"flux-dev": "other weights"})
+    with pytest.raises(StoreUnavailable):
+        await house.service.welcome("w2", HERE)
+    assert (await house.submit(key, SEEDED)).state is State.QUEUED
+    await house.store.close()
 
 
 @in_event_loop

@@ -1,6 +1,6 @@
--- Equal requests of an account share one drawing: those that come while it is made follow it, later ones find its picture.
-ALTER TABLE tasks ADD COLUMN recipe BLOB;                           -- HMAC of account and generation; NULL: it shares nothing
-ALTER TABLE tasks ADD COLUMN repeatable INTEGER NOT NULL DEFAULT 0; -- 1: its seed was asked for, so an equal request may come
+-- Equal requests of an account share one drawing: those that come while it is made follow it, later ones find it.
+ALTER TABLE tasks ADD COLUMN recipe BLOB;                -- HMAC of account and generation; NULL: it shares nothing
+ALTER TABLE tasks ADD COLUMN repeatable INTEGER NOT NULL DEFAULT 0;  -- 1: its seed was asked for
 CREATE UNIQUE INDEX tasks_leading ON tasks (recipe) WHERE repeatable = 1 AND state IN ('queued', 'running');
 CREATE INDEX tasks_following ON tasks (recipe) WHERE state = 'following';
 DROP INDEX tasks_active_of_key;
@@ -9,7 +9,7 @@ CREATE INDEX tasks_active_of_key ON tasks (key_id) WHERE state IN ('preparing', 
 CREATE TABLE result_cache (
     recipe      BLOB PRIMARY KEY,
     fingerprint TEXT NOT NULL,                           -- of what drew it
-    object_name TEXT NOT NULL UNIQUE,                    -- some ready task holds it, and that task's result is the answer
+    object_name TEXT NOT NULL UNIQUE,                    -- ready tasks hold it, and their result is the answer
     size        INTEGER NOT NULL CHECK (size >= 0),      -- bytes of the picture
     used_at     REAL NOT NULL
 ) STRICT, WITHOUT ROWID;

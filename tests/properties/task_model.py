@@ -1,0 +1,181 @@
+"""What the task machine expects of a store: tasks, equal ones among them, and the pictures that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from builders import NOW, PATIENCE_S
+from fluxserve.catalogue import Generation
+from fluxserve.store.base import Kept, TaskRecord
+from fluxserve.tasks.task import Attempts, State
+
+#: Thousandths of a credit that each task costs.
+COST = 1000
+
+
+@dataclass
+class Expected:
+    """A task as the model sees it."""
+
+    id: str
+    who: int
+    drawing: Generation
+    turn: float
+    state: State = State.QUEUED
+    fence: int = 0
+    attempts: Attempts = field(default_factory=Attempts)
+    worker_id: str | None = None
+    lease_until: float | None = None
+    waypoint: tuple[int, str] | None = None
+    waits_since: float = 0.0
+    recipe: bytes | None = None
+    repeatable: bool = False
+    object_name: str | None = None
+    finished_at: float | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Equal tasks may follow it."""
+        return self.repeatable and self.state in (State.QUEUED, State.RUNNING)
+
+    def hold(self, worker_id: str | None, until: float | None) -> None:
+        """Who has the task, and until when."""
+        self.worker_id, self.lease_until = worker_id, until
+
+    def ends(self, state: State) -> None:
+        """The last change."""
+        self.state = state
+        self.hold(None, None)
+        if state.is_final:
+            self.waypoint = None
+
+    def is_for(self, fingerprint: str, now: float) -> bool:
+        """Whether a worker of this fingerprint may have the task now."""
+        return self.waypoint is None or self.waypoint[1] == fingerprint or self.waits_since <= now - PATIENCE_S
+
+
+@dataclass
+class Cached:
+    """A picture that answers a recipe."""
+
+    fingerprint: str
+    object_name: str
+    size: int
+    used_at: float
+
+
+@dataclass
+class Model:
+    """All tasks, in the order of their coming; three keys have a turn each."""
+
+    tasks: list[Expected] = field(default_factory=list)
+    cache: dict[bytes, Cached] = field(default_factory=dict)
+    last_turn: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    clock: float = 0.0
+    now: float = NOW
+    spent: int = 0
+
+    def holding(self, claim: TaskRecord) -> Expected | None:
+        """The task, if `claim` still holds."""
+        task = self.known(claim.id)
+        return task if task is not None and task.state is State.RUNNING and task.fence == claim.fence else None
+
+    def known(self, task_id: str) -> Expected | None:
+        """The task, if it was not deleted."""
+        return next((task for task in self.tasks if task.id == task_id), None)
+
+    def followers(self, recipe: bytes | None) -> list[Expected]:
+        """Those that wait for an equal task's picture, in the order of their coming."""
+        return [task for task in self.tasks if task.state is State.FOLLOWING and task.recipe == recipe]
+
+    def is_answered(self, task: Expected, fingerprints: Sequence[str]) -> bool:
+        """The task gets a picture that was drawn before, if there is one."""
+        cached = self.cache.get(task.recipe or b"") if task.repeatable else None
+        if cached is None or cached.fingerprint not in fingerprints:
+            return False
+        cached.used_at = self.now
+        self.is_ready(task, cached.object_name)
+        return True
+
+    def is_ready(self, task: Expected, object_name: str) -> list[str]:
+        """The task has its picture, and its followers have it too; their ids."""
+        followers = self.followers(task.recipe) if task.leads else []
+        for ready in (task, *followers):
+            ready.ends(State.READY)
+            ready.object_name, ready.finished_at = object_name, self.now
+        return [follower.id for follower in followers]
+
+    def is_without(self, task: Expected, state: State) -> list[str]:
+        """The task ended without a picture, and its first follower takes its place; that one's id."""
+        self.spent -= COST
+        heirs = self.followers(task.recipe)[:1] if task.leads else []
+        task.ends(state)
+        task.finished_at = self.now
+        for heir in heirs:
+            heir.state = State.QUEUED
+        return [heir.id for heir in heirs]
+
+    def keep(self, task: Expected, kept: Kept | None) -> None:
+        """The task's picture answers its recipe from now on; within the budget."""
+        if kept is None or task.recipe is None:
+            return
+        self.cache.pop(task.recipe, None)
+        if kept.size > kept.budget:
+            return
+        self.cache[task.recipe] = Cached(kept.fingerprint, task.object_name or "", kept.size, self.now)
+        while sum(cached.size for cached in self.cache.values()) > kept.budget:
+            del self.cache[min(self.cache, key=lambda recipe: (self.cache[recipe].used_at, recipe))]
+
+    def let_go(self, object_name: str) -> bool:
+        """Whether no task holds the picture any more; then it answers nobody."""
+        if any(task.object_name == object_name for task in self.tasks):
+            return False
+        self.cache = {recipe: cached for recipe, cached in self.cache.items() if cached.object_name != object_name}
+        return True
+
+    def running(self) -> list[Expected]:
+        """The tasks that workers have."""
+        return [task for task in self.tasks if task.state is State.RUNNING]
+
+    def queued(self, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
+        """The queue of these models for a worker of this fingerprint, in turn."""
+        waiting = [
+            task
+            for task in self.tasks
+            if task.state is State.QUEUED and task.drawing.model in models and task.is_for(fingerprint, self.now)
+        ]
+        return sorted(waiting, key=lambda task: task.turn)  # stable: equal turns in the order of their coming
+
+    def accept(self, task: Expected, fingerprints: set[str]) -> None:
+        """Answered at once, or behind an equal task, or in the queue at the key's next turn."""
+        self.spent += COST
+        if self.is_answered(task, tuple(fingerprints)):
+            return
+        leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
+        turn = max(self.clock, self.last_turn[task.who]) + 1
+        if leader is None or not task.repeatable:
+            self.last_turn[task.who] = task.turn = turn
+            return
+        task.state = State.FOLLOWING
+        if leader.turn <= turn:
+            task.turn = leader.turn
+            return
+        self.last_turn[task.who] = turn
+        for equal in (task, leader, *self.followers(task.recipe)):
+            equal.turn = turn
+
+    def expected_claim(self, worker: str, limit: int, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
+        """Fair turns, compatible tasks, a suspect one with a worker alone."""
+        queue = self.queued(models, fingerprint)
+        held = [task for task in self.running() if task.worker_id == worker]
+        if not queue or limit < 1 or any(task.attempts.is_suspect for task in held):
+            return []
+        head = queue[0]
+        if head.attempts.is_suspect and held:
+            return []
+        self.clock = max(self.clock, head.turn)
+        if head.attempts.is_suspect:
+            return [head]
+        alike = [task for task in queue if task.drawing.batch_key == head.drawing.batch_key]
+        return [task for task in alike if not task.attempts.is_suspect][:limit]
