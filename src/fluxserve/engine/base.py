@@ -26,11 +26,12 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
-    """`ref` has made `step` of `steps` steps."""
+    """`ref` has made `step` of `steps` steps; `preview` is what it is heading for, where `show` asked for that."""
 
     ref: str
     step: int
     steps: int
+    preview: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,12 @@ class Engine(Protocol):
 
     def admit(self, ref: str, generation: Generation) -> None:
         """Take a generation in; its first event comes from a later `step`."""
+
+    def show(self, ref: str) -> None:
+        """Let the next `Progressed` of `ref` carry a preview, unless it is the last; unknown refs are ignored.
+
+        The picture that is drawn in the end stays the same.
+        """
 
     def step(self) -> Sequence[Event]:
         """Advance one batch by one step and tell what happened. Does nothing when idle."""
