@@ -7,6 +7,7 @@ stays in the database until it is ready.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fluxserve.store.base import TaskRecord
@@ -37,10 +38,14 @@ class View:
 class Views:
     """Task id -> View. Used from the event loop only."""
 
-    def __init__(self, finished_views: int = FINISHED_VIEWS) -> None:
+    def __init__(
+        self, finished_views: int = FINISHED_VIEWS, on_change: Callable[[View], None] = lambda _view: None
+    ) -> None:
+        """`on_change` is called with each view that is new or has changed."""
         self._active: dict[str, View] = {}
         self._finished: OrderedDict[str, View] = OrderedDict()
         self._limit = finished_views
+        self._on_change = on_change
 
     def __len__(self) -> int:
         """How many tasks are unfinished."""
@@ -61,9 +66,10 @@ class Views:
             self._finished[record.id] = view
             if len(self._finished) > self._limit:
                 self._finished.popitem(last=False)
-            return view
-        view = _view(record, None)
-        self._active[record.id] = view
+        else:
+            view = _view(record, None)
+            self._active[record.id] = view
+        self._on_change(view)
         return view
 
     def advance(self, task_id: str, step: int, steps: int) -> None:
@@ -71,6 +77,7 @@ class Views:
         view = self._active.get(task_id)
         if view is not None and view.state is State.RUNNING:
             view.step, view.steps = step, steps
+            self._on_change(view)
 
     def forget_finished(self) -> None:
         """Read finished tasks anew: some were deleted."""
