@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fluxserve import __version__, catalogue
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.query import MAX_WAIT
 from fluxserve.api.tasks import DEFAULT_LIMIT, MAX_LIMIT, WORDS
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.schema import Schema, request_schema
@@ -18,6 +19,12 @@ from fluxserve.errors import JsonValue
 DESCRIPTION = """The Flux image generation API on your own machine, in two dialects: the one Black Forest Labs
 publishes (`/v1`, `X-Key`) and the one CometAPI serves (`/flux/v1`, Bearer). Submit a prompt, poll until `Ready`,
 download `result.sample`."""
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
 _ID = {"type": "string", "format": "uuid"}
 _NUMBER_OR_NULL = {"type": ["number", "null"]}
 _ERROR: Schema = {
@@ -105,11 +112,40 @@ _RESULT: Schema = {
         },
         "progress": _NUMBER_OR_NULL,
         "details": {"type": ["object", "null"]},
-        "preview": {"type": "null"},
+        "preview": {
+            "type": ["object", "null"],
+            "description": "With `preview=true`: what a running task is heading for, at most 256 pixels wide and high.",
+            "required": ["media_type", "data"],
+            "properties": {
+                "media_type": {"type": "string", "const": "image/jpeg"},
+                "data": {"type": "string", "contentEncoding": "base64"},
+            },
+        },
         "cost": {"type": "number", "description": "Credits the task cost, once it has ended."},
     },
 }  # fmt: skip
 
+_CAPABILITY: Schema = {
+    "name": "t",
+    "in": "query",
+    "description": "The task's capability, from its polling_url; replaces the key.",
+    "schema": {"type": "string"},
+}
+_PREVIEW: Schema = {
+    "name": "preview",
+    "in": "query",
+    "description": "Show what the task is heading for, from now on until its end.",
+    "schema": {"type": "boolean", "default": False},
+}
+_TASK_EVENT: Schema = {
+    "type": "object",
+    "required": ["event", "id", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "progress", "preview", "result"]},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref("Result")},
+    },
+}
 _TASKS: Schema = {
     "type": "object",
     "required": ["tasks", "next_cursor"],
@@ -148,7 +184,9 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
-    schemas |= {"Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT, "Tasks": _TASKS}
+    schemas |= {
+        "Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT, "TaskEvent": _TASK_EVENT, "Tasks": _TASKS,
+    }  # fmt: skip
     for dialect in dialects:
         schemas[f"Error_{dialect.name}"] = _with(_ERROR, _ADDED[dialect.name])
         schemas[f"ValidationError_{dialect.name}"] = _with(_VALIDATION_ERROR, _ADDED[dialect.name])
@@ -201,10 +239,11 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
 
 
 def _tasks_paths(dialect: Dialect) -> dict[str, JsonValue]:
-    """Listing and cancelling, which the published APIs do not have."""
+    """Listing, following and cancelling, which the published APIs do not have."""
     one = f"{dialect.prefix}/tasks/{{id}}"
     return {
         f"{dialect.prefix}/tasks": {"get": _list_tasks(dialect)},
+        f"{one}/events": {"get": _events(dialect)},
         f"{one}/cancel": {"post": _cancel(dialect, "cancel_task")},
         one: {"delete": _cancel(dialect, "delete_task")},
     }
@@ -237,6 +276,43 @@ def _list_tasks(dialect: Dialect) -> Schema:
     }
 
 
+def _events(dialect: Dialect) -> Schema:
+    responses: Schema = {
+        "200": {
+            "description": "Events until the task's end: `status`, `progress`, `preview`, `result`. The data of "
+            "each is a Result; the id of the last one is `end`.",
+            "content": {"text/event-stream": {"schema": _ref("TaskEvent")}},
+        },
+        "204": {"description": "The task has ended, and Last-Event-ID says that the caller has seen that."},
+        "401": _answer("Neither a key nor the task's capability.", f"Error_{dialect.name}"),
+        "422": _answer("A parameter that cannot be.", f"ValidationError_{dialect.name}"),
+        "429": _answer("Too many streams of this account.", f"Error_{dialect.name}"),
+        "503": _answer("Too many streams; see Retry-After.", f"Error_{dialect.name}"),
+    }
+    if dialect.unknown_task_status == 404:
+        responses["404"] = _answer("No such task.", "Result")
+    else:
+        responses["200"]["content"] |= _answer("", "Result")["content"]  # type: ignore[index, operator, call-overload]
+    return {
+        "operationId": f"{dialect.name}_task_events",
+        "summary": "Follow a task by server-sent events",
+        "tags": [dialect.title],
+        "security": [*_security(), {}],
+        "parameters": [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+            _CAPABILITY,
+            _PREVIEW,
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "Sent by browsers that come back; they are told how the task is now.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "responses": responses,
+    }
+
+
 def _cancel(dialect: Dialect, operation: str) -> Schema:
     responses: Schema = {
         "200": _answer("The task as a poll shows it; one that had ended stays as it was.", "Result"),
@@ -259,7 +335,7 @@ def _poll(dialect: Dialect) -> Schema:
     responses: Schema = {
         "200": _answer("The task, whatever became of it.", "Result"),
         "401": _answer("A bare id without a key.", f"Error_{dialect.name}"),
-        "422": _answer("No id.", f"ValidationError_{dialect.name}"),
+        "422": _answer("No id, or a parameter that cannot be.", f"ValidationError_{dialect.name}"),
     }
     if dialect.unknown_task_status == 404:
         responses["404"] = _answer("No such task.", "Result")
@@ -270,12 +346,14 @@ def _poll(dialect: Dialect) -> Schema:
         "security": [*_security(), {}],
         "parameters": [
             {"name": "id", "in": "query", "required": True, "schema": {"type": "string"}},
+            _CAPABILITY,
             {
-                "name": "t",
+                "name": "wait",
                 "in": "query",
-                "description": "The task's capability, from its polling_url; replaces the key.",
-                "schema": {"type": "string"},
+                "description": "Answer when the task has ended, or after so many seconds.",
+                "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
             },
+            _PREVIEW,
         ],
         "responses": responses,
     }
@@ -311,10 +389,6 @@ def _security() -> list[JsonValue]:
 
 def _schema_name(spec: ModelSpec) -> str:
     return "".join(part.capitalize() for part in spec.name.replace(".", "").split("-")) + "Inputs"
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _answer(description: str, schema: str) -> Schema:

@@ -40,7 +40,9 @@ class Polls:
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("Poll with GET.")
             fields = query.parse(scope["query_string"])
-            task_id, wait, with_preview = _task_id(fields), query.wait(fields), query.preview(fields)
+            task_id = _task_id(fields)
+            wait = query.wait(fields) if "wait" in fields else 0.0
+            with_preview = "preview" in fields and query.preview(fields)
             view = await self.visible(scope, task_id, fields.get("t", ()))
             if view is None:
                 await send_json(send, dialect.unknown_task_status, dialect.render_unknown(task_id))

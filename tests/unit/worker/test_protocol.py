@@ -24,6 +24,7 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Hello(version=1, worker_id="w", pid=1, models=(), engine="fake", fingerprint="", capacity=0),
     p.Want(count=3),
     p.Progress(task_id="t1", fence=2, step=3, steps=28),
+    p.Preview(task_id="t1", fence=2, picture=bytes(range(256))),
     p.Heartbeat(held=HELD),
     p.Heartbeat(held=()),
     p.Finished(
@@ -45,6 +46,7 @@ FROM_SERVER: list[p.FromServer] = [
     p.Tasks(assignments=()),
     p.Settled(task_id="t1", fence=1, accepted=False),
     p.Discard(task_id="t1", fence=1),
+    p.Show(task_id="t1", fence=1),
     p.Drain(),
 ]
 
