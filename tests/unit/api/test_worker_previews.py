@@ -1,4 +1,4 @@
-"""Previews between the server and its workers: asked for once somebody looks, and taken from who holds the claim alone."""
+"""Previews between the server and its workers: asked for once somebody looks, taken from who holds the claim alone."""
 
 from __future__ import annotations
 
