@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -74,6 +75,20 @@ def test_a_stopped_server_lets_streams_and_held_polls_go(make_server: MakeServer
         assert [line for line in listening.result(20) if line.startswith("event:")] == ["event: status"]
         assert held.result(20) == "Pending"
     assert "Traceback" not in server.log
+
+
+def test_who_follows_a_running_task_hears_of_its_end_although_the_server_stops(make_server: MakeServer) -> None:
+    server = make_server(fake_latency="4", fake_steps=str(STEPS), drain="120").start()
+    task_id = server.submit("a red apple")
+    server.wait_until_running(task_id)
+    with server.client() as http, http.stream("GET", f"/v1/tasks/{task_id}/events", timeout=120) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 1000"
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        events = [line for line in lines if line.startswith("event:")]
+    assert events[-1] == "event: result"
+    assert server.process.wait(60) == 0
 
 
 def connections(server: Server) -> int:

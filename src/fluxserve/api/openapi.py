@@ -9,6 +9,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from fluxserve import __version__, catalogue
+from fluxserve.api.answer_schemas import (
+    ADDED,
+    ERROR,
+    RESULT,
+    SUBMITTED,
+    TASK_EVENT,
+    TASKS,
+    VALIDATION_ERROR,
+    ref,
+)
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.query import MAX_WAIT
 from fluxserve.api.tasks import DEFAULT_LIMIT, MAX_LIMIT, WORDS
@@ -21,110 +31,6 @@ publishes (`/v1`, `X-Key`) and the one CometAPI serves (`/flux/v1`, Bearer). Sub
 download `result.sample`."""
 
 
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-_ID = {"type": "string", "format": "uuid"}
-_NUMBER_OR_NULL = {"type": ["number", "null"]}
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["detail", "message", "status_code"],
-    "properties": {
-        "detail": {"description": "What is wrong; of a 422, one entry per field."},
-        "message": {"type": "string", "description": "The same in one line."},
-        "status_code": {"type": "integer"},
-    },
-}
-#: What a dialect adds to its errors.
-_ADDED: dict[str, Schema] = {
-    "bfl": {},
-    "cometapi": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {name: {"type": "string"} for name in ("message", "type", "param", "code")},
-        }
-    },
-}
-_VALIDATION_ERROR: Schema = {
-    "type": "object",
-    "required": ["detail", "message", "status_code"],
-    "properties": {
-        "detail": {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["type", "loc", "msg"],
-                        "properties": {
-                            "type": {"type": "string"},
-                            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                            "msg": {"type": "string"},
-                            "input": {},
-                            "ctx": {"type": "object"},
-                        },
-                    },
-                },
-            ]
-        },
-        "message": {"type": "string"},
-        "status_code": {"type": "integer"},
-    },
-}
-_SUBMITTED: Schema = {
-    "type": "object",
-    "required": ["id", "polling_url", "cost", "input_mp", "output_mp"],
-    "properties": {
-        "id": _ID,
-        "polling_url": {"type": "string", "format": "uri", "description": "Poll here; it needs no key."},
-        "cost": {"type": "number", "description": "Credits reserved for the task."},
-        "input_mp": {"type": "number"},
-        "output_mp": {"type": "number"},
-        "status": {"type": "string", "description": "Only with webhook_url."},
-        "webhook_url": {"type": "string", "description": "Only with webhook_url."},
-    },
-}
-_RESULT: Schema = {
-    "type": "object",
-    "required": ["id", "status", "result", "progress", "details", "preview"],
-    "properties": {
-        "id": {"type": "string"},
-        "status": {
-            "type": "string",
-            "enum": [
-                "Task not found", "Pending", "Processing", "Request Moderated", "Content Moderated", "Ready", "Error",
-            ],
-        },
-        "result": {
-            "type": ["object", "null"],
-            "required": ["sample", "prompt", "seed", "start_time", "end_time", "duration"],
-            "properties": {
-                "sample": {"type": ["string", "null"], "description": "Link to the picture; null once it is deleted."},
-                "prompt": {"type": "string"},
-                "seed": {"type": "integer"},
-                "start_time": {"type": "number"},
-                "end_time": {"type": "number"},
-                "duration": {"type": "number"},
-            },
-        },
-        "progress": _NUMBER_OR_NULL,
-        "details": {"type": ["object", "null"]},
-        "preview": {
-            "type": ["object", "null"],
-            "description": "With `preview=true`: what a running task is heading for, at most 256 pixels wide and high.",
-            "required": ["media_type", "data"],
-            "properties": {
-                "media_type": {"type": "string", "const": "image/jpeg"},
-                "data": {"type": "string", "contentEncoding": "base64"},
-            },
-        },
-        "cost": {"type": "number", "description": "Credits the task cost, once it has ended."},
-    },
-}  # fmt: skip
-
 _CAPABILITY: Schema = {
     "name": "t",
     "in": "query",
@@ -136,38 +42,6 @@ _PREVIEW: Schema = {
     "in": "query",
     "description": "Show what the task is heading for, from now on until its end.",
     "schema": {"type": "boolean", "default": False},
-}
-_TASK_EVENT: Schema = {
-    "type": "object",
-    "required": ["event", "id", "data"],
-    "properties": {
-        "event": {"type": "string", "enum": ["status", "progress", "preview", "result"]},
-        "id": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref("Result")},
-    },
-}
-_TASKS: Schema = {
-    "type": "object",
-    "required": ["tasks", "next_cursor"],
-    "properties": {
-        "tasks": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["id", "model", "status", "created_at", "cost", "progress", "polling_url"],
-                "properties": {
-                    "id": _ID,
-                    "model": {"type": "string"},
-                    "status": {"type": "string", "enum": list(WORDS)},
-                    "created_at": {"type": "number", "description": "Seconds since the epoch."},
-                    "cost": {"type": "number", "description": "Credits: as reserved, and as charged at the end."},
-                    "progress": _NUMBER_OR_NULL,
-                    "polling_url": {"type": "string", "format": "uri"},
-                },
-            },
-        },
-        "next_cursor": {"type": ["string", "null"], "description": "Null on the last page."},
-    },
 }
 
 
@@ -185,11 +59,11 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
     schemas |= {
-        "Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT, "TaskEvent": _TASK_EVENT, "Tasks": _TASKS,
+        "Error": ERROR, "Submitted": SUBMITTED, "Result": RESULT, "TaskEvent": TASK_EVENT, "Tasks": TASKS,
     }  # fmt: skip
     for dialect in dialects:
-        schemas[f"Error_{dialect.name}"] = _with(_ERROR, _ADDED[dialect.name])
-        schemas[f"ValidationError_{dialect.name}"] = _with(_VALIDATION_ERROR, _ADDED[dialect.name])
+        schemas[f"Error_{dialect.name}"] = _with(ERROR, ADDED[dialect.name])
+        schemas[f"ValidationError_{dialect.name}"] = _with(VALIDATION_ERROR, ADDED[dialect.name])
     schemas |= {_schema_name(spec): request_schema(spec) for spec in catalogue.MODELS.values()}
     components["securitySchemes"] = {
         "XKey": {"type": "apiKey", "in": "header", "name": "X-Key"},
@@ -224,7 +98,7 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
             }
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(_schema_name(spec))}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ref(_schema_name(spec))}}},
         "responses": {
             "200": _answer("Accepted: the task is durable.", "Submitted"),
             "400": _answer("The body is not JSON.", f"Error_{dialect.name}"),
@@ -281,7 +155,7 @@ def _events(dialect: Dialect) -> Schema:
         "200": {
             "description": "Events until the task's end: `status`, `progress`, `preview`, `result`. The data of "
             "each is a Result; the id of the last one is `end`.",
-            "content": {"text/event-stream": {"schema": _ref("TaskEvent")}},
+            "content": {"text/event-stream": {"schema": ref("TaskEvent")}},
         },
         "204": {"description": "The task has ended, and Last-Event-ID says that the caller has seen that."},
         "401": _answer("Neither a key nor the task's capability.", f"Error_{dialect.name}"),
@@ -392,4 +266,4 @@ def _schema_name(spec: ModelSpec) -> str:
 
 
 def _answer(description: str, schema: str) -> Schema:
-    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
+    return {"description": description, "content": {"application/json": {"schema": ref(schema)}}}
