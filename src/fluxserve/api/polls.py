@@ -1,8 +1,8 @@
 """The hot path: `GET {prefix}/get_result`, plain ASGI.
 
 An unfinished or freshly finished task is answered from memory; with `wait` only at its end, or after so many seconds,
-and with `preview` beside the newest preview. Whoever holds the task's capability (`t` in the
-polling_url) or its account's key may look; a bare id opens nothing.
+and with `preview` beside its newest preview. Whoever holds the task's capability (`t` in the polling_url) or its
+account's key may look; a bare id opens nothing.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Client:
         patience, attempt = _Patience(task, timeout), 0
         while attempt <= RETRIES:
             try:
-                for answer in self._stream(task, previews):
+                for answer in self._stream(task, previews, min(LONGEST_SILENCE_S, max(patience.left, 0.1))):
                     if answer is not None:
                         looked, attempt = answers.outcome(task.id, answer), 0
                         yield looked
@@ -132,11 +132,11 @@ class Client:
             attempt += 1
         yield from self._polls(task, patience, previews=previews)
 
-    def _stream(self, task: Task, previews: bool) -> Iterator[JsonObject | None]:
+    def _stream(self, task: Task, previews: bool, longest_silence: float) -> Iterator[JsonObject | None]:
         """The data of each event, None beside them; ends where the stream is cut off. Raises _NoStreamError."""
         url = f"{self._base}/v1/tasks/{task.id}/events{'?preview=true' if previews else ''}"
-        silence = httpx.Timeout(self._timeout, read=LONGEST_SILENCE_S)
-        with self._http.stream("GET", url, headers={"x-key": self._key}, timeout=silence) as response:
+        patience = httpx.Timeout(self._timeout, read=longest_silence)
+        with self._http.stream("GET", url, headers={"x-key": self._key}, timeout=patience) as response:
             if not events.is_stream(response):
                 raise _NoStreamError
             yield from events.read(response.iter_lines())

@@ -20,7 +20,7 @@ from fluxserve.client import (
     TaskNotFound,
     TaskTimeout,
 )
-from fluxserve.client.client import LAST_POLL_S, RETRIES
+from fluxserve.client.client import LAST_POLL_S, LONGEST_SILENCE_S, RETRIES
 
 ORIGIN = "http://flux.test"
 TASK = Task(id="t1", polling_url=f"{ORIGIN}/v1/get_result?id=t1&t=capability", cost=2.5)
@@ -176,6 +176,15 @@ class Endless(httpx.SyncByteStream):
     def close(self) -> None:
         """The client has let go."""
         self.is_closed = True
+
+
+def test_a_stream_is_waited_for_no_longer_than_its_caller_waits() -> None:
+    scene = Scene(stream(event(READY)), stream(event(READY)))
+    for timeout in (3.0, None):
+        list(scene.client.events(TASK, timeout=timeout))
+    patient, endless = (request.extensions["timeout"]["read"] for request in scene.asked)
+    assert 2.5 <= patient <= 3
+    assert endless == LONGEST_SILENCE_S
 
 
 def test_whoever_stops_listening_closes_the_stream() -> None:

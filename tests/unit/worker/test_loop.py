@@ -103,10 +103,10 @@ async def test_what_the_weights_say_about_a_prompt_is_handed_over_with_the_pictu
 
 
 class Slow(FakeEngine):
-    """An engine that takes its time for a picture of ten steps."""
+    """An engine that takes its time for a picture of many steps."""
 
     def __init__(self) -> None:
-        super().__init__(Settings(fake_latency=2.0, fake_steps=10))
+        super().__init__(Settings(fake_latency=2.0, fake_steps=50))
 
 
 @in_event_loop
