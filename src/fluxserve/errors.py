@@ -17,11 +17,13 @@
     │   ├── BodyCutOff                  the caller went, or was turned away, before its body was whole
     │   ├── IdempotencyConflict         the same Idempotency-Key with another body
     │   ├── TooManyActiveTasks
-    │   └── TooManyRequests
+    │   ├── TooManyRequests
+    │   └── TooManyStreams
     ├── Unavailable                     our fault, for now: try again
     │   ├── DiskFull
     │   ├── QueueFull
     │   ├── BodiesFull
+    │   ├── StreamsFull
     │   ├── StoreUnavailable
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
@@ -146,6 +148,12 @@ class TooManyRequests(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyStreams(RequestError):
+    """As many event streams as the account may have are open."""
+
+    retryable = True
+
+
 class Unavailable(FluxserveError):
     """Our fault, for now."""
 
@@ -162,6 +170,10 @@ class QueueFull(Unavailable):
 
 class BodiesFull(Unavailable):
     """The large request bodies that are being read would together take too much memory."""
+
+
+class StreamsFull(Unavailable):
+    """As many event streams as the server holds are open."""
 
 
 class StoreUnavailable(Unavailable):

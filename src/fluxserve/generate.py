@@ -19,7 +19,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app.folder import address_path, key_path
 from fluxserve.catalogue import find
-from fluxserve.client import AuthenticationFailed, Client, ClientError, Picture, RequestRejected, Task, TaskTimeout
+from fluxserve.client import (
+    AuthenticationFailed,
+    Client,
+    ClientError,
+    Picture,
+    RequestRejected,
+    Result,
+    Task,
+    TaskTimeout,
+)
 from fluxserve.engine import missing
 from fluxserve.errors import ConfigurationError, EngineNotInstalled
 from fluxserve.settings import load
@@ -135,10 +144,11 @@ def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         shown = bar.add_task("drawing", total=steps)
-        result = client.wait(
-            task, timeout=wish.timeout, on_progress=lambda progress: bar.update(shown, completed=progress * steps)
-        )
-    return client.download(result)
+        for news in client.events(task, timeout=wish.timeout):
+            if isinstance(news, Result):
+                return client.download(news)
+            bar.update(shown, completed=news.progress * steps)
+    raise AssertionError("events end with a result, or raise")
 
 
 def _with_format(wish: Wish) -> Wish:

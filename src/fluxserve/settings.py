@@ -132,6 +132,13 @@ class Settings(BaseSettings):
         ge=1024,
         description="Most bytes of request bodies over 64 KiB in memory at once; beyond it submits answer 503.",
     )
+    max_streams: int = Field(1000, ge=0, description="Most event streams at once; beyond it they answer 503.")
+    max_account_streams: int = Field(
+        32, ge=1, description="Most event streams at once of one account's tasks; beyond it they answer 429."
+    )
+    preview_memory: int = Field(
+        64 * 2**20, ge=0, description="Most bytes of previews in memory; beyond it the oldest go. 0: there are none."
+    )
     max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
     min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")

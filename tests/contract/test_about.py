@@ -89,7 +89,8 @@ def test_the_served_document_lists_every_route_once(document: Json) -> None:
     paths = document["paths"]
     expected = {"/healthz", "/readyz", "/v1/models", "/results/{token}/{name}"}
     expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*EVERY, "get_result")}
-    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in ("tasks", "tasks/{id}", "tasks/{id}/cancel")}
+    of_tasks = ("tasks", "tasks/{id}", "tasks/{id}/cancel", "tasks/{id}/events")
+    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in of_tasks}
     assert paths.keys() == expected
     names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
     assert len(names) == len(set(names)) == len(expected)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
 
 import pytest
+from calls import Call
 from inprocess import Json, Server
 
 from fluxserve.api.bfl import STATUSES
@@ -14,9 +16,10 @@ from fluxserve.api.cometapi import CODES
 from fluxserve.catalogue import MODELS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
-REQUEST, SUBMITTED, PENDING, READY, CANCELLED, LISTED, PLAIN, INVALID, COMETAPI = [
+REQUEST, SUBMITTED, PENDING, READY, PREVIEW, CANCELLED, LISTED, PLAIN, INVALID, COMETAPI = [
     json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ]
+(STREAM,) = re.findall(r"^```text\n(.*?)\n^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def keys(value: object) -> object:
@@ -45,6 +48,27 @@ def test_the_example_of_a_result_is_what_a_server_answers(server: Server) -> Non
     assert {"drawn_by", "steps", "drawn_at", "fingerprint", "pixels_sha256"} == details.keys()
     assert keys(result | {"details": None}) == keys(READY | {"details": None})
     assert (result["result"]["prompt"], result["result"]["duration"]) == (REQUEST["prompt"], 1.5)
+
+
+def test_the_example_of_a_preview_is_what_a_server_answers(server: Server) -> None:
+    task = server.submit()
+    url = f"{task['polling_url']}&preview=true"
+    server.ask("GET", url)
+    server.service.show_preview(task["id"], base64.b64decode(PREVIEW["data"]))
+    assert server.ask("GET", url).json()["preview"] == PREVIEW
+
+
+def test_the_example_of_a_stream_is_what_a_server_answers(server: Server) -> None:
+    task = server.post("/v1/flux-dev", REQUEST).json()
+    (record,) = server.claim()
+    stream = Call(server, f"/v1/tasks/{task['id']}/events", key=server.key)
+    stream.begin()
+    blocks = [stream.block() for _ in range(2)][1:]
+    server.service.advance(record.id, 7, 28)
+    blocks.append(stream.block())
+    assert "\n\n".join(blocks) == STREAM.replace(PENDING["id"], task["id"])
+    table = PAGE.partition("| event |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {"status", "progress", "preview", "result"}
 
 
 def test_the_examples_of_a_cancelled_task_and_of_a_list_are_what_a_server_answers(server: Server) -> None:

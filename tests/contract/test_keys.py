@@ -73,6 +73,7 @@ def test_without_a_good_key_everything_is_a_401(shared: Server, headers: list[tu
             ("POST", f"{prefix}/flux-dev"),
             ("POST", f"{prefix}/no-such-model"),
             ("GET", f"{prefix}/get_result?id={task['id']}"),
+            ("GET", f"{prefix}/tasks/{task['id']}/events"),
             ("GET", f"{prefix}/models"),
             ("DELETE", f"{prefix}/anything/else"),
         ):

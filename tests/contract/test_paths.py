@@ -16,7 +16,8 @@ NEARLY = [
     "{p}/flux-dev%2F", "{p}%2Fflux-dev", "{p}/..%2Fv1/flux-dev", "{p}/%2e%2e/flux-dev", "{p}/FLUX-DEV",
     "{p}/flux-dev.json", "{p}/get_result/", "{p}/get_result/x", "{p}//get_result", "{p}%2Fget_result",
     "{p}/get_result%2F", "{p}/%00", "{p}/flux-dev/get_result", "{p}/results/x/sample.jpeg", "{p}/healthz",
-    "{p}/tasks/", "{p}/tasks//cancel", "{p}/tasks/x/", "{p}/tasks/x/cancel/", "{p}/tasks/x/y", "{p}/tasks/x%2Fcancel",
+    "{p}/tasks/", "{p}/tasks//cancel", "{p}/tasks/x/", "{p}/tasks/x/cancel/", "{p}/tasks/x/y",
+    "{p}/tasks/x/events/", "{p}/tasks//events", "{p}/tasks/events/x", "{p}/tasks/x%2Fevents", "{p}/tasks/x%2Fcancel",
     "{p}//tasks", "{p}/Tasks", "{p}/tasks%00", "{p}/tasks/x/y/cancel",
 ]  # fmt: skip
 OUTSIDE = [
@@ -67,6 +68,7 @@ def test_the_assets_of_the_docs_lead_nowhere_else(shared: Server, path: str) -> 
         *((f"{prefix}/tasks", "GET, HEAD") for prefix in PREFIXES),
         *((f"{prefix}/tasks/x", "DELETE") for prefix in PREFIXES),
         *((f"{prefix}/tasks/x/cancel", "POST") for prefix in PREFIXES),
+        *((f"{prefix}/tasks/x/events", "GET, HEAD") for prefix in PREFIXES),
         ("/v1/models", "GET, HEAD"),
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),

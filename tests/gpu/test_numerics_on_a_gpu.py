@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine.base import Finished
+from fluxserve.engine.base import Event, Finished, Progressed
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.settings import Settings
 
@@ -57,6 +57,22 @@ def test_a_picture_taken_up_by_another_engine_after_any_step_has_the_same_pixels
         other.admit("b", _generation(7), one.save("a"))
         done = [event for _ in range(8) for event in other.step() if isinstance(event, Finished)]
         assert [drawn.facts for drawn in done] == [undisturbed.facts]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_previews_show_every_step_but_the_last_and_change_no_picture(dtype: str) -> None:
+    engine = DiffusionEngine(Settings(device="cuda", dtype=dtype))
+    engine.warm()
+    alone = _draw(engine, [_generation(7)])["0"]
+    engine.admit("0", _generation(7))
+    told: list[Event] = []
+    while engine.active:
+        engine.show("0")
+        told += engine.step()
+    assert told[-1] == alone
+    previews = [event.preview for event in told if isinstance(event, Progressed)]
+    assert previews.pop() is None
+    assert all(preview is not None and len(set(preview.data)) > 1 for preview in previews)
 
 
 def test_a_gpu_draws_what_the_cpu_draws() -> None:

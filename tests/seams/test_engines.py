@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from fluxserve import engine as engines
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
-from fluxserve.engine.base import Engine, Event, Failed, Finished, Progressed
+from fluxserve.engine.base import Engine, Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import EngineChoice, Settings
 
@@ -148,6 +149,68 @@ def test_a_ref_can_be_used_again(engine: Engine) -> None:
     engine.admit("a", replace(APPLE, seed=3))
     engine.discard("a")
     assert finish(engine, APPLE) == first
+
+
+def run_shown(engine: Engine, ref: str) -> tuple[list[Progressed], Sequence[Event]]:
+    """Every step of `ref` is asked to be shown; its progress, and everything else that was told."""
+    progress, others = [], []
+    while engine.active:
+        engine.show(ref)
+        for event in engine.step():
+            (progress if isinstance(event, Progressed) and event.ref == ref else others).append(event)
+    return progress, others
+
+
+@pytest.mark.parametrize("size", [Size(320, 256), Size(1440, 256), Size(256, 1440), Size(3136, 1344)])
+def test_a_preview_is_small_and_has_the_shape_that_was_asked_for(engine: Engine, size: Size) -> None:
+    engine.admit("a", replace(APPLE, size=size))
+    progress, _ = run_shown(engine, "a")
+    assert progress[-1].preview is None
+    previews = [event.preview for event in progress[:-1] if event.preview is not None]
+    assert len(previews) == len(progress) - 1
+    for preview in previews:
+        width, height = preview.size.width, preview.size.height
+        assert 32 <= max(width, height) <= pixels_of.PREVIEW_SIDE
+        assert abs(width - height * size.ratio) <= max(1, size.ratio)
+        assert len(preview.data) == 3 * preview.size.area
+        assert len(pixels_of.encode_preview(preview)) < 32_000
+
+
+def test_only_the_next_step_of_a_generation_that_is_shown_has_a_preview(engine: Engine) -> None:
+    for ref in ("a", "b"):
+        engine.admit(ref, replace(APPLE, steps=4))
+    engine.show("a")
+    engine.show("never admitted")
+    shown = [(event.ref, event.step) for event in run(engine) if isinstance(event, Progressed) and event.preview]
+    assert [ref for ref, _ in shown] == ["a"] * len(shown)
+    assert len(shown) <= 1
+
+
+def test_previews_change_no_picture(engine: Engine) -> None:
+    alone = finish(engine, APPLE)
+    engine.admit("a", APPLE)
+    engine.admit("other", replace(APPLE, seed=99, steps=5))
+    _, others = run_shown(engine, "a")
+    assert alone in others
+
+
+def test_a_preview_comes_near_to_the_picture_in_the_end() -> None:
+    engine = make("diffusion")
+    engine.admit("a", replace(APPLE, steps=12))
+    progress, told = run_shown(engine, "a")
+    drawn = next(event.pixels for event in told if isinstance(event, Finished))
+    first, last = (event.preview for event in (progress[0], progress[-2]))
+    assert first is not None
+    assert last is not None
+    assert distance(last, drawn) < 20 < distance(first, drawn)
+
+
+def distance(preview: Pixels, drawn: Pixels) -> float:
+    """The root of the mean square difference, in steps of 1/255."""
+    size = (preview.size.width, preview.size.height)
+    small = pixels_of.to_image(drawn).resize(size, Image.Resampling.BOX)
+    difference = ImageChops.difference(pixels_of.to_image(preview), small)
+    return math.sqrt(sum(mean**2 for mean in ImageStat.Stat(difference).rms) / 3)
 
 
 # Waypoints

@@ -14,6 +14,7 @@ from fluxserve import catalogue
 from fluxserve.api import DIALECTS
 from fluxserve.api.about import Readiness, router
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
 from fluxserve.api.openapi import document
@@ -49,7 +50,7 @@ def build(
         service=service,
         submits=Submits(service, signer),
         polls=polls,
-        tasks=Tasks(service, signer, polls),
+        tasks=Tasks(service, signer, polls, Events(service, polls)),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
         dialects=DIALECTS,
     )

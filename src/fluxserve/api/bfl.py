@@ -59,11 +59,11 @@ def render_submitted(record: TaskRecord, polling_url: str) -> Body:
     return body
 
 
-def render_result(view: View, sample: str | None, processing_status: bool) -> bytes:
+def render_result(view: View, sample: str | None, preview: bytes | None, processing_status: bool) -> bytes:
     """The answer to a poll of a known task, as JSON."""
     record = view.record
     if record is None:
-        return _render_unfinished(view, processing_status)
+        return _render_unfinished(view, preview, processing_status)
     body: Body = {
         "id": view.id,
         "status": STATUSES[view.state],
@@ -76,7 +76,7 @@ def render_result(view: View, sample: str | None, processing_status: bool) -> by
     return _encode(body)
 
 
-def _render_unfinished(view: View, processing_status: bool) -> bytes:
+def _render_unfinished(view: View, preview: bytes | None, processing_status: bool) -> bytes:
     return _encode(
         {
             "id": view.id,
@@ -84,7 +84,8 @@ def _render_unfinished(view: View, processing_status: bool) -> bytes:
             "result": None,
             "progress": round(view.progress, 4),
             "details": {"warnings": view.warnings} if view.warnings else None,
-            "preview": None,
+            # Bytes become base64.
+            "preview": None if preview is None else {"media_type": "image/jpeg", "data": preview},
         }
     )
 

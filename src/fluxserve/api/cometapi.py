@@ -20,6 +20,7 @@ CODES: dict[type[FluxserveError], str] = {
     e.NotFound: "not_found",
     e.TooManyActiveTasks: "rate_limit_exceeded",
     e.TooManyRequests: "rate_limit_exceeded",
+    e.TooManyStreams: "rate_limit_exceeded",
     e.RequestError: "invalid_request",
     e.FluxserveError: "server_error",
 }

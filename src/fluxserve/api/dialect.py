@@ -19,6 +19,13 @@ class RenderError(Protocol):
         """The dialect's error body."""
 
 
+class RenderResult(Protocol):
+    """Shows a known task to those who poll it."""
+
+    def __call__(self, view: View, sample: str | None, preview: bytes | None, processing_status: bool) -> bytes:
+        """JSON; `sample` is a link to its picture, `preview` a JPEG."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One public API over the service. `unknown_task_status` is the HTTP status of a poll for an unknown id."""
@@ -28,5 +35,5 @@ class Dialect:
     prefix: str
     unknown_task_status: int
     render_error: RenderError
-    render_result: Callable[[View, str | None, bool], bytes]
+    render_result: RenderResult
     render_unknown: Callable[[str], Body]

@@ -9,7 +9,18 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from fluxserve import __version__, catalogue
+from fluxserve.api.answer_schemas import (
+    ADDED,
+    ERROR,
+    RESULT,
+    SUBMITTED,
+    TASK_EVENT,
+    TASKS,
+    VALIDATION_ERROR,
+    ref,
+)
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.query import MAX_WAIT
 from fluxserve.api.tasks import DEFAULT_LIMIT, MAX_LIMIT, WORDS
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.schema import Schema, request_schema
@@ -18,125 +29,19 @@ from fluxserve.errors import JsonValue
 DESCRIPTION = """The Flux image generation API on your own machine, in two dialects: the one Black Forest Labs
 publishes (`/v1`, `X-Key`) and the one CometAPI serves (`/flux/v1`, Bearer). Submit a prompt, poll until `Ready`,
 download `result.sample`."""
-_ID = {"type": "string", "format": "uuid"}
-_NUMBER_OR_NULL = {"type": ["number", "null"]}
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["detail", "message", "status_code"],
-    "properties": {
-        "detail": {"description": "What is wrong; of a 422, one entry per field."},
-        "message": {"type": "string", "description": "The same in one line."},
-        "status_code": {"type": "integer"},
-    },
-}
-#: What a dialect adds to its errors.
-_ADDED: dict[str, Schema] = {
-    "bfl": {},
-    "cometapi": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {name: {"type": "string"} for name in ("message", "type", "param", "code")},
-        }
-    },
-}
-_VALIDATION_ERROR: Schema = {
-    "type": "object",
-    "required": ["detail", "message", "status_code"],
-    "properties": {
-        "detail": {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["type", "loc", "msg"],
-                        "properties": {
-                            "type": {"type": "string"},
-                            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                            "msg": {"type": "string"},
-                            "input": {},
-                            "ctx": {"type": "object"},
-                        },
-                    },
-                },
-            ]
-        },
-        "message": {"type": "string"},
-        "status_code": {"type": "integer"},
-    },
-}
-_SUBMITTED: Schema = {
-    "type": "object",
-    "required": ["id", "polling_url", "cost", "input_mp", "output_mp"],
-    "properties": {
-        "id": _ID,
-        "polling_url": {"type": "string", "format": "uri", "description": "Poll here; it needs no key."},
-        "cost": {"type": "number", "description": "Credits reserved for the task."},
-        "input_mp": {"type": "number"},
-        "output_mp": {"type": "number"},
-        "status": {"type": "string", "description": "Only with webhook_url."},
-        "webhook_url": {"type": "string", "description": "Only with webhook_url."},
-    },
-}
-_RESULT: Schema = {
-    "type": "object",
-    "required": ["id", "status", "result", "progress", "details", "preview"],
-    "properties": {
-        "id": {"type": "string"},
-        "status": {
-            "type": "string",
-            "enum": [
-                "Task not found", "Pending", "Processing", "Request Moderated", "Content Moderated", "Ready", "Error",
-            ],
-        },
-        "result": {
-            "type": ["object", "null"],
-            "required": ["sample", "prompt", "seed", "start_time", "end_time", "duration"],
-            "properties": {
-                "sample": {"type": ["string", "null"], "description": "Link to the picture; null once it is deleted."},
-                "prompt": {"type": "string"},
-                "seed": {"type": "integer"},
-                "start_time": {"type": "number"},
-                "end_time": {"type": "number"},
-                "duration": {"type": "number"},
-            },
-        },
-        "progress": _NUMBER_OR_NULL,
-        "details": {
-            "type": ["object", "null"],
-            "properties": {
-                "cached": {"type": "boolean", "description": "True: the picture was drawn for an equal request."},
-            },
-        },
-        "preview": {"type": "null"},
-        "cost": {"type": "number", "description": "Credits the task cost, once it has ended."},
-    },
-}  # fmt: skip
 
-_TASKS: Schema = {
-    "type": "object",
-    "required": ["tasks", "next_cursor"],
-    "properties": {
-        "tasks": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["id", "model", "status", "created_at", "cost", "progress", "polling_url"],
-                "properties": {
-                    "id": _ID,
-                    "model": {"type": "string"},
-                    "status": {"type": "string", "enum": list(WORDS)},
-                    "created_at": {"type": "number", "description": "Seconds since the epoch."},
-                    "cost": {"type": "number", "description": "Credits: as reserved, and as charged at the end."},
-                    "progress": _NUMBER_OR_NULL,
-                    "polling_url": {"type": "string", "format": "uri"},
-                },
-            },
-        },
-        "next_cursor": {"type": ["string", "null"], "description": "Null on the last page."},
-    },
+
+_CAPABILITY: Schema = {
+    "name": "t",
+    "in": "query",
+    "description": "The task's capability, from its polling_url; replaces the key.",
+    "schema": {"type": "string"},
+}
+_PREVIEW: Schema = {
+    "name": "preview",
+    "in": "query",
+    "description": "Show what the task is heading for, from now on until its end.",
+    "schema": {"type": "boolean", "default": False},
 }
 
 
@@ -153,10 +58,12 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
-    schemas |= {"Error": _ERROR, "Submitted": _SUBMITTED, "Result": _RESULT, "Tasks": _TASKS}
+    schemas |= {
+        "Error": ERROR, "Submitted": SUBMITTED, "Result": RESULT, "TaskEvent": TASK_EVENT, "Tasks": TASKS,
+    }  # fmt: skip
     for dialect in dialects:
-        schemas[f"Error_{dialect.name}"] = _with(_ERROR, _ADDED[dialect.name])
-        schemas[f"ValidationError_{dialect.name}"] = _with(_VALIDATION_ERROR, _ADDED[dialect.name])
+        schemas[f"Error_{dialect.name}"] = _with(ERROR, ADDED[dialect.name])
+        schemas[f"ValidationError_{dialect.name}"] = _with(VALIDATION_ERROR, ADDED[dialect.name])
     schemas |= {_schema_name(spec): request_schema(spec) for spec in catalogue.MODELS.values()}
     components["securitySchemes"] = {
         "XKey": {"type": "apiKey", "in": "header", "name": "X-Key"},
@@ -191,7 +98,7 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
             }
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(_schema_name(spec))}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ref(_schema_name(spec))}}},
         "responses": {
             "200": _answer("Accepted: the task is durable.", "Submitted"),
             "400": _answer("The body is not JSON.", f"Error_{dialect.name}"),
@@ -206,10 +113,11 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
 
 
 def _tasks_paths(dialect: Dialect) -> dict[str, JsonValue]:
-    """Listing and cancelling, which the published APIs do not have."""
+    """Listing, following and cancelling, which the published APIs do not have."""
     one = f"{dialect.prefix}/tasks/{{id}}"
     return {
         f"{dialect.prefix}/tasks": {"get": _list_tasks(dialect)},
+        f"{one}/events": {"get": _events(dialect)},
         f"{one}/cancel": {"post": _cancel(dialect, "cancel_task")},
         one: {"delete": _cancel(dialect, "delete_task")},
     }
@@ -242,6 +150,43 @@ def _list_tasks(dialect: Dialect) -> Schema:
     }
 
 
+def _events(dialect: Dialect) -> Schema:
+    responses: Schema = {
+        "200": {
+            "description": "Events until the task's end: `status`, `progress`, `preview`, `result`. The data of "
+            "each is a Result; the id of the last one is `end`.",
+            "content": {"text/event-stream": {"schema": ref("TaskEvent")}},
+        },
+        "204": {"description": "The task has ended, and Last-Event-ID says that the caller has seen that."},
+        "401": _answer("Neither a key nor the task's capability.", f"Error_{dialect.name}"),
+        "422": _answer("A parameter that cannot be.", f"ValidationError_{dialect.name}"),
+        "429": _answer("Too many streams of this account.", f"Error_{dialect.name}"),
+        "503": _answer("Too many streams; see Retry-After.", f"Error_{dialect.name}"),
+    }
+    if dialect.unknown_task_status == 404:
+        responses["404"] = _answer("No such task.", "Result")
+    else:
+        responses["200"]["content"] |= _answer("", "Result")["content"]  # type: ignore[index, operator, call-overload]
+    return {
+        "operationId": f"{dialect.name}_task_events",
+        "summary": "Follow a task by server-sent events",
+        "tags": [dialect.title],
+        "security": [*_security(), {}],
+        "parameters": [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+            _CAPABILITY,
+            _PREVIEW,
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "Sent by browsers that come back; they are told how the task is now.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "responses": responses,
+    }
+
+
 def _cancel(dialect: Dialect, operation: str) -> Schema:
     responses: Schema = {
         "200": _answer("The task as a poll shows it; one that had ended stays as it was.", "Result"),
@@ -264,7 +209,7 @@ def _poll(dialect: Dialect) -> Schema:
     responses: Schema = {
         "200": _answer("The task, whatever became of it.", "Result"),
         "401": _answer("A bare id without a key.", f"Error_{dialect.name}"),
-        "422": _answer("No id.", f"ValidationError_{dialect.name}"),
+        "422": _answer("No id, or a parameter that cannot be.", f"ValidationError_{dialect.name}"),
     }
     if dialect.unknown_task_status == 404:
         responses["404"] = _answer("No such task.", "Result")
@@ -275,12 +220,14 @@ def _poll(dialect: Dialect) -> Schema:
         "security": [*_security(), {}],
         "parameters": [
             {"name": "id", "in": "query", "required": True, "schema": {"type": "string"}},
+            _CAPABILITY,
             {
-                "name": "t",
+                "name": "wait",
                 "in": "query",
-                "description": "The task's capability, from its polling_url; replaces the key.",
-                "schema": {"type": "string"},
+                "description": "Answer when the task has ended, or after so many seconds.",
+                "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
             },
+            _PREVIEW,
         ],
         "responses": responses,
     }
@@ -318,9 +265,5 @@ def _schema_name(spec: ModelSpec) -> str:
     return "".join(part.capitalize() for part in spec.name.replace(".", "").split("-")) + "Inputs"
 
 
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 def _answer(description: str, schema: str) -> Schema:
-    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
+    return {"description": description, "content": {"application/json": {"schema": ref(schema)}}}

@@ -1,18 +1,19 @@
 """The hot path: `GET {prefix}/get_result`, plain ASGI.
 
-An unfinished or freshly finished task is answered from memory. Whoever holds the task's capability (`t` in the
-polling_url) or its account's key may look; a bare id opens nothing.
+An unfinished or freshly finished task is answered from memory; with `wait` only at its end, or after so many seconds,
+and with `preview` beside its newest preview. Whoever holds the task's capability (`t` in the polling_url) or its
+account's key may look; a bare id opens nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from urllib.parse import parse_qs
+from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from fluxserve.api import auth
+from fluxserve.api import auth, query
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.presence import listening
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import invalid
 from fluxserve.delivery.links import LinkSigner
@@ -23,8 +24,6 @@ from fluxserve.tasks.task import State
 
 #: Longest id that is echoed and looked up.
 ID_LIMIT = 128
-#: Most fields of a query that are read; each `t` among them costs a signature.
-MAX_FIELDS = 100
 
 
 class Polls:
@@ -37,28 +36,41 @@ class Polls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect) -> None:
         """One poll."""
-        del receive
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("Poll with GET.")
-            task_id, capabilities = _query(scope["query_string"])
-            view = await self._visible(scope, task_id, capabilities)
+            fields = query.parse(scope["query_string"])
+            task_id = _task_id(fields)
+            wait = query.wait(fields) if "wait" in fields else 0.0
+            with_preview = "preview" in fields and query.preview(fields)
+            view = await self.visible(scope, task_id, fields.get("t", ()))
             if view is None:
                 await send_json(send, dialect.unknown_task_status, dialect.render_unknown(task_id))
                 return
-            body = self.render(scope, view, dialect)
+            if with_preview:
+                self._service.want_previews(view)
+            if wait and view.state.is_active:
+                view = await self._until_its_end(view, wait, receive)
+            body = self.render(scope, view, dialect, with_preview=with_preview)
         except FluxserveError as error:
             headers = [(b"allow", b"GET, HEAD")] if isinstance(error, MethodNotAllowed) else []
             await send_error(send, error, dialect, headers)
             return
         await send_json(send, 200, body)
 
-    def render(self, scope: Scope, view: View, dialect: Dialect) -> bytes:
+    def render(self, scope: Scope, view: View, dialect: Dialect, *, with_preview: bool = False) -> bytes:
         """The task as a poll shows it, with a fresh link to its picture."""
         sample = self._sample(scope, view) if view.state is State.READY else None
-        return dialect.render_result(view, sample, self._service.settings.processing_status)
+        preview = self._service.preview(view) if with_preview else None
+        return dialect.render_result(view, sample, preview, self._service.settings.processing_status)
 
-    async def _visible(self, scope: Scope, task_id: str, capabilities: list[str]) -> View | None:
+    async def _until_its_end(self, view: View, seconds: float, receive: Receive) -> View:
+        """The task when it has ended, or after so many seconds, or when nobody waits for it any more."""
+        with self._service.watches.watching(view.id, end_only=True) as watch, listening(receive, watch.wake):
+            await watch.news(seconds)
+        return await self._service.look(view.id) or view
+
+    async def visible(self, scope: Scope, task_id: str, capabilities: Sequence[str]) -> View | None:
         """The task, if the caller may see it; raises NotAuthenticated."""
         if any(self._signer.is_capability(task_id, capability) for capability in capabilities):
             return await self._service.look(task_id)
@@ -84,13 +96,8 @@ def polling_url(signer: LinkSigner, origin: str, dialect: Dialect, task_id: str)
     return f"{origin}{dialect.prefix}/get_result?id={task_id}&t={signer.capability(task_id)}"
 
 
-def _query(query: bytes) -> tuple[str, list[str]]:
-    """The task id and the capabilities; other parameters and repetitions are tolerated."""
-    try:
-        fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="replace")
-    except ValueError:
-        raise invalid(("query",), "too_long", f"There should be at most {MAX_FIELDS} fields", None) from None
+def _task_id(fields: query.Fields) -> str:
     ids = fields.get("id")
     if not ids:
         raise invalid(("query", "id"), "missing", "Field required", None)
-    return ids[0][:ID_LIMIT], fields.get("t", [])
+    return ids[0][:ID_LIMIT]

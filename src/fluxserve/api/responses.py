@@ -28,6 +28,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.IdempotencyConflict: 422,
     e.TooManyActiveTasks: 429,
     e.TooManyRequests: 429,
+    e.TooManyStreams: 429,
     e.RequestError: 400,
     e.Unavailable: 503,
     e.FluxserveError: 500,
@@ -35,9 +36,11 @@ STATUSES: dict[type[FluxserveError], int] = {
 #: Seconds a caller should wait before the same call may succeed.
 RETRY_AFTER: dict[type[FluxserveError], int] = {
     e.TooManyActiveTasks: 2,
+    e.TooManyStreams: 2,
     e.DiskFull: 30,
     e.QueueFull: 30,
     e.BodiesFull: 2,
+    e.StreamsFull: 2,
     e.ShuttingDown: 5,
     e.Unavailable: 1,
 }

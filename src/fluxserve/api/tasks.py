@@ -1,26 +1,27 @@
-"""An account's own tasks, plain ASGI: `GET {prefix}/tasks` lists them, and any of them can be cancelled.
+"""An account's own tasks, plain ASGI: `GET {prefix}/tasks` lists them, and any of them can be followed and cancelled.
 
     GET     {prefix}/tasks              newest first, in pages
+    GET     {prefix}/tasks/{id}/events  its news as they come (see `events`)
     POST    {prefix}/tasks/{id}/cancel  end it, whatever it is doing
     DELETE  {prefix}/tasks/{id}         the same
 
-Both need a key of the account: whoever has a polling_url may look at its task, and no more. The published APIs have
-no such calls, so these look the same in every dialect.
+Lists and cancellations need a key of the account: whoever has a polling_url may look at its task, and no more. The
+published APIs have no such calls, so these look the same in every dialect.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.api import auth
+from fluxserve.api import auth, query
 from fluxserve.api.bfl import PROCESSING, STATUSES, render_tasks, states_shown_as
 from fluxserve.api.dialect import Body, Dialect
-from fluxserve.api.polls import ID_LIMIT, MAX_FIELDS, Polls, polling_url
+from fluxserve.api.events import Events
+from fluxserve.api.polls import ID_LIMIT, Polls, polling_url
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import invalid
 from fluxserve.delivery.links import LinkSigner
@@ -34,7 +35,8 @@ Answer = tuple[int, bytes | Body]
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 #: The status words that a list can be filtered by.
 WORDS = tuple(sorted({*STATUSES.values(), PROCESSING}))
-_PATH = re.compile(r"/tasks(?:/(?P<id>[^/]+)(?P<cancel>/cancel)?)?")
+_PATH = re.compile(r"/tasks(?:/(?P<id>[^/]+)(?:/(?P<verb>cancel|events))?)?")
+_METHODS: dict[str | None, tuple[str, ...]] = {"cancel": ("POST",), "events": ("GET", "HEAD"), None: ("DELETE",)}
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
@@ -44,6 +46,7 @@ class Target:
 
     task_id: str | None
     methods: tuple[str, ...]
+    streams: bool = False
 
     @property
     def allow(self) -> str:
@@ -58,21 +61,24 @@ def target_at(path: str, dialect: Dialect) -> Target | None:
         return None
     if found["id"] is None:
         return Target(task_id=None, methods=("GET", "HEAD"))
-    return Target(task_id=found["id"][:ID_LIMIT], methods=("POST",) if found["cancel"] else ("DELETE",))
+    return Target(task_id=found["id"][:ID_LIMIT], methods=_METHODS[found["verb"]], streams=found["verb"] == "events")
 
 
 class Tasks:
-    """Lists and cancels in every dialect."""
+    """Lists, follows and cancels in every dialect."""
 
-    def __init__(self, service: Service, signer: LinkSigner, polls: Polls) -> None:
+    def __init__(self, service: Service, signer: LinkSigner, polls: Polls, events: Events) -> None:
         self._service = service
         self._signer = signer
         self._polls = polls
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, target: Target) -> None:
-        """One list, or one cancellation."""
-        del receive
+        """One list, one stream, or one cancellation."""
         try:
+            if target.task_id is not None and target.streams and scope["method"] in target.methods:
+                await self._events(scope, receive, send, dialect, target.task_id)
+                return
             key = auth.authenticate(scope["headers"], self._service.keyring)
             if scope["method"] not in target.methods:
                 raise MethodNotAllowed(f"That method is not allowed here. Allowed: {target.allow}.")
@@ -104,13 +110,13 @@ class Tasks:
             processing_status,
         )
 
-    def _request(self, query: bytes, key: ApiKey) -> PageRequest:
-        fields = _fields(query)
+    def _request(self, query_string: bytes, key: ApiKey) -> PageRequest:
+        fields = query.parse(query_string)
         return PageRequest(
             account_id=key.account_id,
-            states=self._states(fields.get("status") or None),
-            limit=_limit(fields.get("limit")),
-            before=self._before(fields.get("cursor") or None, key.account_id),
+            states=self._states(query.first(fields, "status") or None),
+            limit=_limit(query.first(fields, "limit")),
+            before=self._before(query.first(fields, "cursor") or None, key.account_id),
         )
 
     def _states(self, word: str | None) -> tuple[State, ...]:
@@ -127,15 +133,6 @@ class Tasks:
             message = "Input should be the next_cursor of an earlier answer to this account"
             raise invalid(("query", "cursor"), "cursor", message, cursor)
         return before
-
-
-def _fields(query: bytes) -> dict[str, str]:
-    """The first parameter of each name; as in bodies, an empty text means unset."""
-    try:
-        fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="replace")
-    except ValueError:
-        raise invalid(("query",), "too_long", f"There should be at most {MAX_FIELDS} fields", None) from None
-    return {name: values[0] for name, values in fields.items()}
 
 
 def _limit(text: str | None) -> int:

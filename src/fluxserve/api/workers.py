@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
@@ -67,6 +67,7 @@ class Gateway:
         self._outcomes = Outcomes(service)
         self._stopping = False
         service.on_cancelled.append(self._discard)
+        service.on_previews_wanted.append(self._ask_for_previews)
 
     @property
     def ready(self) -> int:
@@ -154,6 +155,7 @@ class Gateway:
                 kept=tuple(p.Held(task_id=record.id, fence=record.fence) for record in kept),
             )
         )
+        self._show(session, session.claims)
         if session.draining:
             session.send(p.Drain())
         logger.info(
@@ -234,10 +236,22 @@ class Gateway:
         begun = [record for record in records if self._service.has_waypoint(record.id)]
         if fresh := [record for record in records if not self._service.has_waypoint(record.id)]:
             session.send(p.Tasks(assignments=tuple(_assignment(record, None) for record in fresh)))
+            self._show(session, [record.id for record in fresh])
         for record in begun:
             waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
             if session.claim_of(record.id, record.fence) is not None:  # not cancelled meanwhile
                 session.send(p.Tasks(assignments=(_assignment(record, waypoint),)))
+                self._show(session, [record.id])
+
+    def _show(self, session: Session, task_ids: Iterable[str]) -> None:
+        """Ask for previews of those of the session's tasks whose previews are wanted."""
+        for task_id in task_ids:
+            if self._service.previews.is_wanted(task_id) and (claim := session.claims.get(task_id)) is not None:
+                session.send(p.Show(task_id=task_id, fence=claim.fence))
+
+    def _ask_for_previews(self, task_id: str) -> None:
+        for session in self._sessions.values():
+            self._show(session, [task_id])
 
     async def _receive(self, session: Session, message: p.FromWorker) -> None:
         match message:
@@ -251,6 +265,9 @@ class Gateway:
                         self._service.advance(task_id, step, steps)
             case p.Waypoint():
                 self._outcomes.write_down(session, message)
+            case p.Preview(task_id=task_id, picture=picture):
+                if session.claim_of(task_id, message.fence) is not None:
+                    self._service.show_preview(task_id, picture)
             case p.Heartbeat(held=held):
                 self._take_back_unknown(session, held)
                 with contextlib.suppress(FluxserveError):  # the lease is prolonged by the next one

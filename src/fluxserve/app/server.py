@@ -181,6 +181,7 @@ class Server:
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
         await self._drain(parts)
+        parts.service.watches.end()
         http.should_exit = True
         await answering
         for task in background:

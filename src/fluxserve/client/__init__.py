@@ -1,9 +1,10 @@
-"""A small client for the Flux image generation API: create, wait, download; cancel and list.
+"""A small client for the Flux image generation API: create, wait or follow, download; cancel and list.
 
 It stands alone: it imports nothing else of fluxserve, and speaks to any server of this API.
 """
 
-from fluxserve.client.client import Client, Entry, Picture, Result, Task
+from fluxserve.client.answers import Entry, Picture, Progress, Result, Task
+from fluxserve.client.client import Client
 from fluxserve.client.errors import (
     ApiError,
     AuthenticationFailed,
@@ -27,6 +28,7 @@ __all__ = [
     "Entry",
     "InsufficientCredits",
     "Picture",
+    "Progress",
     "RequestRejected",
     "Result",
     "ServerUnavailable",

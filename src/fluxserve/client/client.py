@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Self, cast
 
 import httpx
 
+from fluxserve.client import answers, events
+from fluxserve.client.answers import Entry, JsonObject, Picture, Progress, Result, Task
 from fluxserve.client.errors import (
     ApiError,
     AuthenticationFailed,
     InsufficientCredits,
     RequestRejected,
     ServerUnavailable,
-    TaskCancelled,
     TaskFailed,
-    TaskModerated,
-    TaskNotFound,
     TaskTimeout,
     TooManyRequests,
 )
 
-JsonObject = Mapping[str, object]
 FIRST_POLL_S = 0.05
 LAST_POLL_S = 2.0
+#: A server that can holds a poll so long, until the task has ended.
+LONG_POLL_S = 20.0
+#: A stream that is silent for longer than this was cut off: a server says something every 15 s.
+LONGEST_SILENCE_S = 45.0
 #: Retries of a call that was not answered, or answered 429 or 503. A submit carries an idempotency key, so it is
 #: never charged twice.
 RETRIES = 5
@@ -48,53 +50,6 @@ _ERRORS: Mapping[int, type[ApiError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """An accepted task; `polling_url` needs no key. `cost` in credits."""
-
-    id: str
-    polling_url: str
-    cost: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A task in the list of one's own; `status` is the server's word, `progress` is None once it has ended."""
-
-    task: Task
-    model: str
-    status: str
-    created_at: float
-    progress: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """A finished task. `sample` is a link that expires: download it soon, or `result` again for a new one."""
-
-    id: str
-    sample: str
-    prompt: str
-    seed: int
-    duration: float | None
-    cost: float | None
-    details: JsonObject
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the server did not do as asked."""
-        return tuple(cast("list[str]", self.details.get("warnings") or ()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A downloaded picture and where it came from."""
-
-    data: bytes
-    media_type: str
-    result: Result
-
-
 class Client:
     """Speaks to one server with one key. Use it as a context manager, or close it."""
 
@@ -110,6 +65,7 @@ class Client:
         """`base_url` is the server's origin, `timeout` seconds for one HTTP call."""
         self._base = base_url.rstrip("/")
         self._key = api_key
+        self._timeout = timeout
         self._http = httpx.Client(timeout=timeout, transport=transport)
         self._sleep = sleep
 
@@ -136,55 +92,87 @@ class Client:
         """Submit a task. Safe to retry: without a key of your own, each call makes one. Raises ApiError."""
         body = {"prompt": prompt, **(parameters or {})}
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
-        answer = self._call("POST", f"{self._base}/v1/{model}", json=body, headers=headers)
-        return Task(
-            id=cast("str", _field(answer, "id")),
-            polling_url=cast("str", _field(answer, "polling_url")),
-            cost=cast("float | None", answer.get("cost")),
-        )
+        return answers.task(self._call("POST", f"{self._base}/v1/{model}", json=body, headers=headers))
 
     def poll(self, task: Task) -> Result | float:
         """Look once: the result, or the progress from 0 to 1. Raises TaskFailed or TaskNotFound."""
-        return self._outcome(task, self._call("GET", task.polling_url))
+        looked = self._look(task)
+        return looked if isinstance(looked, Result) else looked.progress
 
-    @staticmethod
-    def _outcome(task: Task, answer: JsonObject) -> Result | float:
-        status = _field(answer, "status")
-        if status == "Ready":
-            return _result(answer)
-        details = cast("JsonObject", answer.get("details") or {})
-        if status == "Error" and details.get("error") == "cancelled":
-            raise TaskCancelled(f"Task {task.id} was cancelled.")
-        if status == "Error":
-            raise TaskFailed(str(details.get("error") or "The task failed."))
-        if status in ("Request Moderated", "Content Moderated"):
-            raise TaskModerated(f"{status}: {details.get('Moderation Reasons') or 'no reason given'}")
-        if status == "Task not found":
-            raise TaskNotFound(f"The server does not know task {task.id}.")
-        return float(cast("float | None", answer.get("progress")) or 0.0)
+    def wait(self, task: Task, *, timeout: float | None = 300.0) -> Result:
+        """Wait until the task has ended. Raises TaskFailed, TaskNotFound or TaskTimeout.
 
-    def wait(
-        self, task: Task, *, timeout: float | None = 300.0, on_progress: Callable[[float], None] | None = None
-    ) -> Result:
-        """Poll with back-off until the task has ended. Raises TaskFailed, TaskNotFound or TaskTimeout."""
-        began = time.monotonic()
+        The server is asked to answer at the task's end; one that answers at once is polled with back-off.
+        """
+        polls = self._polls(task, _Patience(task, timeout), hold=min(LONG_POLL_S, self._timeout / 2))
+        return next(looked for looked in polls if isinstance(looked, Result))
+
+    def events(
+        self, task: Task, *, previews: bool = False, timeout: float | None = 300.0
+    ) -> Generator[Progress | Result, None, None]:
+        """The task's progress as it comes, and the result last. Raises TaskFailed, TaskNotFound or TaskTimeout.
+
+        A server that has no stream of events, or none left, is polled instead. Whoever stops early closes it.
+        """
+        patience, attempt = _Patience(task, timeout), 0
+        while attempt <= RETRIES:
+            try:
+                for answer in self._stream(task, previews, min(LONGEST_SILENCE_S, max(patience.left, 0.1))):
+                    if answer is not None:
+                        looked, attempt = answers.outcome(task.id, answer), 0
+                        yield looked
+                        if isinstance(looked, Result):
+                            return
+                    patience.check()
+            except httpx.TransportError:
+                patience.check()
+            except _NoStreamError:
+                break
+            self._sleep(FIRST_PAUSE_S * 2**attempt)
+            attempt += 1
+        yield from self._polls(task, patience, previews=previews)
+
+    def _stream(self, task: Task, previews: bool, longest_silence: float) -> Iterator[JsonObject | None]:
+        """The data of each event, None beside them; ends where the stream is cut off. Raises _NoStreamError."""
+        url = f"{self._base}/v1/tasks/{task.id}/events{'?preview=true' if previews else ''}"
+        patience = httpx.Timeout(self._timeout, read=longest_silence)
+        with self._http.stream("GET", url, headers={"x-key": self._key}, timeout=patience) as response:
+            if not events.is_stream(response):
+                raise _NoStreamError
+            yield from events.read(response.iter_lines())
+
+    def _polls(
+        self, task: Task, patience: _Patience, *, hold: float = 0.0, previews: bool = False
+    ) -> Iterator[Progress | Result]:
+        """Look until the task has ended, held by the server for `hold` seconds, or with back-off."""
         pause = FIRST_POLL_S
         while True:
-            answer = self.poll(task)
-            if isinstance(answer, Result):
-                return answer
-            if on_progress is not None:
-                on_progress(answer)
-            if timeout is not None and time.monotonic() - began + pause > timeout:
-                raise TaskTimeout(f"Task {task.id} was not ready after {timeout:.0f} s; wait again to go on.")
-            self._sleep(pause)
+            began = time.monotonic()
+            try:
+                looked = self._look(task, wait=min(hold, patience.left), previews=previews)
+            except ServerUnavailable:
+                if not hold:
+                    raise
+                hold = 0.0  # something on the way may cut off what is held
+                continue
+            yield looked
+            if isinstance(looked, Result):
+                return
+            patience.check(pause)
+            if time.monotonic() - began < pause:
+                self._sleep(pause)
             pause = min(pause * 1.3, LAST_POLL_S)
+
+    def _look(self, task: Task, *, wait: float = 0.0, previews: bool = False) -> Result | Progress:
+        asked = {**({"wait": f"{wait:.1f}"} if wait > 0 else {}), **({"preview": "true"} if previews else {})}
+        url = str(httpx.URL(task.polling_url).copy_merge_params(asked)) if asked else task.polling_url
+        return answers.outcome(task.id, self._call("GET", url))
 
     def cancel(self, task: Task) -> Result | None:
         """End a task, if it has not ended: the result where it was ready before, else None. Raises TaskNotFound."""
         answer = self._call("POST", f"{self._base}/v1/tasks/{task.id}/cancel")
         try:
-            outcome = self._outcome(task, answer)
+            outcome = answers.outcome(task.id, answer)
         except TaskFailed:  # now, or before
             return None
         return outcome if isinstance(outcome, Result) else None
@@ -195,9 +183,9 @@ class Client:
         while cursor is not None:
             query = httpx.QueryParams({"status": status or "", "cursor": str(cursor), "limit": PAGE})
             answer = self._call("GET", f"{self._base}/v1/tasks?{query}")
-            for entry in cast("list[JsonObject]", _field(answer, "tasks")):
-                yield _entry(entry)
-            cursor = _field(answer, "next_cursor")
+            for entry in cast("list[JsonObject]", answers.field(answer, "tasks")):
+                yield answers.entry(entry)
+            cursor = answers.field(answer, "next_cursor")
 
     def download(self, result: Result) -> Picture:
         """Fetch the picture. Raises ApiError when the link has expired. The link may lead elsewhere: it gets no key."""
@@ -208,7 +196,7 @@ class Client:
 
     def models(self) -> list[JsonObject]:
         """What the server draws, as it describes it."""
-        return cast("list[JsonObject]", _field(self._call("GET", f"{self._base}/v1/models"), "data"))
+        return cast("list[JsonObject]", answers.field(self._call("GET", f"{self._base}/v1/models"), "data"))
 
     def _call(
         self, method: str, url: str, *, json: JsonObject | None = None, headers: Mapping[str, str] | None = None
@@ -245,38 +233,27 @@ def _retry_after(response: httpx.Response) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def _field(answer: object, name: str) -> object:
-    if not isinstance(answer, Mapping) or name not in answer:
-        raise ApiError(f"The answer has no {name}: is this a server of the Flux API?", 200)
-    return answer[name]
+class _NoStreamError(Exception):
+    """The server does not answer with events."""
 
 
-def _entry(answer: JsonObject) -> Entry:
-    task = Task(
-        id=cast("str", _field(answer, "id")),
-        polling_url=cast("str", _field(answer, "polling_url")),
-        cost=cast("float | None", answer.get("cost")),
-    )
-    return Entry(
-        task=task,
-        model=cast("str", _field(answer, "model")),
-        status=cast("str", _field(answer, "status")),
-        created_at=cast("float", _field(answer, "created_at")),
-        progress=cast("float | None", answer.get("progress")),
-    )
+class _Patience:
+    """How long a caller waits for a task; `timeout` None: for ever."""
 
+    def __init__(self, task: Task, timeout: float | None) -> None:
+        self._task = task
+        self._timeout = math.inf if timeout is None else timeout
+        self._ends = time.monotonic() + self._timeout
 
-def _result(answer: JsonObject) -> Result:
-    result = _field(answer, "result")
-    return Result(
-        id=cast("str", _field(answer, "id")),
-        sample=cast("str", _field(result, "sample")),
-        prompt=cast("str", _field(result, "prompt")),
-        seed=cast("int", _field(result, "seed")),
-        duration=cast("float | None", cast("JsonObject", result).get("duration")),
-        cost=cast("float | None", answer.get("cost")),
-        details=cast("JsonObject", answer.get("details") or {}),
-    )
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._ends - time.monotonic()
+
+    def check(self, pause: float = 0.0) -> None:
+        """Raise TaskTimeout when the time has come, or would during `pause`."""
+        if self.left < pause:
+            raise TaskTimeout(f"Task {self._task.id} was not ready after {self._timeout:.0f} s; wait again to go on.")
 
 
 def _json(response: httpx.Response) -> dict[str, object]:

@@ -26,11 +26,12 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
-    """`ref` has made `step` of `steps` steps."""
+    """`ref` has made `step` of `steps` steps; `preview` is what it is heading for, where `show` asked for that."""
 
     ref: str
     step: int
     steps: int
+    preview: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,12 @@ class Engine(Protocol):
         """Where `ref` stands, written down for any engine of its fingerprint (see `waypoint`).
 
         None where there is nothing worth keeping: it is unknown, has made no step, or its numbers ran out of range.
+        """
+
+    def show(self, ref: str) -> None:
+        """Let the next `Progressed` of `ref` carry a preview, unless it is the last; unknown refs are ignored.
+
+        The picture that is drawn in the end stays the same.
         """
 
     def step(self) -> Sequence[Event]:

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import device, waypoint
-from fluxserve.engine.base import Event, Failed, Progressed
+from fluxserve.engine.base import Event, Failed, Pixels, Progressed
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
@@ -23,6 +23,9 @@ from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -52,6 +55,9 @@ class DiffusionEngine:
         self._drawers: dict[str, Drawer] = {}
         self._waiting: dict[str, _Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
+        #: Refs whose next step is to be shown, and what the step that is under way showed.
+        self._shown: set[str] = set()
+        self._previews: dict[str, Pixels] = {}
         self._budget = 0
         self._turn = 0
 
@@ -106,6 +112,13 @@ class DiffusionEngine:
         """Forget `ref`; unknown refs are ignored."""
         self._waiting.pop(ref, None)
         self._trajectories.pop(ref, None)
+        self._shown.discard(ref)
+        self._previews.pop(ref, None)
+
+    def show(self, ref: str) -> None:
+        """Let the next step of `ref` be shown."""
+        if ref in self._waiting or ref in self._trajectories:
+            self._shown.add(ref)
 
     def step(self) -> Sequence[Event]:
         """Move one batch by one step; tells progress for each that moved, and outcomes."""
@@ -127,8 +140,9 @@ class DiffusionEngine:
         failed = []
         for ref, wish in list(self._waiting.items()):
             outcome = _attempt(ref, partial(self._start, ref, wish))
-            self.discard(ref)
+            del self._waiting[ref]
             if isinstance(outcome, Failed):
+                self.discard(ref)
                 failed.append(outcome)
             else:
                 self._trajectories[ref] = outcome
@@ -163,17 +177,28 @@ class DiffusionEngine:
         velocities = _attempt(trajectories[0].ref, partial(drawer.velocities, trajectories))
         if not isinstance(velocities, Failed):
             moves = zip(trajectories, velocities, strict=True)
-            return [trajectory.moved(velocity, self._turn) for trajectory, velocity in moves]
+            return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
         if len(trajectories) == 1:
             return [velocities]
         return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+
+    def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
+        """One step further; before the last one its preview is made where it was asked for."""
+        moved = trajectory.moved(velocity, self._turn)
+        if trajectory.ref in self._shown:
+            self._shown.discard(trajectory.ref)
+            preview = partial(self._drawer(trajectory).preview, trajectory, velocity)
+            if not moved.is_done and not isinstance(made := _attempt(trajectory.ref, preview), Failed):
+                self._previews[trajectory.ref] = made
+        return moved
 
     def _tell(self, outcome: Trajectory | Failed) -> Sequence[Event]:
         if isinstance(outcome, Failed):
             self.discard(outcome.ref)
             return (outcome,)
         self._trajectories[outcome.ref] = outcome
-        progressed = Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps)
+        preview = self._previews.pop(outcome.ref, None)
+        progressed = Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps, preview=preview)
         if not outcome.is_done:
             return (progressed,)
         self.discard(outcome.ref)

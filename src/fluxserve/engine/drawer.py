@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, cast
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward, layout, sampling, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
-from fluxserve.engine.base import Finished
+from fluxserve.engine.base import Finished, Pixels
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import Row
 from fluxserve.engine.networks import FAMILIES, Network
+from fluxserve.engine.previews import Previewer
 from fluxserve.engine.trajectory import Conditioning, Trajectory
 from fluxserve.errors import BadPicture
 
@@ -43,6 +44,7 @@ class Drawer:
     unconditional: Conditioning
     batches: Mapping[Size, int]
     fingerprint: str
+    previewer: Previewer
 
     def start(self, ref: str, generation: Generation, turn: int) -> Trajectory:
         """Encode the prompt and draw the noise."""
@@ -82,6 +84,11 @@ class Drawer:
             return velocities
         return sampling.guided(velocities[::2], velocities[1::2], self.checkpoint.cfg_scale)
 
+    def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
+        """A small picture of where `velocity` leads from where the trajectory stands."""
+        clean = sampling.predicted(trajectory.latents, velocity, trajectory.sigma)
+        return self.previewer.draw(clean, trajectory.drawn_size, trajectory.generation.size)
+
     def finish(self, trajectory: Trajectory) -> Finished:
         """Decode, check and fit the picture; raises BadPicture."""
         if not bool(trajectory.latents.isfinite().all()):
@@ -116,6 +123,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) 
         unconditional=network.encode(""),
         batches=batches,
         fingerprint=fingerprint(weights_hash(checkpoint.path), runtime, batches),
+        previewer=Previewer(network, _token_side(checkpoint)),
     )
     logger.info(
         "Loaded %s",
@@ -144,7 +152,7 @@ def sound_batches(
     """The sizes drawn with `canonical_batch` pictures a pass: those that fit the budget and pass the self-test."""
     if canonical_batch == 1:
         return {}
-    per_token = (2 * checkpoint.vae_factor) ** 2
+    per_token = _token_side(checkpoint) ** 2
     rows = canonical_batch * _rows_per_picture(checkpoint)
     sizes = {drawn_size(checkpoint, size) for size in _TESTED_SIZES}
     fitting = [size for size in sizes if size.area // per_token * canonical_batch <= runtime.token_budget]
@@ -158,6 +166,11 @@ def sound_batches(
         extra={"action": "batch_self_test"},
     )
     return passed
+
+
+def _token_side(checkpoint: Checkpoint) -> int:
+    """Pixels to an image token, one way: a patch of 2 x 2 latents."""
+    return 2 * checkpoint.vae_factor
 
 
 def _rows_per_picture(checkpoint: Checkpoint) -> int:

@@ -1,7 +1,8 @@
 """The fake engine: cheap deterministic pictures without torch, for trials of everything around the engine.
 
-A picture is a few coloured tiles that follow from model, prompt, seed and size. It takes `fake_latency` seconds,
-spread evenly over its steps; all admitted generations run side by side. Time comes from the clock that it is given.
+A picture is a few coloured tiles that follow from model, prompt, seed and size; previews show them come out of grey. It
+takes `fake_latency` seconds, spread evenly over its steps; all admitted generations run side by side. Time comes from
+the clock that it is given.
 
 Directives in a prompt make failures; STEP counts from 0, the default, and is reached and reported first:
 
@@ -28,7 +29,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from fluxserve import __version__
-from fluxserve.catalogue import MODELS, Generation
+from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
@@ -44,6 +45,8 @@ CRASH_STATUS = 70
 #: Longest wait inside one `step`, in seconds: a stop or a cancelled task is noticed this soon.
 LONGEST_WAIT = 0.02
 _TILES = 4
+#: What there is to show in a preview.
+_SKETCHED = Size(64, 64)
 _DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
 
 
@@ -73,7 +76,7 @@ class _Trajectory:
 
     def resumed(self, saved: bytes, latency: float) -> _Trajectory:
         """Further on its way, as if begun so much earlier; raises WaypointRefused."""
-        reached = waypoints.decode(saved, self.generation, _FINGERPRINT)
+        reached = waypoints.decode(saved, self.generation, FINGERPRINT)
         moved = replace(self, done=reached.step, begun=self.begun - latency * reached.step / self.steps)
         if moved.waypoint != reached:
             raise WaypointRefused("It is of another size or another noise schedule.")
@@ -96,6 +99,7 @@ class FakeEngine:
         self._wait = wait
         self._end_process = end_process
         self._trajectories: dict[str, _Trajectory] = {}
+        self._shown: set[str] = set()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -140,6 +144,12 @@ class FakeEngine:
     def discard(self, ref: str) -> None:
         """Forget `ref`."""
         self._trajectories.pop(ref, None)
+        self._shown.discard(ref)
+
+    def show(self, ref: str) -> None:
+        """Let the next step of `ref` be shown."""
+        if ref in self._trajectories:
+            self._shown.add(ref)
 
     def step(self) -> Sequence[Event]:
         """Advance all that are due, waiting a moment for the first; each tells its newest step at most once."""
@@ -169,8 +179,14 @@ class FakeEngine:
         if moved.done == trajectory.done:
             return ()
         self._trajectories[ref] = moved
-        progressed = Progressed(ref=ref, step=moved.done, steps=moved.steps)
+        progressed = Progressed(ref=ref, step=moved.done, steps=moved.steps, preview=self._preview(ref, moved))
         return (progressed, self._finish(ref, moved.generation)) if moved.is_done else (progressed,)
+
+    def _preview(self, ref: str, moved: _Trajectory) -> Pixels | None:
+        if ref not in self._shown:
+            return None
+        self._shown.discard(ref)
+        return None if moved.is_done else _sketch(moved)
 
     def _due(self, trajectory: _Trajectory, now: float) -> int:
         if self._latency == 0:
@@ -219,8 +235,20 @@ def _draw(generation: Generation) -> Pixels:
     """Tiles whose colours follow from model, prompt, seed and size; black where the prompt says so."""
     if "[[black]]" in generation.prompt:
         return Pixels(size=generation.size, data=bytes(3 * generation.size.area))
-    recipe = f"{generation.model}\n{generation.seed}\n{generation.size}\n{generation.prompt}"
-    colours = hashlib.shake_256(recipe.encode("utf-8", "surrogatepass")).digest(3 * _TILES * _TILES)
-    tiles = Image.frombytes("RGB", (_TILES, _TILES), colours)
+    tiles = _tiles(generation)
     size = (generation.size.width, generation.size.height)
     return pixels_of.from_image(tiles.resize(size, Image.Resampling.NEAREST))
+
+
+def _sketch(trajectory: _Trajectory) -> Pixels:
+    """The tiles in the shape that was asked for, as far out of grey as the picture is done."""
+    grey = Image.new("RGB", (_TILES, _TILES), (128, 128, 128))
+    tiles = Image.blend(grey, _tiles(trajectory.generation), trajectory.done / trajectory.steps)
+    size = pixels_of.preview_size(trajectory.generation.size, _SKETCHED)
+    return pixels_of.from_image(tiles.resize((size.width, size.height), Image.Resampling.NEAREST))
+
+
+def _tiles(generation: Generation) -> Image.Image:
+    recipe = f"{generation.model}\n{generation.seed}\n{generation.size}\n{generation.prompt}"
+    colours = hashlib.shake_256(recipe.encode("utf-8", "surrogatepass")).digest(3 * _TILES * _TILES)
+    return Image.frombytes("RGB", (_TILES, _TILES), colours)

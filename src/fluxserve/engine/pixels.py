@@ -18,7 +18,9 @@ from fluxserve.engine.base import Pixels
 from fluxserve.engine.native_sizes import MAX_CUT
 from fluxserve.errors import BadPicture
 
-QUALITY = 95
+QUALITY, PREVIEW_QUALITY = 95, 80
+#: Longest side of a preview, in pixels.
+PREVIEW_SIDE = 256
 #: Largest difference, in steps of 1/255, between the pixels of a picture that counts as one colour.
 ONE_COLOUR = 2
 #: An infinitely enlarged picture gets so much of its difference from a copy blurred by one drawn pixel on top.
@@ -46,6 +48,21 @@ def encode(pixels: Pixels, output_format: OutputFormat, drawn_by: str) -> bytes:
     else:
         image.save(file, "WEBP", quality=QUALITY, exif=exif)
     return file.getvalue()
+
+
+def encode_preview(preview: Pixels) -> bytes:
+    """A preview as a small JPEG, which says of itself that it is AI generated."""
+    file, exif = BytesIO(), Image.Exif()
+    exif[_EXIF_SOFTWARE] = "AI generated;preview"
+    to_image(preview).save(file, "JPEG", quality=PREVIEW_QUALITY, exif=exif)
+    return file.getvalue()
+
+
+def preview_size(asked: Size, available: Size) -> Size:
+    """The size of a preview: the shape that was asked for, within PREVIEW_SIDE and what there is to show."""
+    longest = min(PREVIEW_SIDE, max(available.width, available.height))
+    scale = longest / max(asked.width, asked.height)
+    return Size(max(1, round(asked.width * scale)), max(1, round(asked.height * scale)))
 
 
 def fit(pixels: Pixels, size: Size) -> Pixels:

@@ -72,6 +72,11 @@ def advance(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) 
     return latents + (sigma_next - sigma) * velocity
 
 
+def predicted(latents: Tensor, velocity: Tensor, sigma: float) -> Tensor:
+    """The clean latents that `velocity` points at from noise level `sigma`."""
+    return latents - sigma * velocity
+
+
 def guided(conditional: Sequence[Tensor], unconditional: Sequence[Tensor], cfg_scale: float) -> list[Tensor]:
     """True guidance: away from what the network predicts without the prompt. Source: Ho and Salimans 2022."""
     return [u + cfg_scale * (c - u) for c, u in zip(conditional, unconditional, strict=True)]

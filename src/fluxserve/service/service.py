@@ -28,8 +28,10 @@ from fluxserve.errors import (
     TooManyActiveTasks,
 )
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
+from fluxserve.service.watches import Watches
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
@@ -143,10 +145,14 @@ class Service:
     ) -> None:
         self.settings = settings
         self.keyring = keyring
-        self.views = Views()
+        self.views = Views(on_change=self._changed)
+        self.watches = Watches()
+        self.previews = Previews(settings.preview_memory)
         self.queue_changed = Signal()
         #: Called with the id of each task that was cancelled, as soon as that is written down.
         self.on_cancelled: list[Callable[[str], None]] = []
+        #: Called with the id of each task whose previews are wanted from now on.
+        self.on_previews_wanted: list[Callable[[str], None]] = []
         self._store = store
         self._storage = storage
         self._waypoints = waypoints
@@ -435,6 +441,29 @@ class Service:
     def advance(self, task_id: str, step: int, steps: int) -> None:
         """Show a step."""
         self.views.advance(task_id, step, steps)
+
+    def want_previews(self, view: View) -> None:
+        """Somebody looks at the task: until its end previews of what is drawn for it are kept."""
+        drawn = self.views.drawn(view)
+        if drawn.state.is_active and self.previews.want(drawn.id):
+            for tell in self.on_previews_wanted:
+                tell(drawn.id)
+
+    def preview(self, view: View) -> bytes | None:
+        """What the task is heading for, if that is known; whoever asks wants to see more."""
+        self.want_previews(view)
+        return self.previews.get(self.views.drawn(view).id)
+
+    def show_preview(self, task_id: str, picture: bytes) -> None:
+        """Show what the task is heading for, and those that follow it."""
+        self.previews.put(task_id, picture)
+        for shown in (task_id, *self.views.followers(task_id)):
+            self.watches.tell(shown, is_final=False)
+
+    def _changed(self, view: View) -> None:
+        if view.state.is_final:
+            self.previews.forget(view.id)
+        self.watches.tell(view.id, is_final=view.state.is_final)
 
 
 class DiskGate:

@@ -7,6 +7,7 @@ stays in the database until it is ready.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fluxserve.store.base import TaskRecord
@@ -41,13 +42,17 @@ class View:
 class Views:
     """Task id -> View. Used from the event loop only."""
 
-    def __init__(self, finished_views: int = FINISHED_VIEWS) -> None:
+    def __init__(
+        self, finished_views: int = FINISHED_VIEWS, on_change: Callable[[View], None] = lambda _view: None
+    ) -> None:
+        """`on_change` is called with each view that is new or has changed."""
         self._active: dict[str, View] = {}
         self._finished: OrderedDict[str, View] = OrderedDict()
         #: By recipe: the task that equal ones follow, and those that do.
         self._leading: dict[bytes, View] = {}
         self._following: dict[bytes, dict[str, View]] = {}
         self._limit = finished_views
+        self._on_change = on_change
 
     def __len__(self) -> int:
         """How many tasks are unfinished."""
@@ -73,11 +78,12 @@ class Views:
             self._finished[record.id] = view
             if len(self._finished) > self._limit:
                 self._finished.popitem(last=False)
-            return view
-        view = _view(record, None)
-        view.step, view.steps = step, steps
-        self._active[record.id] = view
-        self._join(view)
+        else:
+            view = _view(record, None)
+            view.step, view.steps = step, steps
+            self._active[record.id] = view
+            self._join(view)
+        self._on_change(view)
         return view
 
     def advance(self, task_id: str, step: int, steps: int) -> None:
@@ -85,7 +91,21 @@ class Views:
         view = self._active.get(task_id)
         if view is not None and view.state is State.RUNNING:
             view.step, view.steps = step, steps
+            self._on_change(view)
             self._lead(view)
+
+    def drawn(self, view: View) -> View:
+        """The task whose drawing this one waits for: itself, or the one it follows."""
+        if view.state is not State.FOLLOWING or view.recipe is None:
+            return view
+        return self._leading.get(view.recipe, view)
+
+    def followers(self, task_id: str) -> Sequence[str]:
+        """Those that wait for this task's picture."""
+        view = self._active.get(task_id)
+        if view is None or view.recipe is None or self._leading.get(view.recipe) is not view:
+            return ()
+        return tuple(self._following.get(view.recipe, ()))
 
     def _join(self, view: View) -> None:
         """Among equal tasks one leads, and all show what it shows."""
@@ -103,6 +123,7 @@ class Views:
         if view.recipe is not None:
             for follower in self._following.get(view.recipe, {}).values():
                 follower.step, follower.steps = view.step, view.steps
+                self._on_change(follower)
 
     def _leave(self, view: View | None) -> None:
         if view is None or view.recipe is None:

@@ -9,6 +9,9 @@ from fluxserve.engine.base import Finished
 from fluxserve.errors import EngineError
 from fluxserve.worker import protocol as p
 
+#: Previews of a task are made at most this often.
+PREVIEW_INTERVAL_S = 0.25
+
 
 def ref_of(task_id: str, fence: int) -> str:
     """The engine's name for a claim."""
@@ -28,6 +31,8 @@ class Holding:
     saved_at: float = 0.0
     has_moved: bool = False
     outcome: p.Finished | p.Failed | None = None
+    wants_previews: bool = False
+    shown_at: float = -PREVIEW_INTERVAL_S
 
     @property
     def held(self) -> p.Held:
@@ -42,6 +47,11 @@ class Holding:
     def ref(self) -> str:
         """The claim as the engine names it."""
         return ref_of(self.assignment.task_id, self.assignment.fence)
+
+    def is_to_be_shown(self, now: float) -> bool:
+        """Whether its next step should come with a preview."""
+        is_drawn = self.admitted_at is not None and self.outcome is None
+        return self.wants_previews and is_drawn and now - self.shown_at >= PREVIEW_INTERVAL_S
 
     def finished(self, drawn: Finished, picture: bytes) -> p.Finished:
         """The outcome of a drawn and encoded picture."""

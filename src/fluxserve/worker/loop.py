@@ -12,13 +12,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from fluxserve.engine import pixels
-from fluxserve.engine.base import Engine, Event, Failed, Finished, Progressed
+from fluxserve.engine.base import Engine, Event, Failed, Finished, Pixels, Progressed
 from fluxserve.errors import DrawingFailed, WorkerProtocolError, WorkerRefused
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
@@ -192,6 +192,9 @@ class Worker:
             case p.Discard():
                 self._drop(ref_of(message.task_id, message.fence))
                 self._want()
+            case p.Show():
+                if (holding := self._holdings.get(ref_of(message.task_id, message.fence))) is not None:
+                    holding.wants_previews = True
             case p.Drain():
                 self.drain()
             case p.Welcome() | p.Refused():
@@ -231,7 +234,7 @@ class Worker:
     # Drawing
 
     async def _draw(self) -> None:
-        """1. discard, 2. admit, 3. step, 4. tell, 5. write down; idle until woken."""
+        """1. discard, 2. admit, 3. ask for previews, 4. step, 5. tell, 6. write down; idle until woken."""
         while True:
             self._wake.clear()
             for ref in self._take_discards():
@@ -249,6 +252,8 @@ class Worker:
                         task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
                     )
                 )
+            for ref in self._take_shows():
+                await self._in_engine_thread(partial(self._engine.show, ref))
             if not self._engine.active:
                 await self._wake.wait()
                 continue
@@ -279,18 +284,25 @@ class Worker:
         taken, self._arrivals = self._arrivals[:room], self._arrivals[room:]
         return taken
 
+    def _take_shows(self) -> list[str]:
+        now = time.monotonic()
+        due = [holding for holding in self._holdings.values() if holding.is_to_be_shown(now)]
+        for holding in due:
+            holding.shown_at = now
+        return [holding.ref for holding in due]
+
     def _tell(self, event: Event) -> None:
         holding = self._holdings.get(event.ref)
         if holding is None:
             return
         match event:
-            case Progressed(step=step, steps=steps):
+            case Progressed(step=step, steps=steps, preview=preview):
                 holding.has_moved = step < steps
                 self._report(holding, step, steps)
+                if preview is not None:
+                    self._beside_steps(self._encode_preview(holding, preview))
             case Finished():
-                encoding = asyncio.create_task(self._encode(holding, event))
-                self._encodings.add(encoding)
-                encoding.add_done_callback(self._encodings.discard)
+                self._beside_steps(self._encode(holding, event))
             case Failed(error=error):
                 self._hand_over(holding, holding.failed(error))
 
@@ -303,8 +315,18 @@ class Worker:
         held = holding.held
         self._send(p.Progress(task_id=held.task_id, fence=held.fence, step=step, steps=steps))
 
-    async def _encode(self, holding: Holding, drawn: Finished) -> None:
+    def _beside_steps(self, encode: Coroutine[None, None, None]) -> None:
         """Encoding is a stage of its own: the next steps do not wait for it."""
+        encoding = asyncio.create_task(encode)
+        self._encodings.add(encoding)
+        encoding.add_done_callback(self._encodings.discard)
+
+    async def _encode_preview(self, holding: Holding, preview: Pixels) -> None:
+        held = holding.held
+        picture = await asyncio.get_running_loop().run_in_executor(self._encoding, pixels.encode_preview, preview)
+        self._send(p.Preview(task_id=held.task_id, fence=held.fence, picture=picture))
+
+    async def _encode(self, holding: Holding, drawn: Finished) -> None:
         generation = holding.assignment.generation
         try:
             picture = await asyncio.get_running_loop().run_in_executor(

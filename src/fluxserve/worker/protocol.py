@@ -3,8 +3,9 @@
     frame = 4 bytes big-endian length, then one msgpack map with a `type`
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
-they come. Progress, Waypoint and Heartbeat keep the lease; Finished and Failed carry the fence of the claim, and the
-server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
+they come, and Show for each whose Previews somebody wants to see. Progress, Waypoint and Heartbeat keep the lease;
+Finished and Failed carry the fence of the claim, and the server answers each with Settled. After a lost connection the
+worker says Hello again with the fences it holds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 1
+VERSION: Final = 2
 #: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
 MAX_FRAME: Final = 64 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -109,6 +110,14 @@ class Waypoint(msgspec.Struct, frozen=True, kw_only=True, tag="waypoint"):
     data: bytes
 
 
+class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
+    """A small picture of what the task is heading for, encoded; only after a Show."""
+
+    task_id: str
+    fence: int
+    picture: bytes
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
     """The worker lives and still holds these claims."""
 
@@ -158,12 +167,19 @@ class Discard(msgspec.Struct, frozen=True, kw_only=True, tag="discard"):
     fence: int
 
 
+class Show(msgspec.Struct, frozen=True, kw_only=True, tag="show"):
+    """Send previews of this task from now on, as long as it is drawn."""
+
+    task_id: str
+    fence: int
+
+
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Finish what runs, give back what waits, then end."""
 
 
-FromWorker = Hello | Want | Progress | Waypoint | Heartbeat | Finished | Failed | Returned
-FromServer = Welcome | Refused | Tasks | Settled | Discard | Drain
+FromWorker = Hello | Want | Progress | Waypoint | Preview | Heartbeat | Finished | Failed | Returned
+FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Drain
 
 _encoder = msgspec.msgpack.Encoder()
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ from fluxserve.client import (
     TaskTimeout,
     TooManyRequests,
 )
-from fluxserve.client.client import LAST_POLL_S, LONGEST_PAUSE_S, RETRIES
+from fluxserve.client.client import FIRST_POLL_S, LAST_POLL_S, LONGEST_PAUSE_S, RETRIES
 
 ORIGIN = "http://flux.test"
 TASK = Task(id="t1", polling_url=f"{ORIGIN}/v1/get_result?id=t1&t=capability", cost=2.5)
@@ -57,14 +58,19 @@ class Scene:
     answers: list[Answer] = field(default_factory=list)
     asked: list[httpx.Request] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
+    seconds_to_answer: float = 0.0
 
     def __post_init__(self) -> None:
         self.client = Client(
-            f"{ORIGIN}/", "fx_live_key", transport=httpx.MockTransport(self._answer), sleep=self.slept.append
+            f"{ORIGIN}/", "fx_live_key", transport=httpx.MockTransport(self.give), sleep=self.slept.append
         )
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def give(self, request: httpx.Request) -> httpx.Response:
+        """What the server answers next."""
         self.asked.append(request)
+        began = time.monotonic()
+        while time.monotonic() - began < self.seconds_to_answer:
+            pass
         given = self.answers.pop(0)
         if isinstance(given, Exception):
             raise given
@@ -290,15 +296,37 @@ def test_an_unknown_task_is_not_found_whether_it_is_told_by_404_or_200(scene: Sc
             scene.will(answer(gone | {"detail": "Task not found", "status_code": status}, status)).poll(TASK)
 
 
-def test_wait_polls_until_the_task_is_ready_and_shows_the_progress(scene: Scene) -> None:
-    shown: list[float] = []
-    polls = [answer(PENDING | {"progress": step / 4}) for step in range(4)]
-    result = scene.will(*polls, answer(READY)).wait(TASK, on_progress=shown.append)
-    assert result.seed == 7
-    assert shown == [0.0, 0.25, 0.5, 0.75]
+def test_wait_asks_the_server_to_answer_at_the_end(scene: Scene) -> None:
+    assert scene.will(answer(PENDING), answer(READY)).wait(TASK).seed == 7
+    for request in scene.asked:
+        assert dict(request.url.params) == {"id": "t1", "t": "capability", "wait": "15.0"}
+    assert request.headers["x-key"] == "fx_live_key"
 
 
-def test_wait_polls_quickly_at_first_and_slower_later(scene: Scene) -> None:
+def test_a_wait_is_shorter_than_the_patience_of_the_caller_and_of_its_connection(scene: Scene) -> None:
+    scene.will(answer(READY)).wait(TASK, timeout=3)
+    assert 2.5 <= float(scene.asked[0].url.params["wait"]) <= 3
+    impatient = Client(ORIGIN, "k", timeout=4, transport=httpx.MockTransport(scene.give))
+    scene.will(answer(READY))
+    with impatient:
+        impatient.wait(TASK)
+    assert scene.asked[1].url.params["wait"] == "2.0"
+
+
+def test_a_server_that_held_the_poll_is_asked_again_at_once(scene: Scene) -> None:
+    scene.answers = [answer(PENDING), answer(READY)]
+    scene.seconds_to_answer = FIRST_POLL_S
+    scene.client.wait(TASK)
+    assert scene.slept == []
+
+
+def test_where_held_polls_are_cut_off_the_task_is_polled(scene: Scene) -> None:
+    cut_off = [answer({}, 504)] * (RETRIES + 1)
+    assert scene.will(*cut_off, answer(PENDING), answer(READY)).wait(TASK).seed == 7
+    assert ["wait" in request.url.params for request in scene.asked] == [True] * (RETRIES + 1) + [False] * 2
+
+
+def test_wait_polls_a_server_that_answers_at_once_quickly_at_first_and_slower_later(scene: Scene) -> None:
     scene.will(*[answer(PENDING)] * 30, answer(READY)).wait(TASK)
     assert scene.slept[0] <= 0.1
     assert scene.slept == sorted(scene.slept)
@@ -411,14 +439,17 @@ def test_models_are_listed_as_the_server_describes_them(scene: Scene) -> None:
     [
         lambda client: client.create("flux-dev", "a"),
         lambda client: client.poll(TASK),
-        lambda client: client.wait(TASK),
+        lambda client: client.wait(TASK, timeout=0),
+        lambda client: list(client.events(TASK)),
         lambda client: client.models(),
         lambda client: client.cancel(TASK),
         lambda client: next(client.tasks()),
     ],
-    ids=["create", "poll", "wait", "models", "cancel", "tasks"],
+    ids=["create", "poll", "wait", "events", "models", "cancel", "tasks"],
 )
 def test_every_call_fails_with_an_error_of_the_clients_own_tree(scene: Scene, call: Callable[[Client], object]) -> None:
     for status in (400, 401, 402, 403, 404, 418, 422, 500):
+        scene.answers = [httpx.Response(status, text="<html>")] * 2  # events are polled for, too
         with pytest.raises(ClientError):
-            call(scene.will(httpx.Response(status, text="<html>")))
+            call(scene.client)
+    scene.answers.clear()

@@ -7,9 +7,11 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 from msgspec import structs
+from PIL import Image
 
 from builders import generation, in_event_loop
 from fluxserve.catalogue import Generation
@@ -19,6 +21,7 @@ from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams
+from fluxserve.worker.holding import PREVIEW_INTERVAL_S
 from fluxserve.worker.loop import Worker
 
 SETTINGS = Settings(heartbeat=60, lease=600)
@@ -98,6 +101,37 @@ async def test_what_the_weights_say_about_a_prompt_is_handed_over_with_the_pictu
             while not isinstance(message := await p.read_from_worker(reader), p.Finished):
                 assert message is not None
         assert message.warnings == ("no photographs",)
+
+
+class Slow(FakeEngine):
+    """An engine that takes its time for a picture of many steps."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(fake_latency=2.0, fake_steps=50))
+
+
+@in_event_loop
+async def test_a_task_that_is_to_be_shown_sends_small_pictures_of_itself_and_its_neighbour_none() -> None:
+    neighbour = structs.replace(TASK, task_id="t2")
+    async with hired(Slow(), p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        writer.write(p.to_frame(p.Show(task_id="never heard of", fence=1)))
+        writer.write(p.to_frame(p.Tasks(assignments=(TASK, neighbour))))
+        writer.write(p.to_frame(p.Show(task_id="t1", fence=1)))
+        told: list[p.FromWorker] = []
+        async with asyncio.timeout(4 * PATIENCE_S):
+            while len([message for message in told if isinstance(message, p.Finished)]) < 2:
+                message = await p.read_from_worker(reader)
+                assert message is not None
+                told.append(message)
+    previews = [message for message in told if isinstance(message, p.Preview)]
+    assert {(preview.task_id, preview.fence) for preview in previews} == {("t1", 1)}
+    assert 2 <= len(previews) <= 2.0 / PREVIEW_INTERVAL_S + 1
+    for preview in previews:
+        with Image.open(BytesIO(preview.picture)) as picture:
+            assert picture.format == "JPEG"
+            assert max(picture.size) <= 256
+    own, beside = (message.picture for message in told if isinstance(message, p.Finished))
+    assert own == beside
 
 
 class BreaksAtAdmission(FakeEngine):

@@ -26,6 +26,7 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Progress(task_id="t1", fence=2, step=3, steps=28),
     p.Waypoint(task_id="t1", fence=2, data=bytes(range(256)) * 100),
     p.Waypoint(task_id="t1", fence=2, data=b""),
+    p.Preview(task_id="t1", fence=2, picture=bytes(range(256))),
     p.Heartbeat(held=HELD),
     p.Heartbeat(held=()),
     p.Finished(
@@ -48,6 +49,7 @@ FROM_SERVER: list[p.FromServer] = [
     p.Tasks(assignments=()),
     p.Settled(task_id="t1", fence=1, accepted=False),
     p.Discard(task_id="t1", fence=1),
+    p.Show(task_id="t1", fence=1),
     p.Drain(),
 ]
 
