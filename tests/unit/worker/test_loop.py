@@ -21,7 +21,7 @@ from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams
-from fluxserve.worker.holding import PREVIEW_INTERVAL_S
+from fluxserve.worker.holding import PREVIEW_INTERVAL_S, Holding
 from fluxserve.worker.loop import Worker
 
 SETTINGS = Settings(heartbeat=60, lease=600)
@@ -349,3 +349,19 @@ async def test_a_worker_writes_nothing_down_while_its_server_does_not_take_what_
         for _ in crowd:
             messages += await said(reader)
     assert 1 <= len(waypoints_in(messages)) <= 100  # of 792; the system's own buffers take some
+
+
+@pytest.mark.parametrize(
+    ("moved", "now", "interval", "due"),
+    [
+        (True, 104.9, 5.0, False),
+        (True, 105.0, 5.0, True),
+        (False, 500.0, 5.0, False),
+        (True, 100.0, 0.0, True),
+        (False, 100.0, 0.0, False),
+    ],
+)
+def test_what_has_moved_is_written_down_once_its_interval_is_over(
+    moved: bool, now: float, interval: float, due: bool
+) -> None:
+    assert Holding(TASK, saved_at=100.0, has_moved=moved).is_due(now, interval) is due
