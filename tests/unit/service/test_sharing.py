@@ -130,7 +130,7 @@ async def test_the_same_request_is_answered_at_once_with_the_same_picture(house:
     assert await seen(house, first, second) == [(State.READY, 0), (State.READY, 0)]
     assert stored(house, second) == b"drawn once"
     assert second.drawn == replace(DRAWN_HERE, facts={**DRAWN_HERE.facts, "cached": True})
-    assert await house.service.claim("w1", ("flux-dev",), 9) == []
+    assert await house.service.claim("w1", ("flux-dev",), 9, {}) == []
     assert [entry.balance for entry in await house.keyring.entries()] == [100_000 - 2 * 2500]
 
 
