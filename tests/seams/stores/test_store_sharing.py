@@ -330,13 +330,16 @@ async def test_a_key_does_not_wait_behind_the_flood_of_another_whose_request_it_
     small = generation(size=Size(256, 256))
     (last,) = await store.submit_many([submission(flood, recipe=RECIPE, fingerprints=HERE, drawing=small)])
     assert last.record is not None
+    early = await ask(store, flood)
     follower = await ask(store, polite)
-    assert follower.state is State.FOLLOWING
+    assert {early.state, follower.state} == {State.FOLLOWING}
 
     served = [(await claimed_one(store, f"w{n}")).id for n in range(3)]
 
     assert last.record.id in served[:2]
     assert tasks[0].id in served[:2]
+    await store.cancel_many([cancellation(last.record)])
+    assert (await claimed_one(store, "w4")).id == early.id
 
 
 @in_event_loop
