@@ -138,14 +138,14 @@ class Model:
         """The tasks that workers have."""
         return [task for task in self.tasks if task.state is State.RUNNING]
 
-    def queued(self, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
-        """The queue of these models for a worker of this fingerprint, in turn."""
-        waiting = [
-            task
-            for task in self.tasks
-            if task.state is State.QUEUED and task.drawing.model in models and task.is_for(fingerprint, self.now)
-        ]
+    def waiting(self, models: tuple[str, ...]) -> list[Expected]:
+        """The queue of these models, in turn."""
+        waiting = [task for task in self.tasks if task.state is State.QUEUED and task.drawing.model in models]
         return sorted(waiting, key=lambda task: task.turn)  # stable: equal turns in the order of their coming
+
+    def queued(self, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
+        """What of it a worker of this fingerprint may have now."""
+        return [task for task in self.waiting(models) if task.is_for(fingerprint, self.now)]
 
     def accept(self, task: Expected, fingerprints: set[str]) -> None:
         """Answered at once, or behind an equal task, or in the queue at the key's next turn."""

@@ -228,7 +228,7 @@ class TaskMachine(RuleBasedStateMachine):
         """A worker comes: what waits for it and was drawn by its like before is answered."""
         offer = Offer(model=model, fingerprints=(fingerprint,), now=self.model.now)
         (records,) = self.run(self.store.answer_many([offer]))
-        waiting = [task for task in self.model.queued((model,)) if task.repeatable]
+        waiting = [task for task in self.model.waiting((model,)) if task.repeatable]
         answered: list[str] = []
         for task in waiting:
             followers = [follower.id for follower in self.model.followers(task.recipe)]

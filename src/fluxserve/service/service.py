@@ -8,17 +8,14 @@ import itertools
 import logging
 import math
 import random
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation, ModelSpec, OutputFormat, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import (
-    DiskFull,
     FluxserveError,
     IdempotencyConflict,
     InsufficientCredits,
@@ -27,6 +24,7 @@ from fluxserve.errors import (
     ShuttingDown,
     TooManyActiveTasks,
 )
+from fluxserve.service.disk import DiskGate
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
@@ -53,7 +51,6 @@ from fluxserve.store.base import (
 from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
-DISK_CHECK_S = 1.0
 #: Fields that the generation already holds.
 _DRAWN_FROM = frozenset({*Generation.__dataclass_fields__, "width", "height", "aspect_ratio"})
 WORKER_LOST = Reason(
@@ -464,39 +461,6 @@ class Service:
         if view.state.is_final:
             self.previews.forget(view.id)
         self.watches.tell(view.id, is_final=view.state.is_final)
-
-
-class DiskGate:
-    """Whether the data folder's disk has room; looked up at most once a second."""
-
-    def __init__(self, folder: Path, minimum: int, now: Callable[[], float]) -> None:
-        self._folder = folder
-        self._minimum = minimum
-        self._now = now
-        self._checked_at = float("-inf")
-        self._low = False
-
-    @property
-    def is_low(self) -> bool:
-        """Less than the minimum is free, or the folder is out of reach."""
-        now = self._now()
-        if not 0 <= now - self._checked_at < DISK_CHECK_S:
-            self._checked_at = now
-            self._low = self._look()
-        return self._low
-
-    def _look(self) -> bool:
-        try:
-            return shutil.disk_usage(self._folder).free < self._minimum
-        except OSError:  # renamed away, or its mount has a hiccup
-            return True
-
-    def check(self) -> None:
-        """Raises DiskFull."""
-        if self.is_low:
-            raise DiskFull(
-                "The server's disk is nearly full or out of reach, so no task can be kept safely. Try again later."
-            )
 
 
 def _extras(order: Order) -> dict[str, JsonValue]:

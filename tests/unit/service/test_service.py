@@ -20,7 +20,8 @@ from fluxserve.errors import (
     TooManyActiveTasks,
     TooManyRequests,
 )
-from fluxserve.service.service import DISK_CHECK_S, DiskGate, Lost
+from fluxserve.service.disk import DISK_CHECK_S, DiskGate
+from fluxserve.service.service import Lost
 from fluxserve.service.views import View
 from fluxserve.settings import Settings
 from fluxserve.store.base import Completion, TaskRecord
