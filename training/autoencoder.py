@@ -1,4 +1,4 @@
-"""The autoencoder of mini, AutoencoderTiny with factor 32: it learns to draw and to read the latents' code.
+"""The autoencoder of mini, AutoencoderTiny with factor 64: it learns to draw and to read the latents' code.
 
 The code is fixed beforehand (training/latents.py), so the two halves learn apart from each other, beside or after
 the flow: the decoder turns code, made a little noisy, into pictures at full resolution, sharper than the linear
@@ -23,6 +23,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from training import checkpoints, latents, ranks, work
+from training.canvases import SHRUNK
 from training.latents import Code
 from training.masters import Masters
 from training.optimizers import Optimizers
@@ -31,14 +32,14 @@ from training.stream import GENERATOR_SETS, Stream
 
 WIDTH = 32
 #: Residual blocks of each level, the coarsest first.
-BLOCKS = (4, 4, 3, 2, 1, 0)
+BLOCKS = (4, 4, 3, 2, 1, 0, 0)
 #: The code is shrunk by this on its way in: DecoderTiny squeezes its input into -3 ... 3.
 SHRINK = 0.6
 #: Largest deviation of the noise that the decoder learns to bear: what is drawn is never quite on the code's spot.
 NOISE = 0.15
-_SIDE = 128
-#: Sides of the pictures that pieces are cut from, in turn by chance: both native areas.
-_PICTURES = (256, 512)
+_SIDE = 256
+#: Sides of the pictures that pieces are cut from, with their shares: both native areas.
+_PICTURES = {512: 0.8, 1024: 0.2}
 _PIECES = 4
 #: Steps that are enough to tell how fast a machine is.
 _PACED = 10
@@ -91,8 +92,8 @@ def _set_centre(layer: nn.Conv2d, matrix: Tensor) -> None:
 
 
 def code_of(code: Code, pictures: Tensor) -> Tensor:
-    """Full-resolution pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/32, W/32)."""
-    return code.encode(F.avg_pool2d(pictures, 2))
+    """Full-resolution pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/64, W/64)."""
+    return code.encode(F.avg_pool2d(pictures, SHRUNK))
 
 
 def reconstruction_loss(drawn: Tensor, target: Tensor) -> Tensor:
@@ -142,9 +143,7 @@ class Trainer:
         self._noise = torch.Generator().manual_seed(seed)
         self._stream = Stream(GENERATOR_SETS, seed, plan.device)
         unseen = Stream(GENERATOR_SETS, plan.seed + 999_999, plan.device)
-        self._unseen = {
-            side: unseen.draw(48 * _PICTURES[0] ** 2 // side**2, (side, side), (side, side)) for side in _PICTURES
-        }
+        self._unseen = {side: unseen.draw(4 * 1024**2 // side**2, (side, side), (side, side)) for side in _PICTURES}
 
     @property
     def _state(self) -> Path:
@@ -213,7 +212,7 @@ class Trainer:
         if self._plan.half == "encoder":
             error = F.mse_loss(self._averaged(pictures), code) / code.var()
             return f"explains {1 - error.item():.4f} of the code's variance"
-        linear = F.interpolate(self._code.decode(code / SHRINK), scale_factor=2, mode="bilinear")
+        linear = F.interpolate(self._code.decode(code / SHRINK), scale_factor=SHRUNK, mode="bilinear")
         return f"{psnr(self._averaged(code), pictures):.2f} dB, linear {psnr(linear, pictures):.2f} dB"
 
     def _loss(self, pieces: Tensor) -> Tensor:
@@ -229,10 +228,10 @@ class Trainer:
         return reconstruction_loss(drawn.float(), pieces)
 
     def _pieces(self, count: int) -> Tensor:
-        """(count, 3, 128, 128), several of each painted picture, cut at the code's grid."""
-        side = int(self._chance.choice(_PICTURES))
+        """(count, 3, 256, 256), several of each painted picture, cut at the code's grid."""
+        side = int(self._chance.choice(list(_PICTURES), p=list(_PICTURES.values())))
         pictures = self._stream.draw(count // _PIECES, (side, side), (side, side))
-        step = 2 * latents.PATCH
+        step = SHRUNK * latents.PATCH
         places = step * self._chance.integers(0, (side - _SIDE) // step + 1, (count, 2))
         return torch.stack(
             [

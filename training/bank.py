@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from training.canvases import SHRUNK, TOKEN
 from training.latents import Code
 from training.network import Texts, pack
 from training.painter import Painter
 from training.scenes import SceneSampler
-
-#: Pixels of the canvas to a token, one way.
-TOKEN = 64
 
 
 class Batch(NamedTuple):
@@ -55,7 +53,7 @@ class Source:
         """Scenes `first` ... `first + count`."""
         scenes = [self.sampler.scene(first + offset, canvas) for offset in range(count)]
         height, width = canvas
-        pictures = self.painter.paint(scenes, height // 2, width // 2)
+        pictures = self.painter.paint(scenes, height // SHRUNK, width // SHRUNK)
         latents = self.code.encode(pictures)
         texts = read(self.tokenizers, [scene.caption for scene in scenes])
         return Batch(pack(latents).to(torch.bfloat16), texts, (height // TOKEN, width // TOKEN))

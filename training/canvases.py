@@ -1,4 +1,4 @@
-"""The canvases that mini learns: every size in multiples of 64 from 192 x 256 to 384 x 704 pixels and its shapes.
+"""The canvases that mini learns: every size in multiples of 128 from 384 x 512 to 768 x 1408 pixels and its shapes.
 
 What it does not know: what is painted on them.
 """
@@ -8,37 +8,30 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from fluxserve.engine.native_sizes import NativeSizes
+
 #: Height, width in pixels.
 Canvas = tuple[int, int]
 
-SMALL, MEDIUM, LARGE = 256**2, 384**2, 512**2
-_CELL = 64
-_LEAST, _MOST = 192 * 256, 384 * 704
-_WIDEST = 11 / 6  # and as much in height: a little more than 16:9
+#: Pixels of the canvas to a token of the network, one way.
+TOKEN = 128
+#: How many times smaller than the canvas its pictures are painted for the latents' code, one way.
+SHRUNK = 4
+SMALL, LARGE = 512**2, 1024**2
+_SIZES = NativeSizes(least_area=384 * 512, most_area=768 * 1408, ratios=("6:11", "11:6"), multiple=TOKEN)
 
 
 @cache
 def canvases(area: int) -> tuple[Canvas, ...]:
-    """Those that are nearer to `area` (SMALL, MEDIUM or LARGE) than to the others, the square of that area first."""
-    return tuple(
-        sorted((canvas for canvas in _all() if _nearest(canvas) == area), key=lambda canvas: _order(canvas, area))
-    )
+    """Those that are nearer to `area` (SMALL or LARGE) than to the other one, the square of that area first."""
+    found = [(size.height, size.width) for size in _SIZES.all() if _nearest(size.area) == area]
+    return tuple(sorted(found, key=lambda canvas: _order(canvas, area)))
 
 
-def _all() -> list[Canvas]:
-    sides = range(_CELL, _MOST // _CELL + 1, _CELL)
-    return [
-        (height, width)
-        for height in sides
-        for width in sides
-        if _LEAST <= height * width <= _MOST and max(height / width, width / height) <= _WIDEST
-    ]
+def _nearest(area: int) -> int:
+    return min((SMALL, LARGE), key=lambda known: abs(math.log(area / known)))
 
 
-def _nearest(canvas: Canvas) -> int:
-    return min((SMALL, MEDIUM, LARGE), key=lambda area: abs(math.log(canvas[0] * canvas[1] / area)))
-
-
-def _order(canvas: Canvas, area: int) -> tuple[bool, float]:
+def _order(canvas: Canvas, area: int) -> tuple[bool, float, int]:
     height, width = canvas
-    return height * width != area or height != width, width / height
+    return height * width != area or height != width, width / height, height

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from training import measures
+from training import autoencoder, measures
 from training.backdrops import plain
 from training.classifier import Judge
 from training.latents import Code
@@ -73,10 +73,10 @@ def reconstruction(vae: AutoencoderTiny, pictures: Tensor) -> float:
 
 @torch.no_grad()
 def drawing(vae: AutoencoderTiny, code: Code, pictures: Tensor) -> float:
-    """The same from the latents that the transformer learnt: the code of the pictures at half their size."""
+    """The same from the latents that the transformer learnt: the code of the pictures."""
     config = vae.config
     latents = [
-        code.encode(F.avg_pool2d(part, 2)) / config.scaling_factor + config.shift_factor
+        autoencoder.code_of(code, part) / config.scaling_factor + config.shift_factor
         for part in torch.split(pictures, 8)
     ]
     return _psnr([vae.decode(part).sample for part in latents], pictures)

@@ -18,6 +18,7 @@ import typer
 from torch import Tensor
 
 from training import classifier, closeness, judge, latents, measures, work
+from training.canvases import SHRUNK
 from training.closeness import Distances, Sprites
 from training.drawing import KEPT, Artist, Gallery
 from training.exams import GUIDANCE, STEPS, Exam, Examiner, Question
@@ -139,13 +140,13 @@ class Evaluation:
     def _rebuilt(self) -> list[Value]:
         vae = self._artist.parts().vae
         scenes = self._examiner.second_sample(_REBUILT)
-        pictures = torch.stack(self._paint(scenes, 256, 256))
+        pictures = torch.stack(self._paint(scenes, 512, 512))
         values = [
-            Value(name="autoencoder, 256 x 256", drawn=f"{closeness.reconstruction(vae, pictures):.1f} dB", real="")
+            Value(name="autoencoder, 512 x 512", drawn=f"{closeness.reconstruction(vae, pictures):.1f} dB", real="")
         ]
-        if self._artist.checkpoint.vae_factor == 2 * latents.PATCH:
+        if self._artist.checkpoint.vae_factor == SHRUNK * latents.PATCH:
             decibels = closeness.drawing(vae, latents.load(), pictures)
-            values.append(Value(name="decoder from the exact latents, 256 x 256", drawn=f"{decibels:.1f} dB", real=""))
+            values.append(Value(name="decoder from the exact latents, 512 x 512", drawn=f"{decibels:.1f} dB", real=""))
         return values
 
 

@@ -25,7 +25,7 @@ from training.words import article, lists, with_article
 #: Steps and guidance that FLUX.1 [dev] draws with unless it is told otherwise.
 STEPS, GUIDANCE = 28, 3.5
 LANGUAGES = ("de", "fr", "es", "it", "pt", "nl")
-SQUARE: Canvas = (256, 256)
+SQUARE: Canvas = (512, 512)
 _SEEDS = 8
 _COMMONEST = 200
 _STAGE = 3
@@ -77,7 +77,7 @@ class Examiner:
             yield self._exam(f"prompts in {language}", self._spoken(language))
         yield self._exam("synonyms", self._keywords())
         yield self._exam("other shapes", self._shapes())
-        yield self._exam("512 x 512", self._large())
+        yield self._exam("1024 x 1024", self._large())
         for steps in (4, 8, 12, 28):
             yield self._exam(f"{steps} steps", self._some(), steps=steps)
         for guidance in (1.0, 2.0, 3.5, 5.0):
@@ -161,7 +161,7 @@ class Examiner:
             yield from self._sampled(self._count(100), canvas)
 
     def _large(self) -> Iterator[Question]:
-        return self._sampled(self._count(400), (512, 512))
+        return self._sampled(self._count(400), (1024, 1024))
 
     def _some(self) -> Iterator[Question]:
         for seed, entry in self._lot("some", self._entries, 200):

@@ -1,6 +1,6 @@
 """Processes that paint for a trainer whose own time is too dear for it: one on a GPU.
 
-Each paints on one core, about 550 pictures a second for canvases of 256 x 256 and 130 for 512 x 512. The trainer never
+Each paints on one core, about 550 pictures a second for canvases of 512 x 512, 130 for 1024 x 1024. The trainer never
 waits for them but for the first pictures of a bank: when they fall behind, it sees the pictures it has more often.
 """
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from training import checkpoints, curve, latents, ranks, work
-from training.bank import TOKEN, Bank, Batch, Painting, Source, Supply, read
-from training.canvases import LARGE, MEDIUM, SMALL, canvases
+from training.bank import Bank, Batch, Painting, Source, Supply, read
+from training.canvases import LARGE, SMALL, TOKEN, canvases
 from training.looks import measure
 from training.masters import Masters
 from training.network import SHAPES, Illustrator, Shape, build_transformer
@@ -79,10 +79,9 @@ PRESETS = {
             Phase(until=150_000, stage=1, areas={SMALL: 1.0}),
             Phase(until=270_000, stage=2, areas={SMALL: 1.0}),
             Phase(until=1_700_000, stage=3, areas={SMALL: 1.0}),
-            Phase(until=2_080_000, stage=3, areas={SMALL: 0.15, MEDIUM: 0.15, LARGE: 0.7}),
-            Phase(until=2_250_000, stage=3, areas={SMALL: 0.15, MEDIUM: 0.15, LARGE: 0.7}, guided=0.4),
+            Phase(until=1_880_000, stage=3, areas={SMALL: 1.0}, guided=0.4),
         ),
-        settle=0.16,
+        settle=0.15,
         batch=128,
         bank=4096,
         reuse=5,
@@ -93,8 +92,8 @@ PRESETS = {
             Phase(until=1_500_000, stage=1, areas={SMALL: 1.0}),
             Phase(until=3_000_000, stage=2, areas={SMALL: 1.0}),
             Phase(until=6_000_000, stage=3, areas={SMALL: 1.0}),
-            Phase(until=10_500_000, stage=3, areas={SMALL: 0.15, MEDIUM: 0.15, LARGE: 0.7}),
-            Phase(until=12_000_000, stage=3, areas={SMALL: 0.15, MEDIUM: 0.15, LARGE: 0.7}, guided=0.4),
+            Phase(until=10_500_000, stage=3, areas={SMALL: 0.2, LARGE: 0.8}),
+            Phase(until=12_000_000, stage=3, areas={SMALL: 0.2, LARGE: 0.8}, guided=0.4),
         ),
         settle=0.2,
         batch=2048,
@@ -107,7 +106,7 @@ PRESETS = {
             Phase(until=400, stage=1, areas={SMALL: 1.0}),
             Phase(until=800, stage=2, areas={SMALL: 1.0}),
             Phase(until=1200, stage=3, areas={SMALL: 1.0}),
-            Phase(until=2000, stage=3, areas={SMALL: 0.3, MEDIUM: 0.3, LARGE: 0.4}, guided=0.5),
+            Phase(until=2000, stage=3, areas={SMALL: 0.5, LARGE: 0.5}, guided=0.5),
         ),
         settle=0.2,
         batch=32,
@@ -236,7 +235,7 @@ class Trainer:
     def check(self) -> float:
         """Loss of the averaged weights, without guidance, on scenes that are never trained on."""
         self._masters.teach(self._teacher)
-        batch = self._sources.at(3, apart=True).make(0, 256, (256, 256)).to(self._plan.device)
+        batch = self._sources.at(3, apart=True).make(0, 256, (512, 512)).to(self._plan.device)
         loss = self._loss(self._teacher, batch, self._chance_from(0), most=1.0)
         return loss.item()
 
@@ -290,7 +289,7 @@ class Trainer:
         chance = self._dice(0)
         areas = sorted(phase.areas)
         area = areas[chance.choice(len(areas), p=[phase.areas[area] for area in areas])]
-        choices = [(256, 256)] if phase.stage < 3 else list(canvases(area))
+        choices = [(512, 512)] if phase.stage < 3 else list(canvases(area))
         square = chance.random() < 0.4
         return area, choices[0] if square else choices[chance.integers(len(choices))]
 

@@ -1,7 +1,8 @@
 """The latents of mini: the best linear code of picture patches, known before anything is trained.
 
-A latent holds 16 principal components of a 32 x 32 patch of the canvas, seen at half resolution (16 x 16 pixels). So
-the transformer can be trained at once and on half-size pictures; the autoencoder learns to read and to draw this code.
+A latent holds 16 principal components of a 64 x 64 patch of the canvas, seen at a quarter of its sides (16 x 16
+pixels). So the transformer can be trained at once and on small pictures; the autoencoder learns to read and to draw
+this code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training import work
 from training.stream import GENERATOR_SETS, Stream
 
 CHANNELS = 16
-#: Side of a patch in half-resolution pixels.
+#: Side of a patch in pixels of the shrunk canvas.
 PATCH = 16
 #: Components are divided by their deviation to this power: 1 would whiten, 0 would leave the first far ahead.
 _WHITENING = 0.6
@@ -36,7 +37,7 @@ class Code:
     back: Tensor
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Half-resolution pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/16, W/16), of unit variance over all."""
+        """Shrunk pictures (B, 3, H, W) in -1 ... 1 -> (B, 16, H/16, W/16), of unit variance over all."""
         kernels = self.into.T.reshape(CHANNELS, 3, PATCH, PATCH)
         return F.conv2d(pictures, kernels, -self.mean @ self.into, stride=PATCH)
 

@@ -18,6 +18,8 @@ from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
 PATCH = 2
 CHANNELS = 16
+#: Numbers in a token: those of the latents that it holds.
+VALUES = CHANNELS * PATCH**2
 _NORM_EPSILON = 1e-6
 
 
@@ -120,7 +122,7 @@ def build_transformer(shape: Shape, joint: int, pooled: int) -> FluxTransformer2
     Starts as the identity (adaLN-zero, arXiv 2212.09748): modulations and the output are zero.
     """
     transformer = FluxTransformer2DModel(
-        in_channels=CHANNELS * PATCH**2,
+        in_channels=VALUES,
         num_layers=shape.double,
         num_single_layers=shape.single,
         attention_head_dim=64,

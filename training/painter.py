@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
+from training.canvases import SHRUNK
 from training.landscape import paint_backdrops
 from training.layout import Layer
 from training.looks import hue_matrix, measure
@@ -146,17 +147,17 @@ def main(
     stage: Annotated[int, typer.Option(help="1, 2 or 3, as in training.")] = 3,
     count: Annotated[int, typer.Option(help="How many scenes.")] = 48,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
-    height: Annotated[int, typer.Option(help="Of the canvas, pixels.")] = 256,
-    width: Annotated[int, typer.Option(help="Of the canvas, pixels.")] = 256,
+    height: Annotated[int, typer.Option(help="Of the canvas, pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Of the canvas, pixels.")] = 512,
     held_out: Annotated[bool, typer.Option(help="Only combinations that training never shows.")] = False,
     sets: Annotated[str, typer.Option(help="Picture sets, with commas.")] = "noto,fluent3d,twemoji,streamline",
 ) -> None:
-    """Paint seeded training scenes with their captions onto one sheet, at half the canvas's size."""
+    """Paint seeded training scenes with their captions onto one sheet, at a quarter of the canvas's sides."""
     sprites, records = load_sprites(sets.split(","))
     sampler = SceneSampler(records, stage, seed, held_out, measure(sprites))
     scenes = [sampler.scene(index, (height, width)) for index in range(count)]
     started = time.perf_counter()
-    pictures = Painter(sprites).paint(scenes, height // 2, width // 2)
+    pictures = Painter(sprites).paint(scenes, height // SHRUNK, width // SHRUNK)
     print(f"{count} scenes painted in {time.perf_counter() - started:.2f} s")
     contact_sheet(pictures, [scene.caption for scene in scenes], columns=8).save(out)
 

@@ -11,7 +11,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from training import latents, work
-from training.bank import TOKEN, read
+from training.bank import read
+from training.canvases import TOKEN
 from training.flow import PRESETS, load_start
 from training.network import Illustrator, unpack
 from training.painter import contact_sheet
@@ -43,8 +44,8 @@ def command(
     steps: Annotated[int, typer.Option(help="Euler steps.")] = 12,
     cfg: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
     guidance: Annotated[float, typer.Option(help="What the guidance embedding is told.")] = 1.0,
-    height: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 64.")] = 256,
-    width: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 64.")] = 256,
+    height: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 128.")] = 512,
+    width: Annotated[int, typer.Option(help="Canvas, pixels, a multiple of 128.")] = 512,
     sharp: Annotated[bool, typer.Option(help="Decode with the autoencoder instead of the linear inverse.")] = True,
     seed: int = 0,
 ) -> None:
@@ -68,7 +69,7 @@ def command(
 
 @torch.no_grad()
 def decoded(code: Tensor) -> Tensor:
-    """Latents (B, 16, h, w) -> pictures (B, 3, 32 h, 32 w) by the trained decoder."""
+    """Latents (B, 16, h, w) -> pictures (B, 3, 64 h, 64 w) by the trained decoder."""
     vae = AutoencoderTiny.from_pretrained(work.folder() / "vae")
     pictures: Tensor = vae.decoder(code / vae.config.scaling_factor)
     return pictures

@@ -9,8 +9,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from training.bank import TOKEN
-from training.network import Illustrator, Texts
+from training.canvases import TOKEN
+from training.network import VALUES, Illustrator, Texts
 
 #: Guidance at which a network answers without any: 1 is plain prediction.
 PLAIN = 1.0
@@ -59,7 +59,8 @@ def draw(
     grid = (canvas[0] // TOKEN, canvas[1] // TOKEN)
     count = len(texts.clip)
     device = next(network.parameters()).device
-    latents = torch.randn(count, grid[0] * grid[1], TOKEN, generator=torch.Generator().manual_seed(seed)).to(device)
+    shape = (count, grid[0] * grid[1], VALUES)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     strength = torch.full((count,), guidance, device=device)
     levels = sigmas(steps, latents.shape[1])
     for sigma, following in pairwise(levels):

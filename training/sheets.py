@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 
 from training.backdrops import COLOURS, GROUNDS, SKIES
-from training.canvases import LARGE, canvases
+from training.canvases import SMALL, canvases
 from training.drawing import Artist, Wish, as_tensor, shrunk
 from training.evaluate import PIPELINE
 from training.exams import GUIDANCE, LANGUAGES, STEPS
@@ -83,7 +83,7 @@ class Sheets:
     def _prompts(self) -> Iterator[Shown]:
         listed = tomllib.loads((Path(__file__).parent / "prompts.toml").read_text(encoding="utf-8"))
         for prompt in itertools.chain.from_iterable(listed.values()):
-            yield self._one(prompt, size=(512, 512))
+            yield self._one(prompt, size=(1024, 1024))
 
     def _backgrounds(self) -> Iterator[Shown]:
         for colour, entry in zip(COLOURS, self._lot("backgrounds"), strict=False):
@@ -131,7 +131,7 @@ class Sheets:
             yield msgspec.structs.replace(shown, caption=f"{steps} steps, guidance {guidance:g}")
 
     def _shapes(self) -> Iterator[Shown]:
-        for height, width in canvases(LARGE):
+        for height, width in canvases(SMALL):
             shown = self._one("a sailboat on water at sunset", size=(width, height))
             yield msgspec.structs.replace(shown, caption=f"{shown.caption}, {width} x {height}")
 
@@ -140,7 +140,7 @@ class Sheets:
         return (weighted.draw(rng) for _ in itertools.count())
 
     def _one(
-        self, prompt: str, size: tuple[int, int] = (256, 256), steps: int = STEPS, guidance: float = GUIDANCE
+        self, prompt: str, size: tuple[int, int] = (512, 512), steps: int = STEPS, guidance: float = GUIDANCE
     ) -> Shown:
         wish = Wish(prompt=prompt, seed=self._seed, size=size, steps=steps, guidance=guidance)
         return Shown(wish=wish, caption=prompt)

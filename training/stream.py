@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from training.canvases import SHRUNK
 from training.looks import measure
 from training.painter import Painter
 from training.render import load_sprites
@@ -13,7 +14,6 @@ from training.scenes import SceneSampler
 
 #: The styles that mini learns to draw; the others are kept from it, for judging it.
 GENERATOR_SETS = ("noto", "fluent3d", "twemoji", "streamline")
-_CANVAS_TO_PICTURE = 2
 
 
 class Stream:
@@ -26,9 +26,9 @@ class Stream:
         self._next = 0
 
     def draw(self, count: int, size: tuple[int, int], canvas: tuple[int, int] | None = None) -> Tensor:
-        """(count, 3, *size) in -1 ... 1; `canvas` decides the layout, by default twice the size (half resolution)."""
+        """(count, 3, *size) in -1 ... 1; `canvas` decides the layout, by default four times the size."""
         height, width = size
-        canvas = canvas or (_CANVAS_TO_PICTURE * height, _CANVAS_TO_PICTURE * width)
+        canvas = canvas or (SHRUNK * height, SHRUNK * width)
         scenes = [self._sampler.scene(self._next + offset, canvas) for offset in range(count)]
         self._next += count
         return self._painter.paint(scenes, height, width).clamp(-1, 1)

@@ -36,7 +36,7 @@ from training.tokenizers import save_tokenizers, train_clip, train_t5
 
 _HEAD = 32  # width of an attention head
 _STAGE = 3  # of the scenes: the last, which holds everything
-_CANVAS = (256, 256)
+_CANVAS = (512, 512)
 _BATCH = 256  # texts that MiniLM embeds at once
 
 

@@ -45,7 +45,7 @@ def painted(count: int) -> Tensor:
     records = house_records()
     sprites = house_sprites(len(records))
     sampler = SceneSampler(records, stage=3, seed=5, looks=measure(sprites))
-    return Painter(sprites).paint([sampler.scene(index, (256, 256)) for index in range(count)], 128, 128).clamp(-1, 1)
+    return Painter(sprites).paint([sampler.scene(index, (512, 512)) for index in range(count)], 128, 128).clamp(-1, 1)
 
 
 def small_tokenizers() -> tuple[CLIPTokenizer, PreTrainedTokenizerFast]:

@@ -16,6 +16,7 @@ from torch import Tensor  # noqa: E402
 
 from training import latents  # noqa: E402
 from training.autoencoder import SHRINK, Plan, Trainer, build, code_of, psnr, reconstruction_loss, start  # noqa: E402
+from training.canvases import SHRUNK  # noqa: E402
 from training.ranks import Rank  # noqa: E402
 
 Half = Literal["decoder", "encoder"]
@@ -25,11 +26,11 @@ def plan(folder: Path, half: Half = "decoder", rate: float = 2e-3) -> Plan:
     return Plan(samples=4000, minutes=1, half=half, batch=4, rate=rate, device="cpu", seed=0, folder=folder)
 
 
-def test_a_picture_becomes_a_thirty_second_of_its_sides_and_back() -> None:
+def test_a_picture_becomes_a_sixty_fourth_of_its_sides_and_back() -> None:
     network = build()
-    latent = network.encode(torch.zeros(1, 3, 64, 128)).latents
+    latent = network.encode(torch.zeros(1, 3, 128, 256)).latents
     assert latent.shape == (1, latents.CHANNELS, 2, 4)
-    assert network.decode(latent).sample.shape == (1, 3, 64, 128)
+    assert network.decode(latent).sample.shape == (1, 3, 128, 256)
 
 
 def test_after_the_pipelines_scaling_the_decoder_gets_the_code_as_it_was_trained() -> None:
@@ -44,11 +45,11 @@ def test_what_the_encoder_learns_to_say_becomes_the_code_by_the_pipelines_scalin
     assert torch.allclose((SHRINK * code - config.shift_factor) * config.scaling_factor, code)
 
 
-def test_the_code_of_a_large_picture_is_that_of_its_half() -> None:
+def test_the_code_of_a_large_picture_is_that_of_it_shrunk() -> None:
     pictures = painted(4)
     code = latents.fit(painted(8))
     assert torch.allclose(
-        code_of(code, pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)), code.encode(pictures)
+        code_of(code, pictures.repeat_interleave(SHRUNK, 2).repeat_interleave(SHRUNK, 3)), code.encode(pictures)
     )
 
 
@@ -131,6 +132,6 @@ def test_each_half_is_saved_beside_the_other(tmp_path: Path) -> None:
 def test_pieces_are_cut_at_the_grid_of_the_code(tmp_path: Path) -> None:
     trainer = Trainer(Rank(0, 1), plan(tmp_path))
     pieces = trainer._pieces(8)
-    assert pieces.shape == (8, 3, 128, 128)
+    assert pieces.shape == (8, 3, 256, 256)
     assert float(pieces.min()) >= -1
     assert float(pieces.max()) <= 1

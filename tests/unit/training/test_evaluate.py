@@ -73,7 +73,7 @@ def test_every_named_background_is_told_from_the_others() -> None:
 def test_things_are_counted() -> None:
 
     scenes = [
-        compose(grid(sprite, (256, 256), count), plain("white"), FACTS)
+        compose(grid(sprite, (512, 512), count), plain("white"), FACTS)
         for sprite in (DISC, WIDE, TALL)
         for count in (2, 3, 4)
     ]
@@ -152,7 +152,7 @@ def test_real_pictures_earn_every_mark_that_needs_no_judge() -> None:
     exams = {exam.name: exam for exam in examiner(0.05).exams()}
     grader = Grader(untrained_judges(), PAINTER)
     for name in ("backgrounds", "mixture"):
-        questions = exams[name].questions[:100]
+        questions = exams[name].questions[:200]
         marks = grader.marks(questions, real(questions))
         for mark in {"background", "scene", "2 things", "3 things", "4 things", "colour"} & set(marks):
             asked = [value for value in marks[mark] if value is not None]
@@ -212,7 +212,7 @@ def test_pictures_are_drawn_once_as_the_engine_draws_them_alone(tmp_path: Path) 
     again = Gallery(artist, tmp_path).pictures(exam)
     assert all(torch.equal(*pair) for pair in zip(pictures, again, strict=True))
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == kept
-    wishes = [Wish(prompt=q.scene.caption, seed=q.seed, size=(256, 256), steps=2, guidance=3.5) for q in questions]
+    wishes = [Wish(prompt=q.scene.caption, seed=q.seed, size=(512, 512), steps=2, guidance=3.5) for q in questions]
     together, alone = artist.draw(wishes)[1], artist.draw(wishes[1:2])[0]
     difference = torch.tensor(list(together.data)).float() - torch.tensor(list(alone.data)).float()
     assert float(difference.abs().max()) <= 2

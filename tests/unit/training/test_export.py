@@ -66,13 +66,13 @@ def test_stock_diffusers_draws_with_it_at_the_size_asked_for(exported: Exporting
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline(
         "a cat on a red background",
-        height=128,
-        width=192,
+        height=256,
+        width=384,
         num_inference_steps=2,
         max_sequence_length=32,
         generator=torch.Generator().manual_seed(0),
     ).images[0]
-    assert picture.size == (192, 128)
+    assert picture.size == (384, 256)
 
 
 def test_eight_bits_are_for_matrices_outside_the_autoencoder(exported: Exporting) -> None:

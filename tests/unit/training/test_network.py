@@ -114,7 +114,7 @@ def test_packing_is_what_the_pipeline_does_and_unpacking_its_inverse() -> None:
     latents = torch.randn(2, 16, 6, 10)
     assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 6, 10))
     assert torch.equal(unpack(pack(latents), (3, 5)), latents)
-    assert torch.equal(unpack(pack(latents), (3, 5)), FluxPipeline._unpack_latents(pack(latents), 192, 320, 32))
+    assert torch.equal(unpack(pack(latents), (3, 5)), FluxPipeline._unpack_latents(pack(latents), 384, 640, 64))
 
 
 def test_texts_are_chosen_row_by_row() -> None:

@@ -87,7 +87,7 @@ def rows(batch: Batch) -> list[tuple[bytes, bytes]]:
 @pytest.mark.usefixtures("house")
 def test_feeders_paint_what_the_trainer_itself_would_without_making_it_wait() -> None:
     with Feeders(0, 1) as feeders:
-        fed = feeders.supply(3, (192, 320), 1000)
+        fed = feeders.supply(3, (384, 640), 1000)
         bank = Bank(fed, 200)
         chance = torch.Generator().manual_seed(0)
         drawn = bank.draw(100, 10, chance)
@@ -95,14 +95,14 @@ def test_feeders_paint_what_the_trainer_itself_would_without_making_it_wait() ->
         for _ in range(50):
             bank.draw(100, 64, chance)
         assert len(fed._orders) <= 3  # what is under way is bounded, however often more is asked for
-    alone = Sources(0, "cpu").supply(3, (192, 320), 1000).take(128, waiting=True)
+    alone = Sources(0, "cpu").supply(3, (384, 640), 1000).take(128, waiting=True)
     assert set(rows(drawn)) <= set(rows(alone))
 
 
 def test_a_feeder_that_cannot_paint_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere(monkeypatch, tmp_path / "empty")
     with Feeders(0, 1) as feeders, pytest.raises(BrokenProcessPool):
-        feeders.supply(1, (256, 256), 0).take(8, waiting=True)
+        feeders.supply(1, (512, 512), 0).take(8, waiting=True)
 
 
 def measured(done: int, speed: float) -> Facts:
@@ -173,8 +173,8 @@ def test_a_call_goes_on_elsewhere_and_what_it_makes_is_exported_at_home(
     assert not [file for file in files if file.suffix == ".state"]
     said = capsys.readouterr().out
     assert re.search(r"flow: \d+ pictures, unseen \d+\.\d+", said)
-    assert re.search(r"decoder: 4 pieces, 256: \d+\.\d+ dB", said)
-    assert re.search(r"encoder: 4 pieces, 256: explains", said)
+    assert re.search(r"decoder: 4 pieces, 512: \d+\.\d+ dB", said)
+    assert re.search(r"encoder: 4 pieces, 512: explains", said)
     drawn, known = results.read(tmp_path / "two"), results.read(tmp_path / "one")
     changes = [float((drawn[name] - value).norm() / value.norm()) for name, value in known.items() if value.dim() == 2]
     assert 0 < max(changes) < 0.5  # not far from where it went on

@@ -126,7 +126,7 @@ def test_a_batch_equals_its_members_alone() -> None:
     records = house_records()
     sprites = house_sprites(len(records))
     sampler = SceneSampler(records, 3, 2, looks=measure(sprites))
-    scenes = [sampler.scene(index, (256, 384)) for index in range(60)]
+    scenes = [sampler.scene(index, (512, 768)) for index in range(60)]
     together = Painter(sprites).paint(scenes, 128, 192)
     alone = torch.cat([Painter(sprites).paint([one], 128, 192) for one in scenes])
     assert torch.allclose(together, alone, atol=1e-5)

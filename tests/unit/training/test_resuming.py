@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from small_house import small_plan  # noqa: E402
 
 from training import checkpoints, flow  # noqa: E402
-from training.canvases import LARGE, MEDIUM, SMALL  # noqa: E402
+from training.canvases import LARGE, SMALL  # noqa: E402
 from training.flow import Trainer  # noqa: E402
 from training.ranks import Rank  # noqa: E402
 
@@ -126,13 +126,13 @@ def test_a_stopped_run_goes_on_with_the_same_weights_optimizers_and_count(tmp_pa
 @pytest.mark.usefixtures("house")
 def test_a_resumed_run_does_not_see_the_first_pictures_again_and_two_resumed_runs_are_equal(tmp_path: Path) -> None:
     fresh = Trainer(ALONE, small_plan(tmp_path))
-    seen = fresh._bank(1, (256, 256)).draw(8, 8, torch.Generator().manual_seed(0)).texts.t5
+    seen = fresh._bank(1, (512, 512)).draw(8, 8, torch.Generator().manual_seed(0)).texts.t5
     fresh.step()
     fresh.save()
     one, other = Trainer(ALONE, small_plan(tmp_path)), Trainer(ALONE, small_plan(tmp_path))
-    again = one._bank(1, (256, 256)).draw(8, 8, torch.Generator().manual_seed(0)).texts.t5
+    again = one._bank(1, (512, 512)).draw(8, 8, torch.Generator().manual_seed(0)).texts.t5
     assert not torch.equal(seen, again)
-    other._bank(1, (256, 256)).draw(8, 8, torch.Generator().manual_seed(0))
+    other._bank(1, (512, 512)).draw(8, 8, torch.Generator().manual_seed(0))
     assert one.step() == other.step()
     assert all(torch.equal(tensor, state(other)[name]) for name, tensor in state(one).items())
 
@@ -188,4 +188,4 @@ def test_the_last_phase_teaches_guidance_on_all_areas(tmp_path: Path) -> None:
     while trainer.done < flow.PRESETS["tiny"].phases[-1].until:
         areas.add(trainer._canvas(trainer._phase())[0])
         assert torch.isfinite(torch.tensor(trainer.step()))
-    assert areas == {SMALL, MEDIUM, LARGE}
+    assert areas == {SMALL, LARGE}

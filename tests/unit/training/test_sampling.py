@@ -57,7 +57,7 @@ def test_more_tokens_stay_longer_at_high_noise() -> None:
 def test_a_network_that_knows_the_picture_lands_on_it(steps: int) -> None:
     clean = torch.randn(15, 64)
     oracle = Oracle(clean)
-    found = draw(oracle, said(3), (192, 320), steps=steps, guidance=2.5)  # type: ignore[arg-type]
+    found = draw(oracle, said(3), (384, 640), steps=steps, guidance=2.5)  # type: ignore[arg-type]
     assert torch.allclose(found, clean.expand(3, -1, -1), atol=1e-4)
     assert set(oracle.grids) == {(3, 5)}
     assert set(oracle.guidance) == {2.5}
@@ -65,7 +65,7 @@ def test_a_network_that_knows_the_picture_lands_on_it(steps: int) -> None:
 
 def test_classifier_free_guidance_goes_beyond_the_text() -> None:
     clean = torch.randn(16, 64)
-    found = draw(Oracle(clean), said(2), (256, 256), steps=1, without=said(1, SILENT), cfg=3.0)  # type: ignore[arg-type]
+    found = draw(Oracle(clean), said(2), (512, 512), steps=1, without=said(1, SILENT), cfg=3.0)  # type: ignore[arg-type]
     assert torch.allclose(found, 3 * clean.expand(2, -1, -1), atol=1e-3)
 
 
@@ -82,7 +82,7 @@ class Still(nn.Module):
 
 
 def test_the_seed_decides_the_noise() -> None:
-    first, again, other = (draw(Still(), said(2), (256, 256), seed=seed) for seed in (1, 1, 2))  # type: ignore[arg-type]
+    first, again, other = (draw(Still(), said(2), (512, 512), seed=seed) for seed in (1, 1, 2))  # type: ignore[arg-type]
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])

@@ -16,7 +16,7 @@ from training.scenes import Scene, SceneSampler
 from training.vocabulary import entries, is_held_out
 from training.words import is_countable, plural, with_article
 
-SQUARE, WIDE, TALL = (256, 256), (192, 320), (320, 192)
+SQUARE, WIDE, TALL = (512, 512), (384, 640), (640, 384)
 RECORDS = house_records()
 LOOKS = measure(house_sprites(len(RECORDS)))
 NAMES = {entry.label: (entry.label, entry.name, *entry.keywords) for entry in entries(RECORDS)}
@@ -152,7 +152,7 @@ def test_things_in_scenes_stand_on_the_ground() -> None:
     for scene in scenes(2):
         if scene.ground is None or scene.facts.labels[0] in {"airplane", "rocket", "kite"}:
             continue
-        foot = boxes(scene, SQUARE)[0][3] / 256
+        foot = boxes(scene, SQUARE)[0][3] / 512
         assert scene.horizon < foot < 0.97
         standing += 1
     assert standing > 400
