@@ -11,6 +11,8 @@ from facts import PREFIXES
 from inprocess import Json, Server
 from shapes import is_error
 
+from fluxserve.engine.fake import FINGERPRINT
+
 PICTURE = b"\xff\xd8 a small picture"
 
 
@@ -105,3 +107,19 @@ def test_where_there_is_no_memory_for_previews_there_are_none(serve: Callable[..
     assert not server.service.previews.is_wanted(str(task["id"]))
     server.service.show_preview(str(task["id"]), PICTURE)
     assert polled(server, task)["preview"] is None
+
+
+def test_a_follower_shows_its_leaders_preview_and_its_watchers_are_told(server: Server) -> None:
+    server.run(server.service.welcome("w1", {"flux-dev": FINGERPRINT}))
+    leader, follower = (server.submit({"seed": 7}) for _ in range(2))
+    wanted: list[str] = []
+    server.service.on_previews_wanted.append(wanted.append)
+    assert polled(server, follower)["preview"] is None
+    assert wanted == [leader["id"]]
+    stream = Call(server, f"/v1/tasks/{follower['id']}/events?preview=true", key=server.key)
+    assert stream.begin()[0] == 200
+    assert stream.event().name == "status"
+    server.service.show_preview(str(leader["id"]), PICTURE)
+    assert stream.event().data["preview"] == shown(PICTURE)
+    for task in (leader, follower):
+        assert polled(server, task)["preview"] == shown(PICTURE)
