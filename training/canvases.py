@@ -5,7 +5,6 @@ What it does not know: what is painted on them.
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from fluxserve.engine.native_sizes import NativeSizes
@@ -18,18 +17,15 @@ TOKEN = 128
 #: How many times smaller than the canvas its pictures are painted for the latents' code, one way.
 SHRUNK = 4
 SMALL, LARGE = 512**2, 1024**2
+_MOST_SMALL = 512 * 896
 _SIZES = NativeSizes(least_area=384 * 512, most_area=768 * 1408, ratios=("6:11", "11:6"), multiple=TOKEN)
 
 
 @cache
 def canvases(area: int) -> tuple[Canvas, ...]:
-    """Those that are nearer to `area` (SMALL or LARGE) than to the other one, the square of that area first."""
-    found = [(size.height, size.width) for size in _SIZES.all() if _nearest(size.area) == area]
+    """Those of the small area (SMALL) or the large one (LARGE), the square of that area first."""
+    found = [(size.height, size.width) for size in _SIZES.all() if (size.area <= _MOST_SMALL) == (area == SMALL)]
     return tuple(sorted(found, key=lambda canvas: _order(canvas, area)))
-
-
-def _nearest(area: int) -> int:
-    return min((SMALL, LARGE), key=lambda known: abs(math.log(area / known)))
 
 
 def _order(canvas: Canvas, area: int) -> tuple[bool, float, int]:

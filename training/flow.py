@@ -78,8 +78,8 @@ PRESETS = {
         phases=(
             Phase(until=150_000, stage=1, areas={SMALL: 1.0}),
             Phase(until=270_000, stage=2, areas={SMALL: 1.0}),
-            Phase(until=1_700_000, stage=3, areas={SMALL: 1.0}),
-            Phase(until=1_880_000, stage=3, areas={SMALL: 1.0}, guided=0.4),
+            Phase(until=1_620_000, stage=3, areas={SMALL: 1.0}),
+            Phase(until=1_780_000, stage=3, areas={SMALL: 1.0}, guided=0.4),
         ),
         settle=0.15,
         batch=128,
@@ -290,7 +290,7 @@ class Trainer:
         areas = sorted(phase.areas)
         area = areas[chance.choice(len(areas), p=[phase.areas[area] for area in areas])]
         choices = [(512, 512)] if phase.stage < 3 else list(canvases(area))
-        square = chance.random() < 0.4
+        square = chance.random() < 0.25
         return area, choices[0] if square else choices[chance.integers(len(choices))]
 
     def _bank(self, stage: int, canvas: tuple[int, int]) -> Bank:

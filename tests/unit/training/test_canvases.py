@@ -13,9 +13,9 @@ AREAS = (SMALL, LARGE)
 def test_canvases_are_whole_tokens_near_the_area_from_tall_to_wide(area: int) -> None:
     square, *others = canvases(area)
     assert square == (area**0.5, area**0.5)
-    assert len(set(others)) == len(others) >= 12
+    assert len(set(others)) == len(others) >= 11
     assert all(side % TOKEN == 0 for canvas in others for side in canvas)
-    assert all(0.5 < height * width / area < 2 for height, width in others)
+    assert all(0.4 < height * width / area < 2 for height, width in others)
     assert {(width, height) for height, width in others} == set(others)
     ratios = [width / height for height, width in others]
     assert ratios[0] <= 4 / 7
