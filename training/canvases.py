@@ -1,13 +1,13 @@
-"""The canvases that mini learns: every size in multiples of 128 from 384 x 512 to 768 x 1408 pixels and its shapes.
+"""The canvases that mini learns: a shorter side of 512 or 1024 pixels, and shapes from 4:7 to 7:4.
 
+Where a token covers another part of a thing, the thing is learnt anew. So canvases of one area share the shorter side,
+and with it the scale of what stands in their middle.
 What it does not know: what is painted on them.
 """
 
 from __future__ import annotations
 
 from functools import cache
-
-from fluxserve.engine.native_sizes import NativeSizes
 
 #: Height, width in pixels.
 Canvas = tuple[int, int]
@@ -17,14 +17,16 @@ TOKEN = 128
 #: How many times smaller than the canvas its pictures are painted for the latents' code, one way.
 SHRUNK = 4
 SMALL, LARGE = 512**2, 1024**2
-_MOST_SMALL = 512 * 896
-_SIZES = NativeSizes(least_area=384 * 512, most_area=768 * 1408, ratios=("6:11", "11:6"), multiple=TOKEN)
+_SHORT = {SMALL: 4, LARGE: 8}  # tokens
+_WIDEST = 7 / 4  # and as much in height
 
 
 @cache
 def canvases(area: int) -> tuple[Canvas, ...]:
     """Those of the small area (SMALL) or the large one (LARGE), the square of that area first."""
-    found = [(size.height, size.width) for size in _SIZES.all() if (size.area <= _MOST_SMALL) == (area == SMALL)]
+    short = _SHORT[area]
+    sides = [(short * TOKEN, long * TOKEN) for long in range(short, int(short * _WIDEST) + 1)]
+    found = {canvas for short, long in sides for canvas in ((short, long), (long, short))}
     return tuple(sorted(found, key=lambda canvas: _order(canvas, area)))
 
 

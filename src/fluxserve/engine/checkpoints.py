@@ -6,7 +6,6 @@ What it does not know: tensors, devices, and whether a licence was accepted.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -17,7 +16,7 @@ from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import layout
-from fluxserve.engine.native_sizes import NativeSizes
+from fluxserve.engine.native_sizes import NativeSizes, nearest
 from fluxserve.engine.networks import FAMILIES
 from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
@@ -35,14 +34,14 @@ _TEXT_LENGTH = {True: 512, False: 256}
 class Checkpoint:
     """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens.
 
-    `native`: the sizes it learnt, None where any is drawn; `draws` and `warnings`: see `layout.Card`.
+    `native`: the sizes it learnt, empty where any is drawn; `draws` and `warnings`: see `layout.Card`.
     """
 
     path: Path
     name: str
     family: str
     license: str | None
-    native: NativeSizes | None
+    native: NativeSizes
     cfg_scale: float
     guidance_embeds: bool
     text_length: int
@@ -68,17 +67,11 @@ class Checkpoint:
         return tuple(warning for warning, about in self.warnings.items() if not words.isdisjoint(about))
 
     def _sizes(self) -> str:
-        if self.native is None:
+        if not self.native:
             return "draws at the size asked for"
-        side = math.isqrt(self.native.most_area)
-        largest = self.native.nearest(Size(side, side))
-        if self.native.ratios is None:
-            return f"at most the area of {largest}, larger pictures are enlarged"
-        shapes = " to ".join(dict.fromkeys(self.native.ratios))
-        return (
-            f"at most the area of {largest} in shapes of {shapes}; "
-            "the edges of others are continued, larger pictures are enlarged"
-        )
+        shapes = sorted(self.native, key=lambda size: size.ratio)
+        learnt = " to ".join(dict.fromkeys((str(shapes[0]), str(shapes[-1]))))
+        return f"draws at {learnt}, larger pictures are enlarged, the edges of other shapes continued"
 
 
 def plan(settings: Settings) -> Mapping[str, Checkpoint]:
@@ -125,7 +118,7 @@ def read(folder: Path, name: str) -> Checkpoint:
         name=name,
         family=index.pipeline,
         license=card.license.lower() if card.license else _license(name, guidance_embeds=guidance_embeds),
-        native=_native_sizes(folder, card, vae_factor),
+        native=_native_sizes(folder, card, 2 * vae_factor),
         cfg_scale=card.cfg_scale,
         guidance_embeds=guidance_embeds,
         text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
@@ -138,25 +131,19 @@ def read(folder: Path, name: str) -> Checkpoint:
 
 def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:
     """The size the networks draw at for a picture of `size`; its sides are multiples of two latents."""
-    if checkpoint.native is None:
+    if not checkpoint.native:
         return fit_area(size.area, size.ratio, multiple=2 * checkpoint.vae_factor)
-    return checkpoint.native.nearest(size)
+    return nearest(checkpoint.native, size)
 
 
-def _native_sizes(folder: Path, card: layout.Card, vae_factor: int) -> NativeSizes | None:
-    if card.native_area is None:
-        return None
-    native = NativeSizes(
-        least_area=card.least_area or 0,
-        most_area=card.native_area,
-        ratios=card.native_ratios,
-        multiple=2 * vae_factor,
-    )
-    if not native.all():
-        raise CheckpointRefused(
-            f"{folder / layout.CARD_FILE}: no size in multiples of {native.multiple} has its area and its ratio."
-        )
-    return native
+def _native_sizes(folder: Path, card: layout.Card, multiple: int) -> NativeSizes:
+    for width, height in card.native_sizes:
+        if width % multiple or height % multiple:
+            raise CheckpointRefused(
+                f"{folder / layout.CARD_FILE}: these networks draw sides in multiples of {multiple}, "
+                f"not native_sizes of {width} x {height}."
+            )
+    return tuple(Size(width, height) for width, height in card.native_sizes)
 
 
 def _snapshot(repository: str, environ: Mapping[str, str]) -> Path:

@@ -12,7 +12,6 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from fluxserve.catalogue.params import RATIO_PATTERN
 from fluxserve.errors import CheckpointMissing, CheckpointRefused
 
 CARD_FILE = "fluxserve.toml"
@@ -35,8 +34,7 @@ _CLASSES = {
 }
 PARTS = tuple(_WEIGHTS)
 _Config = TypeVar("_Config", bound=msgspec.Struct)
-_Ratio = Annotated[str, msgspec.Meta(pattern=RATIO_PATTERN)]
-_Area = Annotated[int, msgspec.Meta(ge=1024, le=4096**2)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 _Word = Annotated[str, msgspec.Meta(pattern=r"^[^\WA-Z]+$")]
 _Part = tuple[str | None, str | None]
@@ -45,24 +43,18 @@ _Part = tuple[str | None, str | None]
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`fluxserve.toml`; every field is optional.
 
-    The networks learnt sizes of `least_area` to `native_area` pixels, and of shapes from the narrowest to the widest
-    of `native_ratios`, both ends included. `cfg_scale` above 1 predicts each step with and without the prompt.
+    `native_sizes` are the sizes that the networks learnt, [width, height] in pixels; without it, or where it is empty,
+    any size is drawn. `cfg_scale` above 1 predicts each step with and without the prompt.
     `draws` says in a few words what they learnt to draw; `warnings` holds, for each sentence that a result then
     carries, the words of a prompt that call for it, in lower case.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     license: Annotated[str, msgspec.Meta(min_length=1)] | None = None
-    native_area: _Area | None = None
-    least_area: _Area | None = None
-    native_ratios: tuple[_Ratio, _Ratio] | None = None
+    native_sizes: tuple[tuple[_Side, _Side], ...] = ()
     cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
     draws: str = ""
     warnings: dict[_Sentence, tuple[_Word, ...]] = {}
-
-    def __post_init__(self) -> None:
-        if (self.native_ratios or self.least_area) and self.native_area is None:
-            raise ValueError("least_area and native_ratios need native_area")
 
 
 class Index(msgspec.Struct, frozen=True):

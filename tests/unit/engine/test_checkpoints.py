@@ -68,14 +68,14 @@ def test_a_model_that_does_not_exist_cannot_be_mapped() -> None:
 
 def test_a_folder_without_a_card_has_no_cap_no_true_guidance_and_the_name_of_the_folder(folder: Path) -> None:
     checkpoint = find(str(folder))
-    assert (checkpoint.name, checkpoint.native, checkpoint.cfg_scale) == ("my-weights", None, 1.0)
+    assert (checkpoint.name, checkpoint.native, checkpoint.cfg_scale) == ("my-weights", (), 1.0)
     assert checkpoint.warnings_for("a photo") == ()
     assert checkpoint.license is None
     assert "not stated" in checkpoint.describe()
 
 
 def test_a_card_says_what_the_folder_cannot(folder: Path) -> None:
-    card = ('name = "ours"', 'license = "MIT"', 'draws = "cats only"', "native_area = 65536", "cfg_scale = 3.5")
+    card = ('name = "ours"', 'license = "MIT"', 'draws = "cats only"', "native_sizes = [[256, 256]]", "cfg_scale = 3.5")
     (folder / CARD).write_text("\n".join(card))
     checkpoint = find(str(folder))
     assert (checkpoint.name, checkpoint.license, checkpoint.cfg_scale) == ("ours", "mit", 3.5)
@@ -85,24 +85,23 @@ def test_a_card_says_what_the_folder_cannot(folder: Path) -> None:
 
 
 def test_a_card_names_the_sizes_and_shapes_that_were_learnt(folder: Path) -> None:
-    (folder / CARD).write_text('least_area = 65536\nnative_area = 262144\nnative_ratios = ["9:16", "16:9"]\n')
+    (folder / CARD).write_text("native_sizes = [[256, 256], [256, 448], [448, 256]]\n")
     checkpoint = find(str(folder))
-    assert "512x512 in shapes of 9:16 to 16:9" in checkpoint.describe()
-    assert drawn_size(checkpoint, Size(1344, 576)).ratio == pytest.approx(16 / 9, rel=0.05)
-    assert drawn_size(checkpoint, Size(256, 256)) == Size(256, 256)
+    assert "256x448 to 448x256" in checkpoint.describe()
+    assert drawn_size(checkpoint, Size(1344, 576)) == Size(448, 256)
+    assert drawn_size(checkpoint, Size(512, 512)) == Size(256, 256)
 
 
 @pytest.mark.parametrize(
     "card",
     [
-        'native_area = 65536\nnative_ratios = ["16:9", "9:16"]',
-        "native_area = 65536\nleast_area = 65537",
-        'native_area = 1024\nnative_ratios = ["16:9", "16:9"]',
+        "native_sizes = [[256, 256], [256, 264]]",
+        "native_sizes = [[16, 32]]",
     ],
 )
-def test_a_card_that_leaves_no_size_to_draw_at_is_refused_by_name(folder: Path, card: str) -> None:
+def test_a_card_with_a_size_that_is_no_multiple_of_two_latents_is_refused_by_name(folder: Path, card: str) -> None:
     (folder / CARD).write_text(card)
-    with pytest.raises(CheckpointRefused, match=f"{CARD}: no size in multiples of 32"):
+    with pytest.raises(CheckpointRefused, match=f"{CARD}: .* in multiples of 32, not native_sizes of [0-9]+ x"):
         find(str(folder))
 
 
@@ -126,13 +125,12 @@ def test_mini_warns_whoever_asks_it_for_a_photo() -> None:
     "card",
     [
         'nmae = "x"',
-        "native_area = 'big'",
-        "native_area = -5",
-        'native_area = 65536\nnative_ratios = ["wide"]',
-        'native_area = 65536\nnative_ratios = ["1:1"]',
-        'native_ratios = ["1:1", "1:1"]',
-        "least_area = 65536",
-        "native_area = 1000000000",
+        "native_sizes = 'big'",
+        "native_sizes = [256, 256]",
+        "native_sizes = [[256]]",
+        "native_sizes = [[0, 256]]",
+        "native_sizes = [[256, -256]]",
+        "native_sizes = [[256, 1000000000]]",
         '[warnings]\n"no photos" = ["Photo"]',
         '[warnings]\n"" = ["photo"]',
         "cfg_scale = 0.5",
@@ -304,7 +302,7 @@ def test_a_vae_of_four_levels_has_eight_pixels_to_a_latent(folder: Path) -> None
 
 
 def without_bounds(vae_factor: int) -> Checkpoint:
-    return replace(find("mini"), native=None, vae_factor=vae_factor)
+    return replace(find("mini"), native=(), vae_factor=vae_factor)
 
 
 @pytest.mark.parametrize("size", [Size(1024, 768), Size(256, 1440), Size(3136, 1344)])
