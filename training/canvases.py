@@ -1,7 +1,7 @@
-"""The canvases that mini learns: a shorter side of 512 or 1024 pixels, and shapes from 4:7 to 7:4.
+"""The canvases that mini learns: a shorter side of 512 or 1024 pixels, and shapes from 1:2 to 2:1.
 
-Where a token covers another part of a thing, the thing is learnt anew. So canvases of one area share the shorter side,
-and with it the scale of what stands in their middle.
+Where tokens cut a thing into other pieces, it is learnt anew. So canvases of one area share the shorter side, and the
+longer one is longer by pairs of tokens: what stands in the middle is cut as on the square.
 What it does not know: what is painted on them.
 """
 
@@ -18,14 +18,13 @@ TOKEN = 128
 SHRUNK = 4
 SMALL, LARGE = 512**2, 1024**2
 _SHORT = {SMALL: 4, LARGE: 8}  # tokens
-_WIDEST = 7 / 4  # and as much in height
 
 
 @cache
 def canvases(area: int) -> tuple[Canvas, ...]:
     """Those of the small area (SMALL) or the large one (LARGE), the square of that area first."""
     short = _SHORT[area]
-    sides = [(short * TOKEN, long * TOKEN) for long in range(short, int(short * _WIDEST) + 1)]
+    sides = [(short * TOKEN, long * TOKEN) for long in range(short, 2 * short + 1, 2)]
     found = {canvas for short, long in sides for canvas in ((short, long), (long, short))}
     return tuple(sorted(found, key=lambda canvas: _order(canvas, area)))
 

@@ -290,7 +290,7 @@ class Trainer:
         areas = sorted(phase.areas)
         area = areas[chance.choice(len(areas), p=[phase.areas[area] for area in areas])]
         choices = [(512, 512)] if phase.stage < 3 else list(canvases(area))
-        square = chance.random() < 0.25
+        square = chance.random() < 0.4
         return area, choices[0] if square else choices[chance.integers(len(choices))]
 
     def _bank(self, stage: int, canvas: tuple[int, int]) -> Bank:

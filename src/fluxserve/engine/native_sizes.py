@@ -14,7 +14,7 @@ from fluxserve.catalogue import Size
 from fluxserve.catalogue.sizes import cut_share
 
 #: Largest share of a drawn picture that may be cut off to make it fit; beyond it the edges are continued.
-MAX_CUT = 1 / 9
+MAX_CUT = 0.19
 #: What a cut costs beside an enlargement: 1 % cut away is as bad as sides drawn 3 % too small.
 _CUT_WEIGHT = 3.0
 
