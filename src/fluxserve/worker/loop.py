@@ -243,15 +243,16 @@ class Worker:
                 if holding.ref not in self._holdings:  # discarded while others were admitted
                     continue
                 assignment = holding.assignment
-                await self._in_engine_thread(
-                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
-                )
-                holding.admitted_at = holding.saved_at = time.monotonic()
+                # Before it is true, so that a death in between is not nobody's, again and again.
                 self._send(
                     p.Progress(
                         task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
                     )
                 )
+                await self._in_engine_thread(
+                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
+                )
+                holding.admitted_at = holding.saved_at = time.monotonic()
             for ref in self._take_shows():
                 await self._in_engine_thread(partial(self._engine.show, ref))
             if not self._engine.active:
