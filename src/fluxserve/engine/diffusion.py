@@ -85,6 +85,13 @@ class DiffusionEngine:
         """Generations admitted and not yet finished."""
         return len(self._waiting) + len(self._trajectories)
 
+    @property
+    def device_memory(self) -> int:
+        """Of tensors, on a GPU: weights, and what is on its way."""
+        import torch
+
+        return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
     def warm(self) -> None:
         """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
         import torch

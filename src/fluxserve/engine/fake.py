@@ -126,6 +126,11 @@ class FakeEngine:
         """Generations admitted and not yet finished."""
         return len(self._trajectories)
 
+    @property
+    def device_memory(self) -> int:
+        """It has no device."""
+        return 0
+
     def warm(self) -> None:
         """Nothing to load."""
 
