@@ -136,9 +136,13 @@ class Server:
         self.wait_until_gone(5.0)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, group: bool = False, within: float = 20.0) -> int:
-        """Signal the server, or its whole process group, and return the exit status."""
+        """Signal the server, or its workers too, as whoever ends a whole group does; returns the exit status."""
         assert self.process is not None
-        (os.killpg if group else os.kill)(self.process.pid, number)
+        for process in self.processes() if group else ():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        if not group:
+            os.kill(self.process.pid, number)
         return self.process.wait(within)
 
     def close(self) -> None:
