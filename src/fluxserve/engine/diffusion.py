@@ -187,22 +187,23 @@ class DiffusionEngine:
             return ()
         drawer = self._drawer(trajectories[0])
         self._turn += 1
-        velocities = attempt(trajectories[0].ref, partial(drawer.velocities, trajectories))
+        first, predict = trajectories[0], partial(drawer.velocities, trajectories)
+        if len(trajectories) == 1:
+            velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
+        else:
+            velocities = attempt(first.ref, predict)
         if isinstance(velocities, Failed) and len(trajectories) > 1:
             return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
         if isinstance(velocities, Failed):
-            return self._advance_otherwise(trajectories[0], velocities)
+            return self._advance_otherwise(first, velocities)
         moves = zip(trajectories, velocities, strict=True)
         return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
 
     def _advance_otherwise(self, trajectory: Trajectory, failed: Failed) -> Sequence[Trajectory | Failed]:
-        """A picture that cannot even step alone: with more room, or from its start by means that take less."""
+        """A picture that cannot even step alone: from its start by means that take less memory, if there are any."""
         if not isinstance(failed.error, OutOfMemory):
             return [failed]
-        drawer = self._drawer(trajectory)
-        if drawer.network.make_room(Stage.PREDICT):
-            return self._advance([trajectory])
-        fills_up = drawer.batches.get(trajectory.drawn_size, 1) > 1
+        fills_up = self._drawer(trajectory).batches.get(trajectory.drawn_size, 1) > 1
         means = with_less_memory(trajectory.means, Stage.PREDICT, fills_up=fills_up)
         return [failed] if means is None else self._start_over(trajectory, means, failed.error)
 

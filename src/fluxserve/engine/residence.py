@@ -8,7 +8,8 @@ What it does not know: pictures, and what made this necessary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fluxserve.engine.means import Means, Stage
@@ -21,60 +22,79 @@ if TYPE_CHECKING:
 
 #: Pixels of a tile, one way: small enough to save memory, large enough that a decoder sees what it decodes.
 TILE = 512
-_STAGES = {
-    Stage.ENCODE: ("text_encoder", "text_encoder_2"),
-    Stage.PREDICT: ("transformer",),
-    Stage.DECODE: ("vae",),
-}
 
 
-@contextlib.contextmanager
-def using(parts: Parts, stage: Stage, means: Means) -> Iterator[None]:
-    """Inside, the parts of `stage` are on the device, and compute by these means."""
-    modules = [_at_hand(parts, name) for name in _STAGES[stage]]
-    with contextlib.ExitStack() as stack:
-        if means.exact:
-            for module in modules:
-                stack.enter_context(_in_float32(module))
-        if means.tiled and stage is Stage.DECODE:
-            stack.enter_context(_in_tiles(parts))
-        yield
+class Residence:
+    """The parts of one checkpoint. Stages may run beside each other; one stage at a time uses its own parts."""
 
+    def __init__(self, parts: Parts, vae_factor: int) -> None:
+        self._parts = parts
+        self._vae_factor = vae_factor
+        self._in_use = {stage: threading.Lock() for stage in Stage}
+        self._away: set[Stage] = set()
 
-def make_room(parts: Parts, stage: Stage) -> bool:
-    """Move what `stage` does not need to the machine's own memory; False where there is nothing to move."""
-    names = [name for other, names in _STAGES.items() if other is not stage for name in names]
-    here = [name for name in names if name not in parts.away]
-    if parts.device.type != "cuda" or not here:
-        return False
-    try:
-        for name in here:
-            parts.away.add(name)  # first: where moving stops halfway, all of it comes back
-            _move(_module(parts, name), "cpu")
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    release_memory()
-    return True
+    @contextlib.contextmanager
+    def using(self, stage: Stage, means: Means) -> Iterator[None]:
+        """Inside, the parts of `stage` are on the device, and compute by these means."""
+        with self._in_use[stage], contextlib.ExitStack() as stack:
+            if stage in self._away:
+                self._move(stage, self._parts.device)
+                self._away.discard(stage)
+            if means.exact:
+                for module in self._modules(stage):
+                    stack.enter_context(_in_float32(module))
+            if means.tiled and stage is Stage.DECODE:
+                stack.enter_context(self._in_tiles())
+            yield
 
+    def make_room(self, stage: Stage) -> bool:
+        """Move what `stage` does not need to the machine's own memory; False where there is nothing to move.
 
-def _at_hand(parts: Parts, name: str) -> torch.nn.Module:
-    module = _module(parts, name)
-    if name in parts.away:
-        _move(module, parts.device)
-        parts.away.discard(name)
-    return module
+        What another stage is just using stays.
+        """
+        if self._parts.device.type != "cuda":
+            return False
+        moved = [other for other in Stage if other is not stage and self._send_away(other)]
+        release_memory()
+        return bool(moved)
 
+    def _send_away(self, stage: Stage) -> bool:
+        lock = self._in_use[stage]
+        if stage in self._away or not lock.acquire(blocking=False):
+            return False
+        try:
+            self._away.add(stage)  # first: where moving stops halfway, all of it comes back
+            self._move(stage, "cpu")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            lock.release()
+        return True
 
-def _module(parts: Parts, name: str) -> torch.nn.Module:
-    module: torch.nn.Module = getattr(parts, name)
-    return module
+    def _move(self, stage: Stage, device: torch.device | str) -> None:
+        for module in self._modules(stage):
+            for tensor in _tensors(module):
+                tensor.data = tensor.data.to(device)
 
+    def _modules(self, stage: Stage) -> Sequence[torch.nn.Module]:
+        parts = self._parts
+        return {
+            Stage.ENCODE: (parts.text_encoder, parts.text_encoder_2),
+            Stage.PREDICT: (parts.transformer,),
+            Stage.DECODE: (parts.vae,),
+        }[stage]
 
-def _move(module: torch.nn.Module, device: torch.device | str) -> None:
-    for tensor in _tensors(module):
-        tensor.data = tensor.data.to(device)
+    @contextlib.contextmanager
+    def _in_tiles(self) -> Iterator[None]:
+        vae = self._parts.vae
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._vae_factor
+        vae.use_tiling = True
+        try:
+            yield
+        finally:
+            vae.use_tiling = False
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -93,14 +113,3 @@ def _in_float32(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in own:
             tensor.data = data
-
-
-@contextlib.contextmanager
-def _in_tiles(parts: Parts) -> Iterator[None]:
-    vae = parts.vae
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // parts.vae_factor
-    vae.use_tiling = True
-    try:
-        yield
-    finally:
-        vae.use_tiling = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,7 +30,7 @@ _Network = TypeVar("_Network", bound="torch.nn.Module")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The loaded parts of a FLUX.1 checkpoint, by name on `device` unless they are `away` (see `residence`)."""
+    """The loaded parts of a FLUX.1 checkpoint."""
 
     transformer: FluxTransformer2DModel
     vae: AutoencoderKL | AutoencoderTiny
@@ -39,8 +39,6 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     tokenizer_2: PreTrainedTokenizerBase
     device: torch.device
-    vae_factor: int
-    away: set[str] = field(default_factory=set)
 
 
 def load(folder: Path, runtime: Runtime) -> Parts:
@@ -66,7 +64,6 @@ def _load(folder: Path, runtime: Runtime) -> Parts:
         tokenizer=_tokenizer(folder, "tokenizer", index),
         tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
         device=runtime.torch_device,
-        vae_factor=layout.read_json(folder / "vae/config.json", layout.Vae).factor,
     )
 
 

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Size
-from fluxserve.engine import residence, soundness
+from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, noise
 from fluxserve.engine.weights import Parts
 
@@ -32,15 +33,16 @@ class Flux1:
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
         self._checkpoint = checkpoint
         self._parts = parts
+        self._residence = Residence(parts, checkpoint.vae_factor)
         self._channels = int(parts.transformer.config.in_channels) // _PATCH**2
 
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """See `residence`."""
-        return residence.using(self._parts, stage, means)
+        return self._residence.using(stage, means)
 
     def make_room(self, stage: Stage) -> bool:
         """See `residence`."""
-        return residence.make_room(self._parts, stage)
+        return self._residence.make_room(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""
