@@ -6,10 +6,12 @@ import asyncio
 import functools
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import ParamSpec
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.store.base import (
+    QUARANTINE,
     Cancellation,
     ClaimRequest,
     Completion,
@@ -34,6 +36,7 @@ PATIENCE_S = 60.0
 SQUARE = Size(512, 512)
 EVERY_MODEL = ("flux-pro-1.1", "flux-pro", "flux-dev", "flux-schnell", "flux-pro-1.1-ultra")
 DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None})
+QUARANTINED = Reason(code=QUARANTINE, message="It ended what draws it.")
 REASON = Reason(code="DrawingFailed", message="The engine could not draw this task.")
 
 
@@ -186,6 +189,11 @@ def cancellation(task: TaskRecord, *, account_id: str | None = None, now: float 
 def loss(task: TaskRecord, *, step: int = 0, suspected: bool = True, now: float = NOW) -> Loss:
     """The worker lost `task` at `step`."""
     return Loss(task_id=task.id, fence=task.fence, step=step, suspected=suspected, reason=REASON, now=now)
+
+
+def quarantining(lost: Loss) -> Loss:
+    """The same loss, with the reason that a quarantined task shows."""
+    return replace(lost, reason=QUARANTINED)
 
 
 async def submitted(store: Store, entry: KeyEntry, *, count: int = 1) -> list[TaskRecord]:

@@ -1,4 +1,4 @@
-"""The commands: `fluxserve serve | worker | generate | models | keys | doctor | fsck | backup | restore`.
+"""The commands: `fluxserve serve | worker | generate | models | keys | quarantine | doctor | fsck | backup | restore`.
 
 They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
 What it does not know: how anything works.
@@ -250,6 +250,21 @@ def doctor_command(config: Config = None, data_dir: DataDir = None) -> None:
         out.print(f"{mark}  {finding.subject:<13} {escape(finding.text)}", soft_wrap=True)
     if any(finding.grade == "bad" for finding in findings):
         raise typer.Exit(1)
+
+
+@cli.command()
+def quarantine(config: Config = None, data_dir: DataDir = None) -> None:
+    """Tasks that ended what draws them three times, newest first. They got their credits back and are not retried."""
+    answer = administration.administer(read_settings(config, {"data_dir": data_dir}), admin.ListQuarantined())
+    admin.rows(answer)
+    lines = [
+        (
+            row.id, row.account_id, row.model, row.size, str(row.steps), str(row.seed), str(row.spoiled),
+            str(row.best_step), _day(row.finished_at),
+        )
+        for row in answer.quarantined
+    ]  # fmt: skip
+    show_table(("task", "account", "model", "size", "steps", "seed", "ended", "came to step", "at"), lines)
 
 
 @cli.command()

@@ -36,9 +36,9 @@
     │   ├── CheckpointRefused           pickles or code in the folder
     │   ├── LicenseNotAccepted
     │   └── EngineNotInstalled
-    ├── EngineError                     drawing failed; `retryable` says whether another attempt may help
+    ├── EngineError                     drawing failed, after all that the engine can do about it
     │   ├── OutOfMemory
-    │   ├── BadPicture                  NaN latents or a picture of one colour
+    │   ├── BadPicture                  numbers that are none, or a picture of one colour
     │   └── DrawingFailed
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
@@ -231,13 +231,9 @@ class EngineError(FluxserveError):
 class OutOfMemory(EngineError):
     """The device ran out of memory."""
 
-    retryable = True
-
 
 class BadPicture(EngineError):
-    """NaN latents or a picture of one colour."""
-
-    retryable = True
+    """Numbers that are none, or a picture of one colour."""
 
 
 class DrawingFailed(EngineError):

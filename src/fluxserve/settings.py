@@ -113,6 +113,18 @@ class Settings(BaseSettings):
     worker_token: SecretStr | None = Field(None, description="Secret that workers on other machines present.")
     heartbeat: float = Field(5.0, gt=0, le=60, description="Time between two heartbeats of a worker.")
     lease: float = Field(30.0, gt=0, le=600, description="A worker silent for this long has lost its tasks.")
+    step_patience: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="An engine silent for this long, and ten times longer than its steps took, hangs: it is replaced.",
+    )
+    worker_memory: int = Field(
+        0, ge=0, description="A worker that holds more memory after a task draws no other and is replaced; 0: no limit."
+    )
+    device_memory: int = Field(
+        0, ge=0, description="The same for what its engine holds on a GPU between two steps; 0: no limit."
+    )
     orphan_grace: float = Field(30.0, ge=0, le=600, description="A worker without a server keeps drawing this long.")
     waypoint_interval: float = Field(
         5.0, ge=0, le=3600, description="A picture that takes longer is written down this often; 0: at each step."

@@ -45,7 +45,7 @@ class Process:
     """A living process, as /proc shows it."""
 
     pid: int
-    group: int
+    session: int
     command: str
 
     @property
@@ -63,26 +63,26 @@ def processes() -> Iterator[Process]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                state, _, group = (folder / "stat").read_text().rpartition(") ")[2].split()[:3]
+                state, _, _, session = (folder / "stat").read_text().rpartition(") ")[2].split()[:4]
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except (OSError, ValueError):
                 continue
             if state != "Z":
-                yield Process(int(folder.name), int(group), command)
+                yield Process(int(folder.name), int(session), command)
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
     """One data folder and the server processes that serve it, one after the other.
 
-    Every process of a server is in a process group of its own, which its workers stay in: so they can be found
-    when the server itself is gone.
+    Every server is in a session of its own, which its workers stay in: so they can be found when the server itself is
+    gone.
     """
 
     data_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
-    groups: list[int] = field(default_factory=list)
+    sessions: list[int] = field(default_factory=list)
 
     # Life
 
@@ -96,7 +96,7 @@ class Server:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=environment({**self.settings, **settings}),
             )  # fmt: skip
-        self.groups.append(self.process.pid)
+        self.sessions.append(self.process.pid)
         if ready:
             self.wait_until_ready()
         return self
@@ -136,9 +136,13 @@ class Server:
         self.wait_until_gone(5.0)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, group: bool = False, within: float = 20.0) -> int:
-        """Signal the server, or its whole process group, and return the exit status."""
+        """Signal the server, or its workers too, as whoever ends a whole group does; returns the exit status."""
         assert self.process is not None
-        (os.killpg if group else os.kill)(self.process.pid, number)
+        for process in self.processes() if group else ():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        if not group:
+            os.kill(self.process.pid, number)
         return self.process.wait(within)
 
     def close(self) -> None:
@@ -171,8 +175,8 @@ class Server:
         return (self.data_dir / "api_key").read_text().strip()
 
     def processes(self) -> list[Process]:
-        """Every living process of all groups."""
-        return [process for process in processes() if process.group in self.groups]
+        """Every living process of all sessions."""
+        return [process for process in processes() if process.session in self.sessions]
 
     def workers(self) -> list[Process]:
         """Living worker processes, those of earlier servers too."""
@@ -184,7 +188,7 @@ class Server:
         return next((process for process in self.workers() if worker_id and worker_id in process.command), None)
 
     def wait_until_gone(self, within: float) -> None:
-        """No process of any group is left."""
+        """No process of any session is left."""
         until(lambda: not self.processes(), within, "no process is left")
 
     def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:

@@ -67,7 +67,9 @@ def test_the_books_are_in_order(server: Server) -> None:
     assert (checked.returncode, checked.stdout.strip()) == (0, "The books are in order.")
 
 
-@pytest.mark.parametrize("command", [("backup", "copy.db"), ("fsck",), ("keys", "list"), ("keys", "revoke", "x")])
+@pytest.mark.parametrize(
+    "command", [("backup", "copy.db"), ("fsck",), ("quarantine",), ("keys", "list"), ("keys", "revoke", "x")]
+)
 def test_a_folder_without_a_database_is_not_made_one_by_looking(tmp_path: Path, command: tuple[str, ...]) -> None:
     asked = run(*command, "--data-dir", str(tmp_path / "typo"), cwd=tmp_path)
     assert asked.returncode == 1

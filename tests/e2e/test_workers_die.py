@@ -118,23 +118,12 @@ def test_a_task_that_kills_its_workers_is_given_up_and_its_neighbours_are_drawn(
     assert books_are_in_order(server)
 
 
-@pytest.mark.long
-def test_ten_poisoned_tasks_do_not_hold_up_the_queue(make_server: MakeServer) -> None:
-    server = make_server(workers="2", fake_latency="0.05").start()
-    began = time.monotonic()
-    poisons = [server.submit(f"[[crash]] {number}") for number in range(10)]
-    healthy = [server.submit(f"apple {number}") for number in range(HEALTHY)]
-    assert [server.wait(task, within=60.0)["status"] for task in healthy] == ["Ready"] * HEALTHY
-    assert [server.wait(task, within=60.0)["status"] for task in poisons] == ["Error"] * 10
-    assert time.monotonic() - began < 60.0
-
-
-def test_a_hanging_engine_is_found_within_its_lease_and_replaced(make_server: MakeServer) -> None:
-    server = make_server(workers="2", fake_latency="0.1", lease="2", heartbeat="0.3").start()
+def test_a_hanging_engine_is_found_at_its_deadline_and_replaced(make_server: MakeServer) -> None:
+    server = make_server(workers="2", fake_latency="0.1", step_patience="2").start()
     poison = server.submit("[[hang]] apple")
     healthy = [server.submit(f"apple {number}") for number in range(HEALTHY)]
     began = time.monotonic()
-    until(lambda: attempts(server, poison)[1] >= 1, 2.0 + 2.0, "the first hang is found within lease + 2 s")
+    until(lambda: attempts(server, poison)[1] >= 1, 2.0 + 2.0, "the first hang is found within its deadline and 2 s")
     assert time.monotonic() - began < 2.0 + 2.0
     assert [server.wait(task)["status"] for task in healthy] == ["Ready"] * HEALTHY
     assert server.wait(poison)["status"] == "Error"
@@ -166,16 +155,16 @@ def test_a_server_that_stood_still_does_not_blame_its_workers(make_server: MakeS
     assert attempts(server, task) == (1, 0)
 
 
-@pytest.mark.parametrize(("directive", "times"), [("[[error]]", 1), ("[[oom]]", 3), ("[[black]]", 3)])
+@pytest.mark.parametrize("directive", ["[[error]]", "[[oom]]", "[[black]]"])
 def test_a_task_that_cannot_be_drawn_ends_in_error_and_its_worker_lives_on(
-    make_server: MakeServer, directive: str, times: int
+    make_server: MakeServer, directive: str
 ) -> None:
     server = make_server(fake_latency="0.05").start()
     workers = server.workers()
     task = server.submit(f"{directive} apple")
     ended = server.wait(task)
     assert (ended["status"], ended["result"], ended["cost"]) == ("Error", None, 0.0)
-    assert attempts(server, task)[0] == times
+    assert attempts(server, task) == (1, 0)
     assert moves(server, task) == ["reserve", "refund"]
     assert server.workers() == workers
     assert server.wait(server.submit("a red apple"))["status"] == "Ready"

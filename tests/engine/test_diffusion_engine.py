@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from fluxserve.engine.device import Runtime, resolve
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
+from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, generator_seed, noise
 from fluxserve.errors import (
@@ -78,6 +80,12 @@ class Breaking:
         self._network = network
         self._breaks = breaks
         self._marked: list[Tensor] = []
+
+    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
+        return self._network.using(stage, means)
+
+    def make_room(self, stage: Stage) -> bool:
+        return self._network.make_room(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         conditioning = self._network.encode(prompt)

@@ -13,6 +13,7 @@ from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import sampling
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer
+from fluxserve.engine.means import USUAL
 from fluxserve.engine.trajectory import Trajectory, generator_seed
 from fluxserve.engine.weights import load
 
@@ -86,7 +87,7 @@ def test_the_pixels_are_the_pipelines(
 ) -> None:
     wanted = generation(size=Size(128, 128))
     with torch.inference_mode():
-        pixels = drawers[name].finish(draw(drawers[name], wanted)).pixels
+        pixels = drawers[name].finish(draw(drawers[name], wanted), USUAL).pixels
     ours = np.frombuffer(pixels.data, dtype=np.uint8).reshape(128, 128, 3).astype(int)
     theirs = (draw_stock(pipelines[name], drawers[name], wanted, "np")[0] * 255).round().astype(int)
     assert np.abs(ours - theirs).max() <= 1

@@ -1,4 +1,4 @@
-"""Administration over a private socket: keys, the books' check, backups, for the command line on this machine.
+"""Administration over a private socket: keys, quarantine, the books, backups, for the command line on this machine.
 
 The same commands run in the command line's own process when no server is there; both call `execute`.
 What it does not know: HTTP. Nothing here can be reached from the network.
@@ -17,7 +17,7 @@ import msgspec
 
 from fluxserve.errors import ConfigurationError, FluxserveError
 from fluxserve.service.keyring import Keyring
-from fluxserve.store.base import KeyEntry, Store
+from fluxserve.store.base import KeyEntry, Store, TaskRecord
 from fluxserve.worker.connection import same_user
 from fluxserve.worker.protocol import read_frame
 
@@ -57,6 +57,10 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="backup"):
     target: str
 
 
+class ListQuarantined(msgspec.Struct, frozen=True, kw_only=True, tag="list_quarantined"):
+    """Every task that ended because it ended its engines, as long as it is kept."""
+
+
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     """A key as the command line shows it; `text` only right after it was made."""
 
@@ -71,15 +75,33 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
 
 
+class QuarantinedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A quarantined task as the command line shows it: what it takes to draw it again, but not its prompt.
+
+    `best_step` is how far it came; `spoiled` counts the engines it ended, 0: it only waited for one that did.
+    """
+
+    id: str
+    account_id: str
+    model: str
+    size: str
+    steps: int
+    seed: int
+    spoiled: int
+    best_step: int
+    finished_at: float | None
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command answers: rows of keys, violations, or the message of an error."""
+    """What a command answers: rows of keys or tasks, violations, or the message of an error."""
 
     keys: tuple[KeyRow, ...] = ()
+    quarantined: tuple[QuarantinedRow, ...] = ()
     violations: tuple[str, ...] = ()
     error: str | None = None
 
 
-Command = CreateKey | ListKeys | RevokeKey | Fsck | Backup
+Command = CreateKey | ListKeys | RevokeKey | Fsck | Backup | ListQuarantined
 _encoder = msgspec.msgpack.Encoder()
 _command = msgspec.msgpack.Decoder(Command)
 _answer = msgspec.msgpack.Decoder(Answer)
@@ -105,6 +127,8 @@ async def execute(command: Command, *, store: Store, keyring: Keyring, now: Call
             if revoked is None:
                 return Answer(error=f"There is no key {key_id}. `fluxserve keys list` shows them all.")
             return Answer(keys=(_row(revoked),))
+        case ListQuarantined():
+            return Answer(quarantined=tuple(map(_quarantined_row, await store.quarantined())))
         case Fsck():
             return Answer(violations=tuple(await store.fsck()))
         case Backup(target=target):
@@ -117,6 +141,15 @@ def _row(entry: KeyEntry, text: str | None = None) -> KeyRow:
     return KeyRow(
         id=key.id, name=key.name, account=entry.account_name, balance=entry.balance, max_active=key.max_active,
         rate_per_minute=key.rate_per_minute, created_at=key.created_at, revoked_at=key.revoked_at, text=text,
+    )  # fmt: skip
+
+
+def _quarantined_row(record: TaskRecord) -> QuarantinedRow:
+    drawing = record.generation
+    return QuarantinedRow(
+        id=record.id, account_id=record.account_id, model=drawing.model, size=str(drawing.size), steps=drawing.steps,
+        seed=drawing.seed, spoiled=record.attempts.spoiled, best_step=record.attempts.best_step,
+        finished_at=record.finished_at,
     )  # fmt: skip
 
 

@@ -84,12 +84,7 @@ class Outcomes:
                 outcome.task_id, outcome.fence, picture, claim.generation.output_format, drawn
             )
         reason = Reason(code=outcome.code, message=outcome.message)
-        if not outcome.retryable:
-            return await self._service.fail(outcome.task_id, outcome.fence, reason)
-        await self._waypoints.wait_for([outcome.task_id])  # or it could be kept after the next attempt began
-        lost = Lost(task_id=outcome.task_id, fence=outcome.fence, suspected=True, starts_over=True, reason=reason)
-        await self._service.release([lost])
-        return True
+        return await self._service.fail(outcome.task_id, outcome.fence, reason)
 
     async def _release(self, losses: Sequence[Lost]) -> None:
         """However long the store is in trouble: nobody else knows of these claims.

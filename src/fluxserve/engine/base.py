@@ -75,6 +75,10 @@ class Engine(Protocol):
     def active(self) -> int:
         """Generations admitted and not yet finished."""
 
+    @property
+    def device_memory(self) -> int:
+        """Bytes that it holds on a device with memory of its own; 0 on a CPU."""
+
     def warm(self) -> None:
         """Load the weights and draw once; raises ConfigurationError or EngineError."""
 

@@ -1,7 +1,7 @@
 """The diffusion engine: real networks, many trajectories, one batch a step.
 
 Each step: start what waits, choose who moves, predict, advance, decode those done. A generation that cannot be
-drawn becomes a `Failed` event and leaves the others alone; only a broken device raises.
+drawn, by other means neither, becomes a `Failed` event and leaves the others alone; only a broken device raises.
 What it does not know: tasks, files, the formulas (sampling), the networks (networks/), the shapes (forward).
 """
 
@@ -20,8 +20,10 @@ from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
+from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
+from fluxserve.engine.recovery import attempt
 from fluxserve.engine.trajectory import Trajectory
-from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory, WaypointRefused
+from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,10 +40,11 @@ _WARM_REF = "warm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wish:
-    """What waits for its start, and the waypoint it may go on from."""
+    """What waits for its start, the waypoint it may go on from, and how it is to be drawn."""
 
     generation: Generation
-    waypoint: bytes | None
+    waypoint: bytes | None = None
+    means: Means = USUAL
 
 
 class DiffusionEngine:
@@ -59,6 +62,7 @@ class DiffusionEngine:
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
         self._budget = 0
+        self._dtype = "float32"
         self._turn = 0
 
     @property
@@ -81,6 +85,13 @@ class DiffusionEngine:
         """Generations admitted and not yet finished."""
         return len(self._waiting) + len(self._trajectories)
 
+    @property
+    def device_memory(self) -> int:
+        """Of tensors, on a GPU: weights, and what is on its way."""
+        import torch
+
+        return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
     def warm(self) -> None:
         """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
         import torch
@@ -89,7 +100,7 @@ class DiffusionEngine:
         checkpoints = {checkpoint.path: checkpoint for checkpoint in planned.values()}
         runtime = device.resolve(self._settings, sum(map(weight_bytes, checkpoints.values())))
         device.apply(runtime)
-        self._budget = runtime.token_budget
+        self._budget, self._dtype = runtime.token_budget, runtime.dtype
         with torch.inference_mode():
             opened = {
                 path: self._open_drawer(checkpoint, runtime, self._settings.canonical_batch)
@@ -139,7 +150,9 @@ class DiffusionEngine:
     def _start_waiting(self) -> Sequence[Failed]:
         failed = []
         for ref, wish in list(self._waiting.items()):
-            outcome = _attempt(ref, partial(self._start, ref, wish))
+            outcome = self._with_room(
+                ref, self._drawers[wish.generation.model], Stage.ENCODE, partial(self._start, ref, wish)
+            )
             del self._waiting[ref]
             if isinstance(outcome, Failed):
                 self.discard(ref)
@@ -155,13 +168,13 @@ class DiffusionEngine:
                 return drawer.resume(ref, wish.generation, self._turn, wish.waypoint)
             except WaypointRefused as error:
                 waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, self._turn)
+        return drawer.start(ref, wish.generation, self._turn, wish.means)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
             Candidate(
                 ref=ref,
-                key=(self._drawer(trajectory).checkpoint.path, trajectory.drawn_size),
+                key=(self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means),
                 tokens=trajectory.image_tokens,
                 turn=trajectory.turn,
             )
@@ -174,13 +187,40 @@ class DiffusionEngine:
             return ()
         drawer = self._drawer(trajectories[0])
         self._turn += 1
-        velocities = _attempt(trajectories[0].ref, partial(drawer.velocities, trajectories))
-        if not isinstance(velocities, Failed):
-            moves = zip(trajectories, velocities, strict=True)
-            return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
+        first, predict = trajectories[0], partial(drawer.velocities, trajectories)
         if len(trajectories) == 1:
-            return [velocities]
-        return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+            velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
+        else:
+            velocities = attempt(first.ref, predict)
+        if isinstance(velocities, Failed) and len(trajectories) > 1:
+            return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+        if isinstance(velocities, Failed):
+            return self._advance_otherwise(first, velocities)
+        moves = zip(trajectories, velocities, strict=True)
+        return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
+
+    def _advance_otherwise(self, trajectory: Trajectory, failed: Failed) -> Sequence[Trajectory | Failed]:
+        """A picture that cannot even step alone: from its start by means that take less memory, if there are any."""
+        if not isinstance(failed.error, OutOfMemory):
+            return [failed]
+        fills_up = self._drawer(trajectory).batches.get(trajectory.drawn_size, 1) > 1
+        means = with_less_memory(trajectory.means, Stage.PREDICT, fills_up=fills_up)
+        return [failed] if means is None else self._start_over(trajectory, means, failed.error)
+
+    def _start_over(self, trajectory: Trajectory, means: Means, error: EngineError) -> Sequence[Failed]:
+        """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
+        _log_means(trajectory.ref, means, error)
+        del self._trajectories[trajectory.ref]
+        self._waiting[trajectory.ref] = _Wish(generation=trajectory.generation, means=means)
+        return ()
+
+    @staticmethod
+    def _with_room(ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
+        """Act; where memory runs out, again with everything off the device that the stage does not need."""
+        outcome = attempt(ref, act)
+        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.make_room(stage):
+            return attempt(ref, act)
+        return outcome
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
         """One step further; before the last one its preview is made where it was asked for."""
@@ -188,7 +228,7 @@ class DiffusionEngine:
         if trajectory.ref in self._shown:
             self._shown.discard(trajectory.ref)
             preview = partial(self._drawer(trajectory).preview, trajectory, velocity)
-            if not moved.is_done and not isinstance(made := _attempt(trajectory.ref, preview), Failed):
+            if not moved.is_done and not isinstance(made := attempt(trajectory.ref, preview), Failed):
                 self._previews[trajectory.ref] = made
         return moved
 
@@ -201,10 +241,24 @@ class DiffusionEngine:
         progressed = Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps, preview=preview)
         if not outcome.is_done:
             return (progressed,)
-        self.discard(outcome.ref)
-        finished = _attempt(outcome.ref, partial(self._drawer(outcome).finish, outcome))
+        finished = self._finish(outcome, outcome.means)
         device.release_memory()
-        return (progressed, finished)
+        return (progressed, *finished)
+
+    def _finish(self, trajectory: Trajectory, means: Means) -> Sequence[Event]:
+        """Decode; where memory runs out, in tiles. A bad picture is drawn once more in float32, and not told of now."""
+        drawer = self._drawer(trajectory)
+        outcome = self._with_room(trajectory.ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
+        if isinstance(outcome, Failed):
+            if isinstance(outcome.error, OutOfMemory) and (
+                less := with_less_memory(means, Stage.DECODE, fills_up=False)
+            ):
+                _log_means(trajectory.ref, less, outcome.error)
+                return self._finish(trajectory, less)
+            if isinstance(outcome.error, BadPicture) and (exact := more_exact(means, self._dtype)):
+                return self._start_over(trajectory, exact, outcome.error)
+        self.discard(trajectory.ref)
+        return (outcome,)
 
     def _drawer(self, trajectory: Trajectory) -> Drawer:
         return self._drawers[trajectory.generation.model]
@@ -214,25 +268,15 @@ class DiffusionEngine:
             model=model, prompt="", size=_WARM_SIZE, seed=0, steps=1, guidance=3.5, output_format="png"
         )
         self.admit(_WARM_REF, generation)
-        for event in self.step():
-            if isinstance(event, Failed):
-                raise event.error
+        while self.active:
+            for event in self.step():
+                if isinstance(event, Failed):
+                    raise event.error
 
 
-def _attempt(ref: str, act: Callable[[], _T]) -> _T | Failed:
-    """What `act` returns, or how it failed. A device that stopped working is not a failure of one picture: raised."""
-    import torch
-
-    try:
-        return act()
-    except EngineError as error:
-        return Failed(ref=ref, error=error)
-    except (torch.OutOfMemoryError, MemoryError):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return Failed(ref=ref, error=OutOfMemory("The device ran out of memory."))
-    except torch.AcceleratorError:
-        raise
-    except Exception:
-        logger.exception("Drawing failed", extra={"action": "drawing_failed", "ref": ref})
-        return Failed(ref=ref, error=DrawingFailed("The engine could not draw this picture."))
+def _log_means(ref: str, means: Means, error: EngineError) -> None:
+    logger.warning(
+        "A picture is drawn by other means: %s",
+        ", ".join(means.words),
+        extra={"action": "other_means", "ref": ref, "error": type(error).__name__},
+    )

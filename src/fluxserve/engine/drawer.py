@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, layout, sampling, waypoint, weights
+from fluxserve.engine import forward, layout, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Finished, Pixels
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import Row
+from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import FAMILIES, Network
 from fluxserve.engine.previews import Previewer
 from fluxserve.engine.trajectory import Conditioning, Trajectory
-from fluxserve.errors import BadPicture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,18 +46,21 @@ class Drawer:
     fingerprint: str
     previewer: Previewer
 
-    def start(self, ref: str, generation: Generation, turn: int) -> Trajectory:
+    def start(self, ref: str, generation: Generation, turn: int, means: Means = USUAL) -> Trajectory:
         """Encode the prompt and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
         latents = self.network.noise(generation.seed, size)
+        with self.network.using(Stage.ENCODE, means):
+            conditioning = self.network.encode(generation.prompt)
         return Trajectory(
             ref=ref,
             generation=generation,
             drawn_size=size,
-            conditioning=self.network.encode(generation.prompt),
+            conditioning=conditioning,
             sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
             latents=latents,
             turn=turn,
+            means=means,
         )
 
     def resume(self, ref: str, generation: Generation, turn: int, saved: bytes) -> Trajectory:
@@ -67,11 +70,13 @@ class Drawer:
 
     def save(self, trajectory: Trajectory) -> bytes | None:
         """The trajectory as a waypoint; None where nobody could go on from it."""
+        if not trajectory.means.is_usual:
+            return None
         reached = trajectory.written_down(self.fingerprint)
         return waypoint.encode(reached, trajectory.generation) if reached.is_sound else None
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
-        """The velocity of each trajectory where it stands; all have one drawn size."""
+        """The velocity of each trajectory where it stands; all have one drawn size and the same means."""
         size, per_picture = trajectories[0].drawn_size, _rows_per_picture(self.checkpoint)
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
         rows = [
@@ -79,7 +84,10 @@ class Drawer:
             for trajectory in trajectories
             for conditioning in (trajectory.conditioning, self.unconditional)[:per_picture]
         ]
-        velocities = forward.predict(self.network, rows, size, self.batches.get(size, 1) * per_picture)
+        means = trajectories[0].means
+        batch = 1 if means.alone else self.batches.get(size, 1)
+        with self.network.using(Stage.PREDICT, means):
+            velocities = forward.predict(self.network, rows, size, batch * per_picture)
         if per_picture == 1:
             return velocities
         return sampling.guided(velocities[::2], velocities[1::2], self.checkpoint.cfg_scale)
@@ -87,14 +95,17 @@ class Drawer:
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
         clean = sampling.predicted(trajectory.latents, velocity, trajectory.sigma)
-        return self.previewer.draw(clean, trajectory.drawn_size, trajectory.generation.size)
+        with self.network.using(Stage.DECODE, USUAL):
+            return self.previewer.draw(clean, trajectory.drawn_size, trajectory.generation.size)
 
-    def finish(self, trajectory: Trajectory) -> Finished:
-        """Decode, check and fit the picture; raises BadPicture."""
-        if not bool(trajectory.latents.isfinite().all()):
-            raise BadPicture("The picture's numbers ran out of range.")
-        drawn = self.network.decode(trajectory.latents, trajectory.drawn_size)
-        pixels_of.refuse_one_colour(drawn)
+    def finish(self, trajectory: Trajectory, means: Means) -> Finished:
+        """Decode, check and fit the picture, by means that may differ from those it was drawn by so far.
+
+        Raises BadPicture.
+        """
+        soundness.check_finite(trajectory.latents)
+        with self.network.using(Stage.DECODE, means):
+            drawn = self.network.decode(trajectory.latents, trajectory.drawn_size)
         fitted = pixels_of.fit(drawn, trajectory.generation.size)
         return Finished(
             ref=trajectory.ref,
@@ -104,7 +115,8 @@ class Drawer:
                 "pixels_sha256": pixels_of.sha256(fitted),
                 "drawn_at": str(trajectory.drawn_size),
                 "steps": trajectory.steps,
-                "fingerprint": self.fingerprint,
+                "fingerprint": means.fingerprint(self.fingerprint),
+                **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
             },
             warnings=self.checkpoint.warnings_for(trajectory.generation.prompt),
         )

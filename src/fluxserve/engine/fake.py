@@ -10,7 +10,7 @@ Directives in a prompt make failures; STEP counts from 0, the default, and is re
     [[hang]] [[hang:STEP]]      `step` never returns
     [[error]] [[error:STEP]]    the generation fails for good (DrawingFailed)
     [[oom]] [[oom:STEP]]        the generation fails with OutOfMemory
-    [[black]]                   the picture comes out black, which the check of pictures refuses (BadPicture)
+    [[black]]                   the finished picture is a bad one (BadPicture)
 
 What it does not know: networks, tasks, files.
 """
@@ -34,7 +34,7 @@ from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.waypoint import Waypoint
-from fluxserve.errors import DrawingFailed, EngineError, Fact, OutOfMemory, WaypointRefused
+from fluxserve.errors import BadPicture, DrawingFailed, EngineError, Fact, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
 
 DRAWN_BY = "fluxserve-fake"
@@ -47,6 +47,11 @@ LONGEST_WAIT = 0.02
 _TILES = 4
 #: What there is to show in a preview.
 _SKETCHED = Size(64, 64)
+_ERRORS = {
+    "error": DrawingFailed("The prompt asked for it."),
+    "oom": OutOfMemory("The device ran out of memory."),
+    "black": BadPicture("The picture came out in one colour."),
+}
 _DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
 
 
@@ -120,6 +125,11 @@ class FakeEngine:
     def active(self) -> int:
         """Generations admitted and not yet finished."""
         return len(self._trajectories)
+
+    @property
+    def device_memory(self) -> int:
+        """It has no device."""
+        return 0
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -200,21 +210,16 @@ class FakeEngine:
             self._end_process(CRASH_STATUS)
         while kind == "hang":
             self._wait(1.0)
-        error = (
-            OutOfMemory("The device ran out of memory.") if kind == "oom" else DrawingFailed("The prompt asked for it.")
-        )
-        return (self._fail(ref, error),)
+        return (self._fail(ref, _ERRORS[kind]),)
 
     def _fail(self, ref: str, error: EngineError) -> Failed:
         self.discard(ref)
         return Failed(ref=ref, error=error)
 
     def _finish(self, ref: str, generation: Generation) -> Finished | Failed:
+        if "[[black]]" in generation.prompt:
+            return self._fail(ref, _ERRORS["black"])
         drawn = _draw(generation)
-        try:
-            pixels_of.refuse_one_colour(drawn)
-        except EngineError as error:
-            return self._fail(ref, error)
         self.discard(ref)
         facts: dict[str, Fact] = {
             "pixels_sha256": pixels_of.sha256(drawn),
@@ -232,9 +237,7 @@ def _directive(prompt: str) -> tuple[str, int]:
 
 
 def _draw(generation: Generation) -> Pixels:
-    """Tiles whose colours follow from model, prompt, seed and size; black where the prompt says so."""
-    if "[[black]]" in generation.prompt:
-        return Pixels(size=generation.size, data=bytes(3 * generation.size.area))
+    """Tiles whose colours follow from model, prompt, seed and size."""
     tiles = _tiles(generation)
     size = (generation.size.width, generation.size.height)
     return pixels_of.from_image(tiles.resize(size, Image.Resampling.NEAREST))

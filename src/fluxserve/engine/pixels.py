@@ -1,4 +1,4 @@
-"""Pixels to files: fit a drawn picture to the size asked for, check it, encode it with the truth about its origin.
+"""Pixels to files: fit a drawn picture to the size asked for, encode it with the truth about its origin.
 
 Needs Pillow only. The same pixels always make the same bytes: no time, host or task is written into a file.
 What it does not know: how a picture was drawn, where its file goes.
@@ -16,13 +16,10 @@ from fluxserve.catalogue import OutputFormat, Size
 from fluxserve.catalogue.sizes import cut_share
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.native_sizes import MAX_CUT
-from fluxserve.errors import BadPicture
 
 QUALITY, PREVIEW_QUALITY = 95, 80
 #: Longest side of a preview, in pixels.
 PREVIEW_SIDE = 256
-#: Largest difference, in steps of 1/255, between the pixels of a picture that counts as one colour.
-ONE_COLOUR = 2
 #: An infinitely enlarged picture gets so much of its difference from a copy blurred by one drawn pixel on top.
 _SHARPEN_PERCENT = 300
 _EXIF_MODEL = 0x0110
@@ -80,13 +77,6 @@ def fit(pixels: Pixels, size: Size) -> Pixels:
     fitted = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
     scale = size.width / (box[2] - box[0])
     return from_image(fitted if scale <= 1 else _sharpened(fitted, image, box, scale))
-
-
-def refuse_one_colour(pixels: Pixels) -> None:
-    """Raise BadPicture when all pixels are the same colour, or nearly."""
-    extremes = to_image(pixels).getextrema()
-    if all(isinstance(band, tuple) and band[1] - band[0] <= ONE_COLOUR for band in extremes):
-        raise BadPicture("The picture came out in one colour.")
 
 
 def sha256(pixels: Pixels) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
+from fluxserve.engine.means import Means
 from fluxserve.engine.sampling import advance
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import WaypointRefused
@@ -32,7 +33,10 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; `turn`: its last batch."""
+    """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; `turn`: its last batch.
+
+    `means`: how it is drawn, from its start to its end.
+    """
 
     ref: str
     generation: Generation
@@ -41,6 +45,7 @@ class Trajectory:
     sigmas: tuple[float, ...]
     latents: Tensor
     turn: int
+    means: Means
     position: int = 0
 
     @property

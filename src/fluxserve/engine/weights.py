@@ -39,7 +39,6 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     tokenizer_2: PreTrainedTokenizerBase
     device: torch.device
-    dtype: torch.dtype
 
 
 def load(folder: Path, runtime: Runtime) -> Parts:
@@ -65,7 +64,6 @@ def _load(folder: Path, runtime: Runtime) -> Parts:
         tokenizer=_tokenizer(folder, "tokenizer", index),
         tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
         device=runtime.torch_device,
-        dtype=runtime.torch_dtype,
     )
 
 

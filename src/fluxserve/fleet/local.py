@@ -1,4 +1,4 @@
-"""Local workers: one child process each, started, watched and started again.
+"""Local workers: one child process each, with all that it starts, started, watched and started again.
 
 A child reads its settings from its standard input and then watches that pipe: when it ends, the server is gone.
 """
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class LocalFleet:
             return await process.wait()
         finally:
             _kill(child)
+            child.process = None  # its number may soon be another's
             worker_lock(self._run_dir, child.worker_id).unlink(missing_ok=True)
 
     async def _tell_settings(self, process: asyncio.subprocess.Process) -> None:
@@ -151,9 +153,15 @@ class LocalFleet:
 
 
 def _kill(child: Child) -> None:
-    if child.process is not None and child.lives:
+    """End the worker and whatever it has started; what it leaves behind when it dies by itself, too."""
+    if child.process is None:
+        return
+    if child.lives:
         with contextlib.suppress(ProcessLookupError):
             child.process.kill()
+    # The worker leads a group of its own as soon as it runs (see `worker.process`).
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone; macOS says so in its own way
+        os.killpg(child.process.pid, signal.SIGKILL)
 
 
 def _next_backoff(child: Child, status: int, backoff: float) -> float:

@@ -33,6 +33,7 @@ from fluxserve.service.watches import Watches
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
+    QUARANTINE,
     Cancellation,
     ClaimRequest,
     Completion,
@@ -53,9 +54,9 @@ from fluxserve.tasks.task import State
 logger = logging.getLogger(__name__)
 #: Fields that the generation already holds.
 _DRAWN_FROM = frozenset({*Generation.__dataclass_fields__, "width", "height", "aspect_ratio"})
-WORKER_LOST = Reason(
-    code="WorkerLost",
-    message="This task ended its worker several times without getting further, so it was given up.",
+QUARANTINED = Reason(
+    code=QUARANTINE,
+    message="Quarantined: this request ended what draws it three times, the last time with nothing else beside it.",
 )
 
 
@@ -75,17 +76,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A claim that ended without an outcome. `reason` is what the caller reads if the task is given up for it.
-
-    `starts_over`: what was drawn of it may be what is wrong with it, so nobody goes on from there.
-    """
+    """A claim that ended without an outcome. `suspected`: the task itself may be the cause."""
 
     task_id: str
     fence: int
     step: int = 0
     suspected: bool = False
-    starts_over: bool = False
-    reason: Reason = WORKER_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,16 +399,14 @@ class Service:
         return True
 
     async def release(self, lost: Sequence[Lost]) -> None:
-        """Put lost claims back in the queue, or give up the tasks that have spoiled their last attempt."""
+        """Put lost claims back in the queue, or quarantine the tasks that have spoiled their last attempt."""
         if not lost:
             return
         now = self._now()
-        spoilt = (self._waypoints.get(claim.task_id) for claim in lost if claim.starts_over)
-        await self._waypoints.drop([kept for kept in spoilt if kept is not None])
         values = [
             Loss(
                 task_id=claim.task_id, fence=claim.fence, step=claim.step,
-                suspected=claim.suspected, reason=claim.reason, now=now,
+                suspected=claim.suspected, reason=QUARANTINED, now=now,
             )
             for claim in lost
         ]  # fmt: skip
@@ -426,8 +420,11 @@ class Service:
     @staticmethod
     def _log_release(record: TaskRecord, *, suspected: bool) -> None:
         extra = {"action": str(record.state), **record.log_context}
-        if suspected:
-            logger.warning("Task lost its worker", extra=extra)
+        if record.state.is_final:
+            count = 1 + len(record.followers)
+            logger.error("Task quarantined, with all that ask the same", extra={**extra, "count": count})
+        elif suspected:
+            logger.warning("Task lost its worker", extra={**extra, "spoiled": record.attempts.spoiled})
         else:
             logger.info("Task back in the queue", extra=extra)
 

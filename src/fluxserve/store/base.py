@@ -20,6 +20,8 @@ from fluxserve.tasks.task import Attempts, State
 
 #: The fact that tells a task whose picture was drawn for an equal one.
 CACHED = "cached"
+#: The code of the reason why a quarantined task ended.
+QUARANTINE = "Quarantined"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ class Cancellation:
 class Loss:
     """A claim that ended without an outcome. `suspected`: the task itself may be the cause.
 
-    `reason` is written down if this was the task's last attempt.
+    `reason` is written down if this was the task's last attempt: then it is quarantined.
     """
 
     task_id: str
@@ -327,7 +329,11 @@ class Store(Protocol):
         """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already."""
 
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
-        """Back in the queue, or failed when the task has spoiled its last attempt; None for a stale fence."""
+        """Back in the queue; None for a stale fence.
+
+        A task that has spoiled its last attempt ends in error, and so do those that follow it: they would end their
+        engines just the same.
+        """
 
     async def keep_waypoints(self, waypoints: Sequence[NewWaypoint]) -> list[bool]:
         """Each takes the place of its task's last one; False where the claim was lost. The end of a task ends it."""
@@ -346,6 +352,9 @@ class Store(Protocol):
 
     async def get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
         """Each task, or None."""
+
+    async def quarantined(self) -> list[TaskRecord]:
+        """Tasks that ended because they ended their engines, newest first."""
 
     async def active(self) -> list[TaskRecord]:
         """Every task that is not final, in turn."""

@@ -21,6 +21,7 @@ from fluxserve.store import (
     sqlite_waypoints,
 )
 from fluxserve.store.base import (
+    QUARANTINE,
     Cancellation,
     ClaimRequest,
     Completion,
@@ -118,6 +119,12 @@ class SqliteStore:
             return [None if row is None else sqlite_rows.to_record(row) for row in rows]
 
         return await self._read(query)
+
+    async def quarantined(self) -> list[TaskRecord]:
+        """Tasks that ended because they ended their engines, newest first."""
+        return await self._read_apart(
+            lambda reader: _records(reader.execute(sqlite_tasks.SELECT_QUARANTINED, (QUARANTINE,)))
+        )
 
     async def active(self) -> list[TaskRecord]:
         """Every task that is not final, in turn."""

@@ -146,7 +146,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: it spoiled more attempts than it may have.",
-        f"SELECT id FROM tasks WHERE spoiled > {MAX_ATTEMPTS}",
+        f"SELECT id FROM tasks WHERE spoiled > {MAX_ATTEMPTS} "
+        f"OR (spoiled = {MAX_ATTEMPTS} AND state NOT IN ({_FINAL}))",
     ),
     (
         "Task {0}: its account or key does not exist.",

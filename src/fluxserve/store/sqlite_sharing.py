@@ -76,11 +76,15 @@ def answer_followers(
     connection: sqlite3.Connection, leader: TaskRecord, found: Found, now: float
 ) -> tuple[TaskRecord, ...]:
     """The leader has its picture: its followers have it too."""
-    if not leader.repeatable:
-        return ()
-    followers = connection.execute(SELECT_FOLLOWERS, (leader.recipe,)).fetchall()
-    answered = [answer(connection, task_id, found, now) for (task_id,) in followers]
+    answered = [answer(connection, task_id, found, now) for task_id in followers_of(connection, leader)]
     return tuple(record for record in answered if record is not None)
+
+
+def followers_of(connection: sqlite3.Connection, leader: TaskRecord) -> list[str]:
+    """Those that wait for the picture of a task that leads, in the order of their coming."""
+    if not leader.repeatable:
+        return []
+    return [task_id for (task_id,) in connection.execute(SELECT_FOLLOWERS, (leader.recipe,))]
 
 
 def hand_on(connection: sqlite3.Connection, ended: TaskRecord) -> tuple[TaskRecord, ...]:

@@ -28,7 +28,7 @@ from fluxserve.store.base import (
 from fluxserve.store.sqlite_cache import Found
 from fluxserve.store.sqlite_rows import COLUMNS, INSERT_LEDGER, encode, end_task, listed, states_before, to_record
 from fluxserve.store.sqlite_sharing import Leader
-from fluxserve.tasks.task import ACTIVE, Attempts, Event, State
+from fluxserve.tasks.task import ACTIVE, SUSPECT_AFTER, Attempts, Event, State
 
 #: The predicate of the index on active tasks, word for word.
 _IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
@@ -51,7 +51,7 @@ CLAIM = f"""
     UPDATE tasks
     SET state = 'running', fence = fence + 1, worker_id = ?, lease_until = ?, started_at = coalesce(started_at, ?)
     WHERE state IN ({states_before(Event.CLAIMED)}) AND seq IN (
-        SELECT seq FROM tasks WHERE state = 'queued' AND batch_key = ? AND (spoiled = 0 OR ? = 1)
+        SELECT seq FROM tasks WHERE state = 'queued' AND batch_key = ? AND (spoiled < {SUSPECT_AFTER} OR ? = 1)
         AND {sqlite_waypoints.IS_FOR_WORKER}
         ORDER BY turn, seq LIMIT ?)
     RETURNING {COLUMNS}, turn, seq
@@ -83,6 +83,10 @@ SELECT_PICTURES_OF_OLD = f"SELECT object_name FROM tasks WHERE id IN {_OLD} AND 
 DELETE_TASKS = f"DELETE FROM tasks WHERE id IN {_OLD}"
 
 SELECT_LAPSED = f"SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until < ?"
+SELECT_QUARANTINED = (
+    f"SELECT {COLUMNS} FROM tasks WHERE state = 'error' AND json_extract(error, '$.code') = ? "
+    "ORDER BY finished_at DESC, seq DESC"
+)
 SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE {_IS_ACTIVE} ORDER BY turn, seq"
 SELECT_TASK = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
 SELECT_OLD_PICTURES = (
@@ -182,7 +186,8 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRe
     batch_key, spoiled, turn = head
     suspect = Attempts(spoiled=spoiled).is_suspect
     held, most_spoiled = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
-    if most_spoiled or (suspect and held):  # a worker that dies of one task must not spoil another
+    # A suspect runs alone: an engine that ends then was ended by it, and by nobody beside it.
+    if Attempts(spoiled=most_spoiled).is_suspect or (suspect and held):
         return []
     limit = 1 if suspect else request.limit
     values = (request.worker_id, request.lease_until, request.now, batch_key, int(suspect), *may_have, limit)
@@ -248,7 +253,7 @@ def _cancel(connection: sqlite3.Connection, wish: Cancellation) -> TaskRecord | 
 
 
 def release_many(connection: sqlite3.Connection, losses: Sequence[Loss]) -> list[TaskRecord | None]:
-    """Back in the queue with the attempt counted where it counts, or given up."""
+    """Back in the queue with the attempt counted where it counts, or quarantined."""
     return [_release(connection, loss) for loss in losses]
 
 
@@ -261,9 +266,19 @@ def _release(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None:
     if released is None:
         return None
     connection.execute(sqlite_waypoints.WAIT, (loss.now, loss.task_id))
-    if attempts.is_exhausted:
-        return _fail(connection, Failure(task_id=loss.task_id, fence=None, reason=loss.reason, now=loss.now))
-    return to_record(released)
+    return _quarantine(connection, loss) if attempts.is_exhausted else to_record(released)
+
+
+def _quarantine(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None:
+    """The followers first: left to take its place, each of them would end engines as their leader did."""
+    leader = to_record(connection.execute(SELECT_TASK, (loss.task_id,)).fetchone())
+    ids = [*sqlite_sharing.followers_of(connection, leader), loss.task_id]
+    *followers, record = [
+        _fail(connection, Failure(task_id=task_id, fence=None, reason=loss.reason, now=loss.now)) for task_id in ids
+    ]
+    if record is None:
+        return None
+    return replace(record, followers=tuple(follower for follower in followers if follower is not None))
 
 
 def extend_many(connection: sqlite3.Connection, leases: Sequence[Lease]) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: Attempts a task may spoil itself before it is given up.
-MAX_ATTEMPTS = 3
+#: A task that has ended its engine so often runs alone, once; ending it then too, it is quarantined.
+SUSPECT_AFTER = 2
+MAX_ATTEMPTS = SUSPECT_AFTER + 1
 
 
 class State(StrEnum):
@@ -93,30 +94,30 @@ def target(state: State, event: Event) -> State | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """How often a task may have spoiled its worker (`spoiled`), and the furthest step it ever made (`best_step`)."""
+    """How often a task may have ended its engine (`spoiled`), and the furthest step it was lost at (`best_step`)."""
 
     spoiled: int = 0
     best_step: int = 0
 
     @property
     def is_exhausted(self) -> bool:
-        """The task has spoiled as many attempts as it may."""
+        """The task is quarantined: it ended its engine alone, and before that as often as it takes to be suspected."""
         return self.spoiled >= MAX_ATTEMPTS
 
     @property
     def is_suspect(self) -> bool:
-        """The task should run alone, so that it can harm no neighbour."""
-        return self.spoiled > 0
+        """The task runs alone: it can harm no neighbour, and whatever happens, no neighbour did it."""
+        return self.spoiled >= SUSPECT_AFTER
 
     def after_loss(self, *, step: int, suspected: bool) -> Attempts:
         """The count after the worker lost the task at `step`.
 
-        `suspected`: the worker died or hung while the server lived and the task was being drawn. Then the
-        attempt counts, unless the task came further than ever before; a death of the whole tree or a drain
-        is not suspected and never counts.
+        `suspected`: the worker died or hung while the server lived and the task was being drawn. Then the loss counts.
+        One that came further than where the task was lost before is the first of its kind, so that a long task
+        gets on where workers die of something else; but a loss of a task that ran alone always counts. A restart, a
+        death of the whole tree or a drain is not suspected and never counts.
         """
-        gained = step > self.best_step
-        return Attempts(
-            spoiled=self.spoiled + int(suspected and not gained),
-            best_step=max(self.best_step, step),
-        )
+        spoiled = self.spoiled
+        if suspected:
+            spoiled = 1 if step > self.best_step and not self.is_suspect else spoiled + 1
+        return Attempts(spoiled=spoiled, best_step=max(self.best_step, step))

@@ -73,5 +73,4 @@ class Holding:
             fence=self.assignment.fence,
             code=type(error).__name__,
             message=error.message,
-            retryable=error.retryable,
         )

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -24,15 +24,14 @@ from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams, dial
 from fluxserve.worker.holding import Holding, ref_of
+from fluxserve.worker.memory import excess
+from fluxserve.worker.watchdog import Watchdog, step_work
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 #: Progress is sent at most this often for a task, beside admission, the first and the last step.
 PROGRESS_INTERVAL_S = 0.1
 REDIAL_S = 0.2
-#: A call may take this many times the longest one seen before the engine counts as hung.
-HANG_FACTOR = 20
-EXIT_HUNG = 70
 
 
 class Worker:
@@ -55,11 +54,12 @@ class Worker:
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._draining = False
+        #: It ends because it has grown too large.
+        self.is_recycled = False
         self._orphan = False
         self._over = asyncio.Event()
-        self._called_at: float | None = None
-        self._longest_call = 0.0
-        self._warming = 0.0
+        self._watchdog = Watchdog(settings.step_patience)
+        self._heard_at = 0.0
         #: The server's, once it has said them: it is the server that declares a silent worker dead.
         self._heartbeat, self._lease = settings.heartbeat, settings.lease
         self._waypoint_interval: float | None = None
@@ -74,8 +74,7 @@ class Worker:
         await self._in_engine_thread(self._engine.warm)
         seconds = time.monotonic() - started
         logger.info("Engine warm", extra={"action": "warm", "seconds": round(seconds, 2)})
-        # Warming draws a picture too, so where it is slow, a single step may be as well.
-        self._warming, self._longest_call = seconds, 0.0
+        self._watchdog.warmed(seconds)
         parts = [
             asyncio.create_task(part)
             for part in (self._stay_connected(), self._draw(), self._beat(), self._over.wait())
@@ -86,6 +85,7 @@ class Worker:
                 if part.done():
                     part.result()
         finally:
+            self._watchdog.rest()
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
@@ -220,15 +220,11 @@ class Worker:
             self._writer.write(p.to_frame(message))
 
     async def _beat(self) -> None:
-        """Heartbeats; and the end of a worker whose engine hangs."""
+        """Heartbeats."""
         while True:
             with contextlib.suppress(TimeoutError):  # at once where the server may want to hear it more often
                 await asyncio.wait_for(self._welcomed.wait(), min(self._heartbeat, self._lease / 3))
             self._welcomed.clear()
-            limit = max(self._lease, self._warming, HANG_FACTOR * self._longest_call)
-            if self._called_at is not None and time.monotonic() - self._called_at > limit:
-                logger.error("The engine hangs", extra={"action": "hung", "limit_s": round(limit, 1)})
-                os._exit(EXIT_HUNG)  # a stuck kernel cannot be interrupted; the process is the unit that is replaced
             self._send(p.Heartbeat(held=tuple(holding.held for holding in self._holdings.values())))
 
     # Drawing
@@ -238,29 +234,33 @@ class Worker:
         while True:
             self._wake.clear()
             for ref in self._take_discards():
-                await self._in_engine_thread(partial(self._engine.discard, ref))
+                await self._watched(partial(self._engine.discard, ref))
             for holding in self._take_arrivals():
                 if holding.ref not in self._holdings:  # discarded while others were admitted
                     continue
                 assignment = holding.assignment
-                await self._in_engine_thread(
-                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
-                )
-                holding.admitted_at = holding.saved_at = time.monotonic()
+                # Before it is true, so that a death in between is not nobody's, again and again.
                 self._send(
                     p.Progress(
                         task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
                     )
                 )
+                await self._watched(
+                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
+                )
+                holding.admitted_at = holding.saved_at = time.monotonic()
             for ref in self._take_shows():
-                await self._in_engine_thread(partial(self._engine.show, ref))
+                await self._watched(partial(self._engine.show, ref))
             if not self._engine.active:
+                self._rest()
                 await self._wake.wait()
                 continue
-            for event in await self._in_engine_thread(self._engine.step):
+            events = await self._watched(self._engine.step)
+            self._hear(events)
+            for event in events:
                 self._tell(event)
             for holding in self._due():
-                self._write_down(holding, await self._in_engine_thread(partial(self._engine.save, holding.ref)))
+                self._write_down(holding, await self._watched(partial(self._engine.save, holding.ref)))
 
     def _due(self) -> list[Holding]:
         """Those to write down; none while the server still has to take what was sent before."""
@@ -342,11 +342,42 @@ class Worker:
         if self._holdings.get(holding.ref) is holding:
             holding.outcome = outcome
             self._send(outcome)
+            self._recycle_if_grown()
             self._want()
 
+    def _recycle_if_grown(self) -> None:
+        """Between two tasks: what runs is finished, what waits given back, and another process takes this place."""
+        over = {} if self._draining else excess(self._settings, device=self._engine.device_memory)
+        if over:
+            logger.warning("The worker has grown too large and is replaced", extra={"action": "recycled", **over})
+            self.is_recycled = True
+            self.drain()
+
     async def _in_engine_thread(self, call: Callable[[], Answer]) -> Answer:
-        self._called_at = began = time.monotonic()
-        answer = await asyncio.get_running_loop().run_in_executor(self._drawing, call)
-        self._called_at = None
-        self._longest_call = max(self._longest_call, time.monotonic() - began)
-        return answer
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, call)
+
+    # Watching
+
+    async def _watched(self, call: Callable[[], Answer]) -> Answer:
+        """As long as the engine has work it is heard of, or the process ends."""
+        now = time.monotonic()
+        self._heard_at = self._heard_at or now
+        held = (holding for holding in self._holdings.values() if holding.outcome is None)
+        work = sum(step_work(holding.assignment.generation.size) for holding in held)
+        self._watchdog.expect(work, since=self._heard_at, now=now)
+        return await self._in_engine_thread(call)
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        """What the engine did since it was last heard of says how fast it is."""
+        if not events:
+            return
+        now = time.monotonic()
+        moved = (self._holdings.get(event.ref) for event in events if isinstance(event, Progressed))
+        work = sum(step_work(holding.assignment.generation.size) for holding in moved if holding is not None)
+        self._watchdog.heard(now - self._heard_at, work)
+        self._heard_at = now
+
+    def _rest(self) -> None:
+        """Nothing is to be heard of an idle engine."""
+        self._watchdog.rest()
+        self._heard_at = 0.0

@@ -20,6 +20,8 @@ from fluxserve.worker.loop import Worker
 logger = logging.getLogger(__name__)
 #: The exit status of a worker whose engine, or own code, raised what nobody expects.
 EXIT_BROKEN = 72
+#: That of one that has grown too large: whoever keeps it starts it again.
+EXIT_RECYCLED = 75
 
 
 def run_worker(settings: Settings, *, server: str, worker_id: str, parented: bool) -> None:
@@ -27,6 +29,7 @@ def run_worker(settings: Settings, *, server: str, worker_id: str, parented: boo
     token = settings.worker_token.get_secret_value() if settings.worker_token else ""
     with contextlib.ExitStack() as stack:
         if parented:
+            os.setpgrp()  # so that whatever this process starts can be ended with it
             lock = worker_lock(make_run_dir(settings.data_dir), worker_id)
             stack.enter_context(database.hold_lock(lock, what=f"The worker name {worker_id}"))
             stack.callback(lock.unlink, missing_ok=True)
@@ -35,10 +38,10 @@ def run_worker(settings: Settings, *, server: str, worker_id: str, parented: boo
     os._exit(status)  # an engine that hangs would keep the interpreter from ending for ever
 
 
-def _status_of(work: Coroutine[None, None, None]) -> int:
+def _status_of(work: Coroutine[None, None, int]) -> int:
     """Run to the end; raises our own errors, which say what to do."""
     try:
-        asyncio.run(work)
+        return asyncio.run(work)
     except FluxserveError:
         raise
     except Exception as error:
@@ -48,10 +51,9 @@ def _status_of(work: Coroutine[None, None, None]) -> int:
             exc_info=logger.isEnabledFor(logging.DEBUG),
         )
         return EXIT_BROKEN
-    return 0
 
 
-async def _work(settings: Settings, server: str, worker_id: str, token: str, *, parented: bool) -> None:
+async def _work(settings: Settings, server: str, worker_id: str, token: str, *, parented: bool) -> int:
     worker = Worker(
         engine=engine.create(settings), settings=settings, server=server, worker_id=worker_id, token=token,
         parented=parented,
@@ -62,6 +64,7 @@ async def _work(settings: Settings, server: str, worker_id: str, token: str, *, 
     if parented:
         loop.add_reader(sys.stdin.fileno(), _watch_pipe, loop, worker)
     await worker.run()
+    return EXIT_RECYCLED if worker.is_recycled else 0
 
 
 def _watch_pipe(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:

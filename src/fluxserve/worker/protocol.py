@@ -19,7 +19,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 2
+VERSION: Final = 3
 #: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
 MAX_FRAME: Final = 64 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -143,7 +143,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     fence: int
     code: str
     message: str
-    retryable: bool
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="returned"):

@@ -20,7 +20,7 @@ from builders import (
 )
 from fluxserve.catalogue import Generation, Size
 from fluxserve.store.base import KeyEntry, Lease, Store
-from fluxserve.tasks.task import State
+from fluxserve.tasks.task import SUSPECT_AFTER, State
 
 SMALL = generation(size=Size(256, 256))
 LARGE = generation(size=Size(1024, 1024))
@@ -161,9 +161,22 @@ async def test_a_task_that_lost_its_worker_comes_before_younger_ones(store: Stor
 
 
 @in_event_loop
+async def test_a_task_that_was_lost_once_is_still_drawn_beside_others(store: Store) -> None:
+    ids = await queue(store, await store.create_key(new_key()), [SMALL] * 4)
+    await store.release_many([loss(await claimed_one(store))])
+    assert [record.id for record in await claimed(store, "w1", limit=4)] == ids
+
+
+async def suspected(store: Store) -> None:
+    """The head of the queue is lost as often as makes it a suspect."""
+    for _ in range(SUSPECT_AFTER):
+        await store.release_many([loss(await claimed_one(store, "w1"))])
+
+
+@in_event_loop
 async def test_a_suspect_task_is_claimed_alone(store: Store) -> None:
     suspect, *others = await queue(store, await store.create_key(new_key()), [SMALL] * 4)
-    await store.release_many([loss(await claimed_one(store))])
+    await suspected(store)
 
     assert [record.id for record in await claimed(store, "w1", limit=4)] == [suspect]
     assert [record.id for record in await claimed(store, "w2", limit=4)] == others
@@ -172,8 +185,9 @@ async def test_a_suspect_task_is_claimed_alone(store: Store) -> None:
 @in_event_loop
 async def test_a_suspect_task_further_back_is_left_out_of_a_batch(store: Store) -> None:
     first, suspect, third = await queue(store, await store.create_key(new_key()), [SMALL] * 3)
-    records = await claimed(store, "w1", limit=2)
-    await store.release_many([loss(records[1]), loss(records[0], suspected=False)])
+    for _ in range(SUSPECT_AFTER):
+        records = await claimed(store, "w1", limit=2)
+        await store.release_many([loss(records[1]), loss(records[0], suspected=False)])
 
     assert [record.id for record in await claimed(store, "w1", limit=4)] == [first, third]
     assert [record.id for record in await claimed(store, "w2", limit=4)] == [suspect]
@@ -183,7 +197,7 @@ async def test_a_suspect_task_further_back_is_left_out_of_a_batch(store: Store) 
 async def test_a_suspect_task_shares_its_worker_with_no_other(store: Store) -> None:
     entry = await store.create_key(new_key())
     (suspect,) = await queue(store, entry, [SMALL])
-    await store.release_many([loss(await claimed_one(store, "w1"))])
+    await suspected(store)
     assert [record.id for record in await claimed(store, "w1", limit=4)] == [suspect]
     (later,) = await queue(store, entry, [LARGE])
 
@@ -195,9 +209,10 @@ async def test_a_suspect_task_shares_its_worker_with_no_other(store: Store) -> N
 async def test_a_worker_that_draws_for_others_is_given_no_suspect_task(store: Store) -> None:
     entry = await store.create_key(new_key())
     suspect, other = await queue(store, entry, [SMALL, LARGE])
-    suspected = await claimed_one(store, "w1")
+    await store.release_many([loss(await claimed_one(store, "w1"))])
+    again = await claimed_one(store, "w1")
     assert (await claimed_one(store, "w2")).id == other
-    await store.release_many([loss(suspected)])
+    await store.release_many([loss(again)])
 
     assert await claimed(store, "w2", limit=4) == []
     assert [record.id for record in await claimed(store, "w3", limit=4)] == [suspect]

@@ -10,6 +10,7 @@ import pytest
 from builders import (
     DRAWN,
     NOW,
+    QUARANTINED,
     REASON,
     claimed_one,
     completion,
@@ -17,6 +18,7 @@ from builders import (
     in_event_loop,
     loss,
     new_key,
+    quarantining,
     submission,
     submitted,
 )
@@ -208,43 +210,70 @@ async def test_a_lost_task_goes_back_in_the_queue_and_keeps_its_reservation(stor
 
     assert queued is not None
     assert (queued.state, queued.worker_id, queued.fence) == (State.QUEUED, None, task.fence)
-    assert queued.attempts == Attempts(spoiled=0, best_step=5)
+    assert queued.attempts == Attempts(spoiled=1, best_step=5)
     assert await store.active() == [queued]
     assert await balance(store, key) == GRANT - COST
 
 
 @in_event_loop
-async def test_a_task_that_spoils_its_last_attempt_ends_in_error_and_is_refunded(store: Store) -> None:
+async def test_a_task_that_spoils_its_last_attempt_is_quarantined_and_refunded(store: Store) -> None:
     task, key = await running(store)
+    assert await store.quarantined() == []
     for _ in range(MAX_ATTEMPTS - 1):
         (queued,) = await store.release_many([loss(task)])
         assert queued is not None
         assert queued.state is State.QUEUED
         task = await claimed_one(store)
 
-    (given_up,) = await store.release_many([loss(task, now=NOW + 9)])
+    (given_up,) = await store.release_many([quarantining(loss(task, now=NOW + 9))])
 
     assert given_up is not None
-    assert (given_up.state, given_up.reason, given_up.finished_at) == (State.ERROR, REASON, NOW + 9)
+    assert (given_up.state, given_up.reason, given_up.finished_at) == (State.ERROR, QUARANTINED, NOW + 9)
     assert given_up.attempts.spoiled == MAX_ATTEMPTS
     assert await store.get_many([task.id]) == [given_up]
     assert await balance(store, key) == GRANT
+    assert await store.quarantined() == [given_up]
 
 
 @in_event_loop
-async def test_a_loss_after_new_progress_does_not_count(store: Store) -> None:
+async def test_the_newest_quarantined_task_comes_first_and_those_that_failed_otherwise_are_none(store: Store) -> None:
+    entry = await store.create_key(new_key())
+    poisons = [(await submitted(store, entry))[0].id for _ in range(2)]
+    for number, poison in enumerate(poisons):
+        for _ in range(MAX_ATTEMPTS):
+            task = await claimed_one(store)
+            assert task.id == poison
+            await store.release_many([quarantining(loss(task, now=NOW + number))])
+    await submitted(store, entry)
+    await store.fail_many([failure(await claimed_one(store))])
+    assert [record.id for record in await store.quarantined()] == poisons[::-1]
+
+
+@in_event_loop
+async def test_a_loss_after_new_progress_is_the_first_of_its_kind(store: Store) -> None:
     task, _ = await running(store)
     for step in range(1, 3 * MAX_ATTEMPTS):
         (queued,) = await store.release_many([loss(task, step=step)])
         assert queued is not None
-        assert queued.attempts == Attempts(spoiled=0, best_step=step)
+        assert queued.attempts == Attempts(spoiled=1, best_step=step)
         task = await claimed_one(store)
+
+
+@in_event_loop
+async def test_new_progress_does_not_save_a_task_that_ends_its_worker_alone(store: Store) -> None:
+    task, _ = await running(store)
+    for step in (5, 5, 6):
+        (released,) = await store.release_many([loss(task, step=step)])
+        assert released is not None
+        if released.state is State.QUEUED:
+            task = await claimed_one(store)
+    assert (released.state, released.attempts) == (State.ERROR, Attempts(spoiled=3, best_step=6))
 
 
 @in_event_loop
 async def test_progress_made_twice_counts_once(store: Store) -> None:
     task, _ = await running(store)
-    for spoiled in range(MAX_ATTEMPTS):
+    for spoiled in range(1, MAX_ATTEMPTS):
         (queued,) = await store.release_many([loss(task, step=5)])
         assert queued is not None
         assert queued.attempts == Attempts(spoiled=spoiled, best_step=5)

@@ -12,6 +12,7 @@ from test_store_outcomes import balance
 from builders import (
     DRAWN,
     NOW,
+    QUARANTINED,
     REASON,
     cancellation,
     claimed,
@@ -22,6 +23,7 @@ from builders import (
     in_event_loop,
     loss,
     new_key,
+    quarantining,
     submission,
     submitted,
 )
@@ -215,7 +217,7 @@ async def test_equal_requests_are_drawn_once_and_are_ready_together(store: Store
     assert await balance(store, entry.key) == GRANT - 5 * COST
 
 
-@pytest.mark.parametrize("how", ["cancelled", "failed", "failed by the server", "given up"])
+@pytest.mark.parametrize("how", ["cancelled", "failed", "failed by the server"])
 @in_event_loop
 async def test_when_a_leader_ends_without_a_picture_its_first_follower_takes_its_place(store: Store, how: str) -> None:
     entry = await store.create_key(new_key(credits_=GRANT))
@@ -228,13 +230,8 @@ async def test_when_a_leader_ends_without_a_picture_its_first_follower_takes_its
         (ended,) = await store.cancel_many([cancellation(task)])
     elif how == "failed":
         (ended,) = await store.fail_many([failure(task)])
-    elif how == "failed by the server":
-        (ended,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, now=NOW)])
     else:
-        for _ in range(MAX_ATTEMPTS - 1):
-            await store.release_many([loss(task)])
-            task = await claimed_one(store)
-        (ended,) = await store.release_many([loss(task)])
+        (ended,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, now=NOW)])
 
     assert ended is not None
     assert ended.state.is_final
@@ -247,6 +244,25 @@ async def test_when_a_leader_ends_without_a_picture_its_first_follower_takes_its
     assert ready is not None
     assert [record.id for record in ready.followers] == [second.id]
     assert await balance(store, entry.key) == GRANT - 3 * COST
+
+
+@in_event_loop
+async def test_the_equals_of_a_quarantined_task_end_with_it_and_everybody_is_refunded(store: Store) -> None:
+    entry = await store.create_key(new_key(credits_=GRANT))
+    leader, *followers = [await ask(store, entry) for _ in range(4)]
+    other = await ask(store, entry, OTHER)
+    for _ in range(MAX_ATTEMPTS):
+        task = await claimed_one(store)
+        assert task.id == leader.id
+        (ended,) = await store.release_many([quarantining(loss(task))])
+    assert ended is not None
+    assert (ended.state, ended.reason) == (State.ERROR, QUARANTINED)
+    assert [(record.id, record.state) for record in ended.followers] == [(one.id, State.ERROR) for one in followers]
+    assert await now_is(store, leader, *followers, other) == [State.ERROR] * 4 + [State.QUEUED]
+    assert len(await store.quarantined()) == 4
+    assert await balance(store, entry.key) == GRANT - COST
+    assert await store.fsck() == []
+    assert (await ask(store, entry)).state is State.QUEUED  # who asks again is a task of its own
 
 
 @in_event_loop

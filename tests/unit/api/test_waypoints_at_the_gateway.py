@@ -190,16 +190,16 @@ async def test_the_end_of_a_task_leaves_nothing_of_its_waypoint(tmp_path: Path) 
 
 
 @in_event_loop
-async def test_a_task_whose_drawing_failed_starts_over(tmp_path: Path) -> None:
+async def test_a_task_whose_drawing_failed_has_ended_and_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         worker, (held,) = await begin(house)
         worker.send(waypoint(held))
-        worker.send(p.Failed(task_id=held.task_id, fence=1, code="BadPicture", message="One colour.", retryable=True))
+        worker.send(p.Failed(task_id=held.task_id, fence=1, code="BadPicture", message="One colour."))
         await worker.next(p.Settled)
+        await house.gateway.write_down_all(5.0)
         assert await house.store.waypoints() == []
-        worker.send(p.Want(count=1))
-        await worker.gets(2)
-        assert worker.assigned[1].waypoint is None
+        assert files(house) == []
+        assert await house.store.active() == []
 
 
 class Slow(SqliteStore):

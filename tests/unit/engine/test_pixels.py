@@ -6,7 +6,6 @@ from PIL import Image, ImageChops, ImageDraw
 from fluxserve.catalogue import OutputFormat, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
-from fluxserve.errors import BadPicture
 
 EXIF_SOFTWARE, EXIF_MODEL, EXIF_DESCRIPTION, EXIF_TIME = 0x0131, 0x0110, 0x010E, 0x0132
 FORMATS: tuple[OutputFormat, ...] = ("jpeg", "png", "webp")
@@ -133,22 +132,6 @@ def test_fit_keeps_the_whole_picture_in_the_middle_and_continues_its_edges(size:
     assert (top + bottom) / 2 == pytest.approx(size.height / 2, abs=side / 32)
     corners = [(0, 0), (size.width - 1, 0), (0, size.height - 1), (size.width - 1, size.height - 1)]
     assert {fitted.getpixel(corner) for corner in corners} == {(10, 200, 30)}
-
-
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (13, 200, 77)])
-def test_a_picture_of_one_colour_is_refused(colour: tuple[int, int, int]) -> None:
-    with pytest.raises(BadPicture):
-        pixels_of.refuse_one_colour(pixels_of.from_image(Image.new("RGB", (64, 64), colour)))
-
-
-def test_a_picture_of_nearly_one_colour_is_refused_and_a_faint_one_is_not() -> None:
-    image = Image.new("RGB", (64, 64), (100, 100, 100))
-    image.putpixel((3, 3), (102, 100, 98))
-    with pytest.raises(BadPicture):
-        pixels_of.refuse_one_colour(pixels_of.from_image(image.copy()))
-    image.putpixel((4, 4), (100, 103, 100))
-    image.putpixel((5, 5), (100, 100, 100))
-    pixels_of.refuse_one_colour(pixels_of.from_image(image))
 
 
 def test_the_digest_is_over_the_pixels_alone() -> None:

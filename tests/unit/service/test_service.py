@@ -21,7 +21,7 @@ from fluxserve.errors import (
     TooManyRequests,
 )
 from fluxserve.service.disk import DISK_CHECK_S, DiskGate
-from fluxserve.service.service import Lost
+from fluxserve.service.service import QUARANTINED, Lost
 from fluxserve.service.views import View
 from fluxserve.settings import Settings
 from fluxserve.store.base import Completion, TaskRecord
@@ -69,16 +69,22 @@ async def test_a_task_that_lost_its_worker_is_shown_as_waiting_again(house: Hous
 
 
 @in_event_loop
-async def test_a_task_that_spoils_every_attempt_fails_with_its_last_reason_and_is_refunded(house: House) -> None:
-    task = await house.submit(await house.key(grant=2500))
+async def test_a_task_that_spoils_every_attempt_is_quarantined_with_its_equals_and_refunded(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = await house.key(grant=10_000)
+    task, equal = [await house.submit(key, {"seed": 7}) for _ in range(2)]
     for _ in range(MAX_ATTEMPTS):
         claim = await house.claim()
-        await house.service.release([Lost(task_id=task.id, fence=claim.fence, suspected=True, reason=REASON)])
-    view = await house.service.look(task.id)
-    assert view is not None
-    assert view.record is not None
-    assert (view.state, view.record.reason) == (State.ERROR, REASON)
-    assert [entry.balance for entry in await house.keyring.entries()] == [2500]
+        await house.service.release([Lost(task_id=task.id, fence=claim.fence, suspected=True)])
+    for ended in (task, equal):
+        view = await house.service.look(ended.id)
+        assert view is not None
+        assert view.record is not None
+        assert (view.state, view.record.reason) == (State.ERROR, QUARANTINED)
+    assert [entry.balance for entry in await house.keyring.entries()] == [10_000]
+    assert [record.count for record in caplog.records if "quarantined" in record.message] == [2]  # type: ignore[attr-defined]
+    assert len(house.service.views) == 0
 
 
 @in_event_loop

@@ -226,17 +226,6 @@ async def test_the_end_of_a_task_deletes_its_file(house: House, end: str) -> Non
     assert len(files(house)) == 1
 
 
-@in_event_loop
-async def test_a_task_whose_drawing_failed_starts_over(house: House) -> None:
-    task = await running(house)
-    await keep(house, task)
-    await house.service.release([Lost(task_id=task.id, fence=task.fence, suspected=True, starts_over=True)])
-    assert await progress(house, task) == 0
-    assert not house.service.has_waypoint(task.id)
-    assert files(house) == []
-    assert await house.service.claim("w2", ("flux-dev",), 1, OTHERS)
-
-
 # The budget and the disk
 
 

@@ -142,6 +142,10 @@ DAMAGE = {
         "UPDATE tasks SET spoiled = 4 WHERE id = :queued",
         ["Task {queued}: it spoiled more attempts than it may have."],
     ),
+    "a task that is tried again after its last attempt": (
+        "UPDATE tasks SET spoiled = 3 WHERE id = :queued",
+        ["Task {queued}: it spoiled more attempts than it may have."],
+    ),
     "a task of a key that does not exist": (
         "UPDATE tasks SET key_id = 'nobody' WHERE id = :queued",
         ["Task {queued}: its account or key does not exist."],

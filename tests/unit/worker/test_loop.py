@@ -30,13 +30,15 @@ TASK = p.Assignment(task_id="t1", fence=1, generation=generation())
 
 
 @asynccontextmanager
-async def hired(engine: Engine, welcome: p.Welcome) -> AsyncIterator[tuple[asyncio.Task[None], Streams]]:
+async def hired(
+    engine: Engine, welcome: p.Welcome, settings: Settings = SETTINGS
+) -> AsyncIterator[tuple[asyncio.Task[None], Streams]]:
     """A worker that was let in: its running loop, and the server's end of its connection."""
     arrived: asyncio.Queue[Streams] = asyncio.Queue()
     server = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     worker = Worker(
-        engine=engine, settings=SETTINGS, server=f"tcp:{host}:{port}", worker_id="w1", parented=False
+        engine=engine, settings=settings, server=f"tcp:{host}:{port}", worker_id="w1", parented=False
     )  # fmt: skip
     running = asyncio.create_task(worker.run())
     reader, writer = await asyncio.wait_for(arrived.get(), PATIENCE_S)
@@ -80,6 +82,37 @@ async def test_a_worker_that_is_told_to_discard_a_task_asks_for_another() -> Non
         await heard(reader, p.Want)
         writer.write(p.to_frame(p.Discard(task_id="never heard of", fence=1)))
         await heard(reader, p.Want)
+
+
+class Grows(FakeEngine):
+    """An engine whose tensors stay on the device."""
+
+    @property
+    def device_memory(self) -> int:
+        """Too much."""
+        return 2**30
+
+
+@in_event_loop
+async def test_a_worker_that_has_grown_too_large_gives_back_what_waits_finishes_what_runs_and_ends() -> None:
+    settings = SETTINGS.model_copy(update={"device_memory": 2**20})
+    engine = Grows(Settings(fake_latency=0.2, fake_steps=2))
+    crowd = tuple(structs.replace(TASK, task_id=f"t{number}") for number in range(engine.capacity + 2))
+    welcome = p.Welcome(heartbeat=60, lease=600, kept=())
+    async with hired(engine, welcome, settings) as (running, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=crowd)))
+        told: list[p.FromWorker] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while (message := await p.read_from_worker(reader)) is not None:
+                told.append(message)
+                if isinstance(message, p.Finished):
+                    writer.write(p.to_frame(p.Settled(task_id=message.task_id, fence=1, accepted=True)))
+            await running
+    (returned,) = [message for message in told if isinstance(message, p.Returned)]
+    finished = [message.task_id for message in told if isinstance(message, p.Finished)]
+    assert len(finished) >= engine.capacity
+    assert sorted([*finished, *(held.task_id for held in returned.held)]) == sorted(one.task_id for one in crowd)
+    assert not any(isinstance(message, p.Want) for message in told[told.index(returned) :])
 
 
 class Warns(FakeEngine):

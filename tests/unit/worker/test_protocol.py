@@ -33,7 +33,7 @@ FROM_WORKER: list[p.FromWorker] = [
         task_id="t1", fence=1, picture=bytes(range(256)) * 100, drawn_by="fluxserve-mini", duration=0.125,
         facts={"text": "Ünïcödé 🍎", "int": 7, "float": 0.5, "flag": True, "none": None}, warnings=("no photographs",),
     ),
-    p.Failed(task_id="t1", fence=1, code="OutOfMemory", message="", retryable=True),
+    p.Failed(task_id="t1", fence=1, code="OutOfMemory", message=""),
     p.Returned(held=HELD),
 ]  # fmt: skip
 FROM_SERVER: list[p.FromServer] = [

@@ -5,10 +5,12 @@ What it does not know: files on disk, trajectories, batches.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from fluxserve.catalogue import Size
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.trajectory import Conditioning
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ FAMILIES: dict[str, str] = {
 class Network(Protocol):
     """The networks of one checkpoint, loaded. Latents are float32 (rows, image tokens, channels) on the device."""
 
+    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
+        """Inside, what `stage` needs is on the device and computes by these means."""
+
+    def make_room(self, stage: Stage) -> bool:
+        """Take what `stage` does not need off the device until it is needed; False: nothing can be taken off."""
+
     def encode(self, prompt: str) -> Conditioning:
         """The prompt as the transformer reads it; always one row."""
 
@@ -35,4 +43,4 @@ class Network(Protocol):
         """The velocity at `latents`; `sigmas`, `guidance` and `conditioning` have a row for each row of latents."""
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
-        """One row of finished latents as a picture of `size`."""
+        """One row of finished latents as a picture of `size`. Raises BadPicture."""

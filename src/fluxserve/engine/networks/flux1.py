@@ -6,12 +6,16 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Size
+from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, noise
 from fluxserve.engine.weights import Parts
 
@@ -29,7 +33,16 @@ class Flux1:
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
         self._checkpoint = checkpoint
         self._parts = parts
+        self._residence = Residence(parts, checkpoint.vae_factor)
         self._channels = int(parts.transformer.config.in_channels) // _PATCH**2
+
+    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
+        """See `residence`."""
+        return self._residence.using(stage, means)
+
+    def make_room(self, stage: Stage) -> bool:
+        """See `residence`."""
+        return self._residence.make_room(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""
@@ -37,8 +50,8 @@ class Flux1:
         clip = self._ids(self._parts.tokenizer, text, int(self._parts.tokenizer.model_max_length))
         t5 = self._ids(self._parts.tokenizer_2, text, self._checkpoint.text_length)
         return Conditioning(
-            tokens=self._parts.text_encoder_2(t5, output_hidden_states=False)[0].to(self._parts.dtype),
-            pooled=self._parts.text_encoder(clip, output_hidden_states=False).pooler_output.to(self._parts.dtype),
+            tokens=self._parts.text_encoder_2(t5, output_hidden_states=False)[0],
+            pooled=self._parts.text_encoder(clip, output_hidden_states=False).pooler_output,
         )
 
     def noise(self, seed: int, size: Size) -> Tensor:
@@ -51,12 +64,13 @@ class Flux1:
         self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
     ) -> Tensor:
         """Guidance is read only by weights that have an embedding for it."""
+        dtype = self._parts.transformer.dtype
         velocity: Tensor = self._parts.transformer(
-            hidden_states=latents.to(self._parts.dtype),
+            hidden_states=latents.to(dtype),
             timestep=sigmas,
             guidance=guidance if self._checkpoint.guidance_embeds else None,
-            pooled_projections=conditioning.pooled,
-            encoder_hidden_states=conditioning.tokens,
+            pooled_projections=conditioning.pooled.to(dtype),
+            encoder_hidden_states=conditioning.tokens.to(dtype),
             img_ids=_image_ids(*self._patches(size), self._parts.device),
             txt_ids=_text_ids(conditioning.tokens.shape[1], self._parts.device),
             return_dict=False,
@@ -69,8 +83,9 @@ class Flux1:
 
         vae = self._parts.vae
         scaled = _unpack(latents, *self._patches(size)) / vae.config.scaling_factor + vae.config.shift_factor
-        picture = vae.decode(scaled.to(self._parts.dtype), return_dict=False)[0]
-        levels = (picture.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        picture = vae.decode(scaled.to(vae.dtype), return_dict=False)[0].float()
+        soundness.check_picture(picture)
+        levels = (picture / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         rows = levels[0].permute(1, 2, 0).contiguous().cpu()
         return Pixels(size=size, data=rows.numpy().tobytes())
 

@@ -1,0 +1,30 @@
+"""How much memory a worker holds, and when that is too much."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import pytest
+
+from fluxserve.settings import Settings
+from fluxserve.worker.memory import excess, resident
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_memory_that_is_taken_is_seen() -> None:
+    before = resident()
+    taken = bytearray(os.urandom(1024)) * (64 * 1024)
+    assert resident() - before > 0.9 * len(taken)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert resident() < 1.05 * peak  # the system counts in lots
+
+
+def test_only_what_has_a_limit_and_is_over_it_is_too_much() -> None:
+    assert excess(Settings(), device=2**40) == {}
+    assert excess(Settings(device_memory=100), device=100) == {}
+    assert excess(Settings(device_memory=100), device=101) == {"device_memory": 101}
+    assert excess(Settings(worker_memory=2**50), device=0) == {}
+    if sys.platform == "linux":
+        assert set(excess(Settings(worker_memory=1, device_memory=1), device=2)) == {"worker_memory", "device_memory"}
