@@ -24,11 +24,12 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it.
+    `missed`: heartbeats in a row that did not name it. The worker draws the lowest `turn` first.
     """
 
     fence: int
     generation: Generation
+    turn: float
     step: int | None = None
     settling: bool = False
     missed: int = 0
@@ -63,6 +64,31 @@ class Session:
         """Tasks that its engine could draw at once with what it has; what comes on top waits there."""
         return max(0, self.hello.capacity - sum(not claim.settling for claim in self.claims.values()))
 
+    @property
+    def turns(self) -> list[float]:
+        """Those of what it draws or is about to, the next one first."""
+        return sorted(claim.turn for claim in self.claims.values() if not claim.settling)
+
+    @property
+    def first(self) -> float:
+        """A task of a lower turn than this would be drawn at once."""
+        return min(self.turns, default=math.inf)
+
+    @property
+    def reach(self) -> float:
+        """A worker that wants no more is handed a task of a lower turn than this all the same.
+
+        Of what it holds at most one comes before such a task. What that makes wait stays where it stands, so there is
+        a limit: as many as its engine holds.
+        """
+        turns, capacity = self.turns, self.hello.capacity
+        is_full = 2 * capacity <= len(turns) < 3 * capacity
+        return turns[1] if is_full and not (self.draining or self.closed) else -math.inf
+
+    def shares(self, other: Session) -> bool:
+        """Whether there is a model that both draw."""
+        return not set(self.hello.models).isdisjoint(other.hello.models)
+
     def claim_of(self, task_id: str, fence: int) -> Claim | None:
         """The session's claim of exactly this fence."""
         claim = self.claims.get(task_id)
@@ -81,7 +107,21 @@ class Session:
 
 def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
     """Claims on running tasks, not yet begun as far as is known."""
-    return {record.id: Claim(record.fence, record.generation) for record in records}
+    return {record.id: Claim(record.fence, record.generation, record.turn) for record in records}
+
+
+def takes(session: Session, others: Sequence[Session], turn: float) -> bool:
+    """Whether the session may be handed a task of this turn.
+
+    It goes where it is drawn at once, if there is such a worker; a full one gets it only while no other has room for
+    it, and of those the one that holds fewest.
+    """
+    takers = [one for one in (session, *others) if one.is_open or one.reach > turn]
+    best = [one for one in takers if one.first > turn] or takers
+    if session not in best or session.is_open:
+        return session in best
+    load = len(session.claims), session.id
+    return all(not one.is_open and load <= (len(one.claims), one.id) for one in best)
 
 
 def portion(session: Session, others: Sequence[Session], waiting: int) -> tuple[tuple[str, ...], int]:

@@ -48,7 +48,8 @@ class TaskRecord:
     """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit.
 
     `recipe` is equal for equal requests of an account; a `repeatable` one may lead or follow equal tasks. `followers`
-    is not written down: those that the change behind this record has answered or promoted.
+    is not written down: those that the change behind this record has answered or promoted. `turn` says when it is
+    drawn, lowest first, and `work` how much that is, in predicted TFLOP.
     """
 
     id: str
@@ -61,6 +62,8 @@ class TaskRecord:
     origin: str
     webhook_url: str | None
     cost: int
+    turn: float
+    work: float
     fence: int
     attempts: Attempts
     worker_id: str | None
@@ -91,6 +94,7 @@ class Submission:
 
     A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
     the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
+    `work` (predicted TFLOP) over the key's `weight` is how far it moves the key's turns on.
     """
 
     id: str
@@ -109,6 +113,8 @@ class Submission:
     repeatable: bool
     fingerprints: tuple[str, ...]
     cost: int
+    work: float
+    weight: float
     max_active: int | None
     now: float
 
@@ -136,7 +142,7 @@ class ClaimRequest:
     """Up to `limit` compatible tasks of these models for one worker, leased until `lease_until`.
 
     A task with a waypoint goes to a worker that draws its model under the waypoint's fingerprint (`fingerprints`), or,
-    if none took it since `strangers_since`, to any.
+    if none took it since `strangers_since`, to any. All have a turn lower than `before`.
     """
 
     worker_id: str
@@ -146,6 +152,7 @@ class ClaimRequest:
     now: float
     fingerprints: Mapping[str, str]
     strangers_since: float
+    before: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +256,8 @@ class Lease:
 class NewKey:
     """A key to write down. `account` names an account, made when it does not exist; `grant` adds credits.
 
-    `unlimited` is the kind of a new account: without it the balance starts at 0.
+    `unlimited` is the kind of a new account: without it the balance starts at 0. `weight` is the key's share of the
+    drawing, beside that of others.
     """
 
     id: str
@@ -260,6 +268,7 @@ class NewKey:
     grant: int
     max_active: int | None
     rate_per_minute: int | None
+    weight: float
     now: float
 
 

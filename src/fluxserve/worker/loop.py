@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -244,9 +245,13 @@ class Worker:
                     continue
                 assignment = holding.assignment
                 await self._in_engine_thread(
-                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
-                )
-                holding.admitted_at = holding.saved_at = time.monotonic()
+                    partial(
+                        self._engine.admit, holding.ref, assignment.generation, assignment.waypoint,
+                        turn=assignment.turn,
+                    )
+                )  # fmt: skip
+                holding.is_drawn, holding.admitted_at = True, time.monotonic()
+                holding.saved_at = holding.admitted_at
                 self._send(
                     p.Progress(
                         task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
@@ -279,9 +284,21 @@ class Worker:
         return taken
 
     def _take_arrivals(self) -> list[Holding]:
-        """As many as the engine has room for; the rest waits here, one batch ahead."""
-        room = max(0, self._engine.capacity - self._engine.active)
-        taken, self._arrivals = self._arrivals[:room], self._arrivals[room:]
+        """Those whose turn is next, as many as the engine has room for; the rest waits here, one batch ahead.
+
+        Where it has none, it takes what comes before all that it draws, which then waits there as it stands: at most
+        as many as it has room for.
+        """
+        drawn = [one.assignment.turn for one in self._holdings.values() if one.is_drawn]
+        arrivals, active, capacity = sorted(self._arrivals, key=_turn), self._engine.active, self._engine.capacity
+        number = 0
+        while number < len(arrivals) and (
+            active + number < capacity
+            or (active + number < 2 * capacity and _turn(arrivals[number]) < min(drawn, default=math.inf))
+        ):
+            drawn.append(_turn(arrivals[number]))
+            number += 1
+        taken, self._arrivals = arrivals[:number], arrivals[number:]
         return taken
 
     def _take_shows(self) -> list[str]:
@@ -302,8 +319,10 @@ class Worker:
                 if preview is not None:
                     self._beside_steps(self._encode_preview(holding, preview))
             case Finished():
+                holding.is_drawn = False
                 self._beside_steps(self._encode(holding, event))
             case Failed(error=error):
+                holding.is_drawn = False
                 self._hand_over(holding, holding.failed(error))
 
     def _report(self, holding: Holding, step: int, steps: int) -> None:
@@ -350,3 +369,7 @@ class Worker:
         self._called_at = None
         self._longest_call = max(self._longest_call, time.monotonic() - began)
         return answer
+
+
+def _turn(holding: Holding) -> float:
+    return holding.assignment.turn

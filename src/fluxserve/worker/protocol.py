@@ -19,7 +19,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 2
+VERSION: Final = 3
 #: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
 MAX_FRAME: Final = 64 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -79,11 +79,12 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One claimed task, and what the worker may go on from."""
+    """One claimed task, and what the worker may go on from. Of what it holds, the lowest `turn` is drawn first."""
 
     task_id: str
     fence: int
     generation: Generation
+    turn: float
     waypoint: bytes | None = None
 
 
