@@ -74,7 +74,7 @@ def test_warnings_are_told_before_and_after_the_end(server: Server) -> None:
         "prompt_upsampling is not available here yet: the prompt was used unchanged",
         "hobby is not a parameter of flux-dev and was ignored",
     ]
-    assert server.poll(task)["details"] == {"warnings": told}
+    assert server.poll(task)["details"] == {"warnings": told, "queue_position": 0}
     server.draw()
     assert server.poll(task)["details"]["warnings"] == told
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxserve.catalogue import Generation
+from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -85,10 +86,6 @@ class Session:
         is_full = 2 * capacity <= len(turns) < 3 * capacity
         return turns[1] if is_full and not (self.draining or self.closed) else -math.inf
 
-    def shares(self, other: Session) -> bool:
-        """Whether there is a model that both draw."""
-        return not set(self.hello.models).isdisjoint(other.hello.models)
-
     def claim_of(self, task_id: str, fence: int) -> Claim | None:
         """The session's claim of exactly this fence."""
         claim = self.claims.get(task_id)
@@ -110,14 +107,15 @@ def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
     return {record.id: Claim(record.fence, record.generation, record.turn) for record in records}
 
 
-def takes(session: Session, others: Sequence[Session], turn: float) -> bool:
-    """Whether the session may be handed a task of this turn.
+def takes(session: Session, others: Sequence[Session], head: Head) -> bool:
+    """Whether the session, which draws its model, may be handed the next task.
 
     It goes where it is drawn at once, if there is such a worker; a full one gets it only while no other has room for
     it, and of those the one that holds fewest.
     """
-    takers = [one for one in (session, *others) if one.is_open or one.reach > turn]
-    best = [one for one in takers if one.first > turn] or takers
+    able = (session, *(other for other in others if head.model in other.hello.models))
+    takers = [one for one in able if one.is_open or one.reach > head.turn]
+    best = [one for one in takers if one.first > head.turn] or takers
     if session not in best or session.is_open:
         return session in best
     load = len(session.claims), session.id

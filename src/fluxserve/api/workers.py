@@ -26,6 +26,7 @@ from fluxserve.api.worker_session import (
     unknown_to,
 )
 from fluxserve.errors import FluxserveError, WorkerProtocolError
+from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -68,8 +69,8 @@ class Gateway:
         self._dispatchers: set[asyncio.Task[None]] = set()
         #: Somebody left the head of the queue to another worker, and looks again when that one has it.
         self._held_back = False
-        #: The turn of a head of the queue that was refused to the worker that it would have been for.
-        self._nobodys: float | None = None
+        #: A head of the queue that was refused to the worker that it would have been for.
+        self._nobodys: Head | None = None
         self._outcomes = Outcomes(service)
         self._stopping = False
         service.on_cancelled.append(self._discard)
@@ -211,15 +212,16 @@ class Gateway:
         What is next is known from memory: most that comes while every worker is full has to wait, and costs no claim.
         """
         others = [other for other in self._sessions.values() if other is not session]
-        turn = self._service.next_turn(session.hello.models)
-        if turn is None or turn == self._nobodys:
+        head = self._service.head(session.hello.models)
+        before = max(session.first, session.reach)
+        if head is None or head == self._nobodys:
             await self._take_share(session, others)
-        elif not takes(session, [other for other in others if other.shares(session)], turn):
+        elif not takes(session, others, head):
             self._held_back |= session.is_open
-        elif session.room or turn >= max(session.first, session.reach):
+        elif session.room or head.turn >= before:
             await self._take_share(session, others)
-        elif not await self._claim(session, session.hello.models, 1, before=max(session.first, session.reach)):
-            self._nobodys = turn  # this worker cannot have it, so nobody is held back for its sake
+        elif not await self._claim(session, session.hello.models, 1, before=before):
+            self._nobodys = head  # this worker cannot have it, so nobody is held back for its sake
             self._wake_all()
 
     async def _take_share(self, session: Session, others: Sequence[Session]) -> None:

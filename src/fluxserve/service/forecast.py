@@ -30,6 +30,14 @@ class Outlook:
     seconds: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The next task in a line: its turn, and the model it is of."""
+
+    turn: float
+    model: str
+
+
 @dataclass(slots=True, kw_only=True)
 class _Entry:
     """`worker_id` None: it waits. `begun` and `progress`, from 0 to 1: where its worker took it up, and is now."""
@@ -128,10 +136,15 @@ class Forecast:
             self._line_of(entry).change(entry.place, entry.left)
             self._moved_at = self._now()
 
-    def next_turn(self, models: Sequence[str]) -> float | None:
-        """The lowest turn of what waits for one of these models."""
-        firsts = (self._waiting[model].first for model in models if model in self._waiting)
-        return min((first[0] for first in firsts if first is not None), default=None)
+    def head(self, models: Sequence[str]) -> Head | None:
+        """What comes first of all that waits for one of these models."""
+        firsts = [
+            (first, model)
+            for model in models
+            if (line := self._waiting.get(model)) is not None and (first := line.first) is not None
+        ]
+        (turn, _), model = min(firsts, default=((math.inf, 0), ""))
+        return Head(turn=turn, model=model) if firsts else None
 
     def outlook(self, task_id: str) -> Outlook | None:
         """What is known of the task's turn; None of one that neither waits nor is drawn."""

@@ -25,7 +25,7 @@ from fluxserve.errors import (
     TooManyActiveTasks,
 )
 from fluxserve.service.disk import DiskGate
-from fluxserve.service.forecast import Forecast, Outlook
+from fluxserve.service.forecast import Forecast, Head, Outlook
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
@@ -292,9 +292,9 @@ class Service:
         view = self.views.get(record.id) if record.state.is_active else None
         return 0.0 if view is None else view.progress
 
-    def next_turn(self, models: Sequence[str]) -> float | None:
-        """The turn of the next task that waits for one of these models."""
-        return self._forecast.next_turn(models)
+    def head(self, models: Sequence[str]) -> Head | None:
+        """The next task of all that wait for one of these models."""
+        return self._forecast.head(models)
 
     def outlook(self, view: View) -> Outlook | None:
         """When the task's turn comes; one that follows another waits for that one's."""

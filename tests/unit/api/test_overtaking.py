@@ -57,7 +57,8 @@ async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_one_batch_in_
     async with gateway_house(tmp_path) as house:
         worker = await full_worker(house)
         await house.submit(5, work=10.0)
-        assert await worker.settle_down() == 6  # the next one is drawn when the first is done
+        await worker.gets(6)
+        assert await worker.settle_down() == 6  # the others come when the first is done
         for work in (1.0, 0.1):
             await house.submit(work=work)
         assert await worker.settle_down() == 6
