@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import httpx
 import pytest
 from servers import MakeServer, Server
 
@@ -42,8 +44,8 @@ class Caller:
         return time.monotonic() - began
 
     @staticmethod
-    def _status(client: object, task: str) -> str:
-        answer = client.get("/v1/get_result", params={"id": task, "wait": 5})  # type: ignore[attr-defined]
+    def _status(client: httpx.Client, task: str) -> str:
+        answer = client.get("/v1/get_result", params={"id": task, "wait": 5})
         return str(answer.json()["status"])
 
     def all_at_once(self, count: int, first: int) -> list[float]:
@@ -75,7 +77,7 @@ def begin(make_server: MakeServer) -> Server:
 @pytest.mark.long
 @pytest.mark.parametrize("own", [False, True], ids=["another key's flood", "the same key's flood"])
 def test_ten_short_tasks_beside_a_hundred_long_ones_take_at_most_three_times_as_long_as_alone(
-    make_server: MakeServer, own: bool, record_property: pytest.RecordProperty
+    make_server: MakeServer, own: bool, record_property: Callable[[str, object], None]
 ) -> None:
     server = begin(make_server)
     flood = Caller(server=server, key=server.key)
