@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +11,8 @@ import httpx
 import pytest
 from servers import MakeServer, Server
 
-SETTINGS = {"engine": "diffusion", "device": "cpu", "result_cache": "0"}
+#: One picture a step: on a CPU they pass one after the other, and neighbours only make each step longer.
+SETTINGS = {"engine": "diffusion", "device": "cpu", "token_budget": "1", "result_cache": "0"}
 LONG: dict[str, object] = {"width": 512, "height": 512, "steps": 28}
 SHORT: dict[str, object] = {"width": 256, "height": 256, "steps": 4}
 PATIENCE_S = 900.0
@@ -77,7 +77,7 @@ def begin(make_server: MakeServer) -> Server:
 @pytest.mark.long
 @pytest.mark.parametrize("own", [False, True], ids=["another key's flood", "the same key's flood"])
 def test_ten_short_tasks_beside_a_hundred_long_ones_take_at_most_three_times_as_long_as_alone(
-    make_server: MakeServer, own: bool, record_property: Callable[[str, object], None]
+    make_server: MakeServer, own: bool
 ) -> None:
     server = begin(make_server)
     flood = Caller(server=server, key=server.key)
@@ -86,7 +86,7 @@ def test_ten_short_tasks_beside_a_hundred_long_ones_take_at_most_three_times_as_
     for number in range(100):
         flood.submit(number, LONG)
     beside = short.all_at_once(10, 2000)
-    record_property("p95_seconds", f"alone {p95(alone):.2f}, beside the flood {p95(beside):.2f}")
+    print(f"p95 of ten short tasks: {p95(alone):.2f} s alone, {p95(beside):.2f} s beside the flood")
     ((unfinished,),) = server.rows("SELECT count(*) FROM tasks WHERE state IN ('queued', 'running')")
     assert int(str(unfinished)) > 50  # the flood was still there
     assert p95(beside) <= 3 * p95(alone), (alone, beside)
