@@ -48,6 +48,17 @@ def test_nobody_left_out_has_waited_longer_than_the_first_chosen(candidates: lis
         assert turns[chosen[0]] == min(turns.values())
 
 
+@given(waiting(), st.lists(st.floats(0, 1e6), min_size=12, max_size=12), budgets)
+def test_the_lowest_turn_is_first_and_nobody_like_it_is_passed_over_for_a_higher_one(
+    candidates: list[Candidate], turns: list[float], budget: int
+) -> None:
+    pool = [replace(candidate, turn=turn) for candidate, turn in zip(candidates, turns, strict=False)]
+    chosen = choose(pool, budget)
+    by_ref = {candidate.ref: candidate.turn for candidate in pool}
+    assert [by_ref[ref] for ref in chosen] == sorted(by_ref[ref] for ref in chosen)
+    assert not chosen or by_ref[chosen[0]] == min(by_ref.values())
+
+
 @given(waiting(), budgets)
 def test_nobody_who_fits_is_left_out(candidates: list[Candidate], budget: int) -> None:
     chosen = choose(candidates, budget)
