@@ -25,13 +25,15 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it. The worker draws the lowest `turn` first.
+    `missed`: heartbeats in a row that did not name it. The worker draws the lowest `turn` first; `stepped`: its last
+    step was made.
     """
 
     fence: int
     generation: Generation
     turn: float
     step: int | None = None
+    stepped: bool = False
     settling: bool = False
     missed: int = 0
 
@@ -68,7 +70,7 @@ class Session:
     @property
     def turns(self) -> list[float]:
         """Those of what it draws or is about to, the next one first."""
-        return sorted(claim.turn for claim in self.claims.values() if not claim.settling)
+        return sorted(claim.turn for claim in self.claims.values() if not (claim.settling or claim.stepped))
 
     @property
     def first(self) -> float:
@@ -82,9 +84,11 @@ class Session:
         Of what it holds at most one comes before such a task. What that makes wait stays where it stands, so there is
         a limit: as many as its engine holds.
         """
-        turns, capacity = self.turns, self.hello.capacity
-        is_full = 2 * capacity <= len(turns) < 3 * capacity
-        return turns[1] if is_full and not (self.draining or self.closed) else -math.inf
+        capacity = self.hello.capacity
+        is_full = 2 * capacity <= sum(not claim.settling for claim in self.claims.values()) < 3 * capacity
+        if not is_full or self.draining or self.closed:
+            return -math.inf
+        return next(iter(self.turns[1:]), math.inf)
 
     def claim_of(self, task_id: str, fence: int) -> Claim | None:
         """The session's claim of exactly this fence."""

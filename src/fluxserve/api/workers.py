@@ -201,19 +201,25 @@ class Gateway:
     async def _keep_dispatching(self, session: Session) -> None:
         with self._service.queue_changed.watching(session.look):
             while not session.closed:
-                with contextlib.suppress(TimeoutError):
+                woken = True
+                try:
                     await asyncio.wait_for(session.look.wait(), LOOK_S)
+                except TimeoutError:
+                    woken = False
                 session.look.clear()
-                await self._dispatch(session)
+                await self._dispatch(session, woken=woken)
 
-    async def _dispatch(self, session: Session) -> None:
+    async def _dispatch(self, session: Session, *, woken: bool) -> None:
         """Claim the session's share of what waits; for a full one, what comes before the tasks that it holds.
 
         What is next is known from memory: most that comes while every worker is full has to wait, and costs no claim.
+        Who was not `woken` by news looks into the store all the same, for what nobody has shown.
         """
         others = [other for other in self._sessions.values() if other is not session]
         head = self._service.head(session.hello.models)
         before = max(session.first, session.reach)
+        if head is None and woken:
+            return
         if head is None or head == self._nobodys:
             await self._take_share(session, others)
         elif not takes(session, others, head):
@@ -288,7 +294,9 @@ class Gateway:
                 session.look.set()
             case p.Progress(task_id=task_id, step=step, steps=steps):
                 if (claim := session.claim_of(task_id, message.fence)) is not None:
-                    claim.step = step
+                    claim.step, claim.stepped = step, step >= steps
+                    if claim.stepped:
+                        session.look.set()
                     if step:  # 0 says that it was admitted: it may go on from further
                         self._service.advance(task_id, step, steps)
             case p.Waypoint():

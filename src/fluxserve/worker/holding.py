@@ -20,7 +20,8 @@ def ref_of(task_id: str, fence: int) -> str:
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """One claim; `outcome` is kept until the server has written it down. `is_drawn`: the engine has it.
+    """One claim; `outcome` is kept until the server has written it down. `is_drawn`: the engine has
+    steps to make for it.
 
     `has_moved`: it stands between its first and its last step, and was not written down there.
     """

@@ -314,7 +314,7 @@ class Worker:
             return
         match event:
             case Progressed(step=step, steps=steps, preview=preview):
-                holding.has_moved = step < steps
+                holding.has_moved = holding.is_drawn = step < steps
                 self._report(holding, step, steps)
                 if preview is not None:
                     self._beside_steps(self._encode_preview(holding, preview))

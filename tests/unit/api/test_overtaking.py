@@ -58,10 +58,22 @@ async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_one_batch_in_
         worker = await full_worker(house)
         await house.submit(5, work=10.0)
         await worker.gets(6)
-        assert await worker.settle_down() == 6  # the others come when the first is done
+        assert await worker.settle_down() == 6
         for work in (1.0, 0.1):
             await house.submit(work=work)
         assert await worker.settle_down() == 6
+
+
+@in_event_loop
+async def test_the_next_short_task_comes_when_the_first_has_made_its_last_step(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await full_worker(house, capacity=3)
+        shorts = await house.submit(3, work=10.0)
+        held = await worker.gets(8)
+        worker.send(p.Progress(task_id=held[6].task_id, fence=1, step=3, steps=4))
+        assert await worker.settle_down() == 8
+        worker.send(p.Progress(task_id=held[6].task_id, fence=1, step=4, steps=4))
+        assert [held.task_id for held in (await worker.gets(9))[6:]] == shorts
 
 
 @in_event_loop
