@@ -200,7 +200,7 @@ def store() -> None:
 
 NEW_KEY = NewKey(
     id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
-    rate_per_minute=None, now=0.0,
+    rate_per_minute=None, weight=1.0, now=0.0,
 )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
             warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
-            cost=order.cost, max_active=None, now=0.0,
+            cost=order.cost, work=order.work, weight=1.0, max_active=None, now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip

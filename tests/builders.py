@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -65,6 +66,7 @@ def new_key(
     account: str = "alice",
     credits_: int | None = None,
     max_active: int | None = None,
+    weight: float = 1.0,
     now: float = NOW,
 ) -> NewKey:
     """A key to create; `credits_` (thousandths) None: an unlimited account."""
@@ -78,6 +80,7 @@ def new_key(
         grant=credits_ or 0,
         max_active=max_active,
         rate_per_minute=None,
+        weight=weight,
         now=now,
     )
 
@@ -88,6 +91,7 @@ def submission(
     task_id: str | None = None,
     drawing: Generation | None = None,
     cost: int = 1000,
+    work: float = 100.0,
     idempotency_key: str | None = None,
     request_hash: bytes = b"the same request",
     recipe: bytes | None = None,
@@ -114,6 +118,8 @@ def submission(
         repeatable=recipe is not None,
         fingerprints=fingerprints,
         cost=cost,
+        work=work,
+        weight=entry.key.weight,
         max_active=max_active,
         now=now,
     )
@@ -126,11 +132,13 @@ def claim_request(
     limit: int = 1,
     now: float = NOW,
     fingerprint: str = "f1",
+    before: float = math.inf,
 ) -> ClaimRequest:
     """A worker with room for `limit` tasks; the lease ends LEASE_S after `now`, and PATIENCE_S are waited for it."""
     return ClaimRequest(
         worker_id=worker_id, models=models, limit=limit, lease_until=now + LEASE_S, now=now,
         fingerprints=dict.fromkeys(models, fingerprint), strangers_since=now - PATIENCE_S,
+        before=before,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from fluxserve.app import administration, licenses
 from fluxserve.app.server import Running, run_server
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
-from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE
+from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE, DEFAULT_WEIGHT
 from fluxserve.settings import Settings, load
 from fluxserve.worker import process
 
@@ -308,6 +308,9 @@ def create_key(
     credits_: Annotated[str | None, typer.Option("--credits", help="Credits to grant; by default unlimited.")] = None,
     max_active: Annotated[int, typer.Option(min=1, help="Most unfinished tasks at a time.")] = DEFAULT_MAX_ACTIVE,
     rate: Annotated[int | None, typer.Option(min=1, help="Most submits a minute; by default no limit.")] = None,
+    weight: Annotated[
+        float, typer.Option(min=0.01, max=100, help="Its share of the drawing beside other keys: 2 is twice that of 1.")
+    ] = DEFAULT_WEIGHT,
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -316,7 +319,7 @@ def create_key(
         raise ConfigurationError("A key needs a name: say what it is for.")
     command = admin.CreateKey(
         name=name, account=account, grant=None if credits_ is None else parse_credits(credits_), max_active=max_active,
-        rate_per_minute=rate,
+        rate_per_minute=rate, weight=weight,
     )  # fmt: skip
     (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(row.text, markup=False, soft_wrap=True)
@@ -335,11 +338,12 @@ def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
     lines = [
         (
             row.id, row.name, row.account, "unlimited" if row.balance is None else format_credits(row.balance),
-            _limit(row.max_active), _limit(row.rate_per_minute), _day(row.created_at), _day(row.revoked_at),
+            _limit(row.max_active), _limit(row.rate_per_minute), f"{row.weight:g}", _day(row.created_at),
+            _day(row.revoked_at),
         )
         for row in rows
     ]  # fmt: skip
-    show_table(("id", "name", "account", "credits", "active", "per minute", "made", "revoked"), lines)
+    show_table(("id", "name", "account", "credits", "active", "per minute", "weight", "made", "revoked"), lines)
 
 
 @keys.command(name="revoke")

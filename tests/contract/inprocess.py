@@ -84,7 +84,7 @@ class Server:
         text, _ = self._runner.run(
             self.keyring.create(
                 name="test", account=account, grant=grant, max_active=max_active,
-                rate_per_minute=rate_per_minute, now=self.now,
+                rate_per_minute=rate_per_minute, weight=1.0, now=self.now,
             )
         )  # fmt: skip
         return text

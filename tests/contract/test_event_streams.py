@@ -38,7 +38,7 @@ def test_a_task_is_told_from_its_queue_to_its_result(server: Server, prefix: str
     pending = {
         "id": task["id"], "status": "Pending", "result": None, "progress": 0, "details": None, "preview": None,
     }  # fmt: skip
-    assert stream.event() == Event("status", "1", pending)
+    assert stream.event() == Event("status", "1", pending | {"details": {"queue_position": 0}})
     (record,) = server.claim()
     assert stream.event() == Event("status", "2", pending)
     for number, step in enumerate((7, 14, 28), start=3):

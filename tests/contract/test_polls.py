@@ -24,11 +24,12 @@ def test_an_unfinished_task_has_exactly_six_keys_and_is_pending(server: Server, 
     waiting = server.poll(task)
     assert list(waiting) == RESULT
     assert waiting == {
-        "id": task["id"], "status": "Pending", "result": None, "progress": 0, "details": None, "preview": None,
+        "id": task["id"], "status": "Pending", "result": None, "progress": 0, "details": {"queue_position": 0},
+        "preview": None,
     }  # fmt: skip
     (record,) = server.claim()
     server.service.advance(record.id, 7, 28)
-    assert server.poll(task) == waiting | {"progress": 0.25}
+    assert server.poll(task) == waiting | {"progress": 0.25, "details": None}
 
 
 def test_a_running_task_is_processing_only_where_the_setting_says_so(serve: Callable[..., Server]) -> None:
@@ -74,7 +75,7 @@ def test_warnings_are_told_before_and_after_the_end(server: Server) -> None:
         "prompt_upsampling is not available here yet: the prompt was used unchanged",
         "hobby is not a parameter of flux-dev and was ignored",
     ]
-    assert server.poll(task)["details"] == {"warnings": told}
+    assert server.poll(task)["details"] == {"warnings": told, "queue_position": 0}
     server.draw()
     assert server.poll(task)["details"]["warnings"] == told
 

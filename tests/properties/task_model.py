@@ -9,9 +9,15 @@ from builders import NOW, PATIENCE_S
 from fluxserve.catalogue import Generation
 from fluxserve.store.base import Kept, TaskRecord
 from fluxserve.tasks.task import Attempts, State
+from fluxserve.tasks.turns import FRESH, Place, moved_clock, next_place
 
 #: Thousandths of a credit that each task costs.
 COST = 1000
+#: Of the three keys.
+WEIGHTS = (1.0, 2.0, 0.5)
+
+
+NOWHERE = Place(start=0.0, turn=0.0)
 
 
 @dataclass
@@ -21,7 +27,8 @@ class Expected:
     id: str
     who: int
     drawing: Generation
-    turn: float
+    work: float
+    place: Place = NOWHERE
     state: State = State.QUEUED
     fence: int = 0
     attempts: Attempts = field(default_factory=Attempts)
@@ -33,6 +40,11 @@ class Expected:
     repeatable: bool = False
     object_name: str | None = None
     finished_at: float | None = None
+
+    @property
+    def turn(self) -> float:
+        """What it is drawn by."""
+        return self.place.turn
 
     @property
     def leads(self) -> bool:
@@ -67,11 +79,11 @@ class Cached:
 
 @dataclass
 class Model:
-    """All tasks, in the order of their coming; three keys have a turn each."""
+    """All tasks, in the order of their coming; three keys of different weights have a turn each."""
 
     tasks: list[Expected] = field(default_factory=list)
     cache: dict[bytes, Cached] = field(default_factory=dict)
-    last_turn: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    ends: list[tuple[float, ...]] = field(default_factory=lambda: [FRESH, FRESH, FRESH])
     clock: float = 0.0
     now: float = NOW
     spent: int = 0
@@ -153,17 +165,17 @@ class Model:
         if self.is_answered(task, tuple(fingerprints)):
             return
         leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
-        turn = max(self.clock, self.last_turn[task.who]) + 1
+        place, ends = next_place(self.ends[task.who], self.clock, task.work / WEIGHTS[task.who], task.work)
         if leader is None or not task.repeatable:
-            self.last_turn[task.who] = task.turn = turn
+            self.ends[task.who], task.place = ends, place
             return
         task.state = State.FOLLOWING
-        if leader.turn <= turn:
-            task.turn = leader.turn
+        if leader.turn <= place.turn:
+            task.place = leader.place
             return
-        self.last_turn[task.who] = turn
+        self.ends[task.who] = ends
         for equal in (task, leader, *self.followers(task.recipe)):
-            equal.turn = turn
+            equal.place = place
 
     def expected_claim(self, worker: str, limit: int, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
         """Fair turns, compatible tasks, a suspect one with a worker alone."""
@@ -174,8 +186,12 @@ class Model:
         head = queue[0]
         if head.attempts.is_suspect and held:
             return []
-        self.clock = max(self.clock, head.turn)
-        if head.attempts.is_suspect:
-            return [head]
         alike = [task for task in queue if task.drawing.batch_key == head.drawing.batch_key]
-        return [task for task in alike if not task.attempts.is_suspect][:limit]
+        batch = [head] if head.attempts.is_suspect else [task for task in alike if not task.attempts.is_suspect][:limit]
+        self.clock = moved_clock(
+            self.clock,
+            head=head.place,
+            earliest=min((task.place.start for task in held), default=head.place.start),
+            length=sum(task.turn - task.place.start for task in batch),
+        )
+        return batch

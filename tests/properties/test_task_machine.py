@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from task_model import Expected, Model
+from task_model import WEIGHTS, Expected, Model
 
 from builders import (
     LEASE_S,
@@ -52,6 +52,7 @@ from fluxserve.tasks.task import (
 )
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
+WORKS = (100.0, 20.0, 3.0)
 WORKERS = ("w1", "w2", "w3")
 GRANT = 10**9
 FINGERPRINTS = ("f1", "f2")
@@ -156,7 +157,8 @@ class TaskMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "fluxserve.db"
         self.store = SqliteStore(self.path)
         self.keys = [
-            self.run(self.store.create_key(new_key(account=name, credits_=GRANT))) for name in ("alice", "bob", "bob")
+            self.run(self.store.create_key(new_key(account=name, credits_=GRANT, weight=weight)))
+            for name, weight in zip(("alice", "bob", "bob"), WEIGHTS, strict=True)
         ]
         self.model = Model()
         self.steps = 0
@@ -185,6 +187,7 @@ class TaskMachine(RuleBasedStateMachine):
                     drawing=wish.drawing,
                     recipe=None if wish.recipe is None else account + wish.recipe,
                     fingerprints=tuple(fingerprints),
+                    work=WORKS[DRAWINGS.index(wish.drawing)],
                     now=self.model.now,
                 ),
                 repeatable=wish.repeatable and wish.recipe is not None,
@@ -194,7 +197,9 @@ class TaskMachine(RuleBasedStateMachine):
         answers = self.run(self.store.submit_many(values))
         for value, answer in zip(values, answers, strict=True):
             assert answer.record is not None
-            task = Expected(value.id, who, value.generation, 0.0, recipe=value.recipe, repeatable=value.repeatable)
+            task = Expected(
+                value.id, who, value.generation, value.work, recipe=value.recipe, repeatable=value.repeatable
+            )
             self.model.accept(task, fingerprints)
             self.model.tasks.append(task)
             assert (answer.record.state, answer.record.object_name) == (task.state, task.object_name)

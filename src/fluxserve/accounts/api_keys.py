@@ -19,13 +19,17 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key as the server knows it: everything but the key itself. None: no limit."""
+    """A key as the server knows it: everything but the key itself. None: no limit.
+
+    While others wait too, its tasks get a share of the drawing in proportion to its `weight`.
+    """
 
     id: str
     account_id: str
     name: str
     max_active: int | None
     rate_per_minute: int | None
+    weight: float
     created_at: float
     revoked_at: float | None
 

@@ -28,13 +28,14 @@ TIMEOUT_S = 600.0
 
 
 class CreateKey(msgspec.Struct, frozen=True, kw_only=True, tag="create_key"):
-    """Make a key. `grant` in thousandths of a credit; None: an unlimited account."""
+    """Make a key. `grant` in thousandths of a credit; None: an unlimited account. `weight`: its share beside others."""
 
     name: str
     account: str | None
     grant: int | None
     max_active: int | None
     rate_per_minute: int | None
+    weight: float
 
 
 class ListKeys(msgspec.Struct, frozen=True, kw_only=True, tag="list_keys"):
@@ -70,6 +71,7 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     balance: int | None
     max_active: int | None
     rate_per_minute: int | None
+    weight: float
     created_at: float
     revoked_at: float | None
     text: str | None = None
@@ -117,6 +119,7 @@ async def execute(command: Command, *, store: Store, keyring: Keyring, now: Call
                 grant=command.grant,
                 max_active=command.max_active,
                 rate_per_minute=command.rate_per_minute,
+                weight=command.weight,
                 now=now(),
             )
             return Answer(keys=(_row(entry, text),))
@@ -140,7 +143,8 @@ def _row(entry: KeyEntry, text: str | None = None) -> KeyRow:
     key = entry.key
     return KeyRow(
         id=key.id, name=key.name, account=entry.account_name, balance=entry.balance, max_active=key.max_active,
-        rate_per_minute=key.rate_per_minute, created_at=key.created_at, revoked_at=key.revoked_at, text=text,
+        rate_per_minute=key.rate_per_minute, weight=key.weight, created_at=key.created_at,
+        revoked_at=key.revoked_at, text=text,
     )  # fmt: skip
 
 

@@ -104,6 +104,17 @@ RESULT: Schema = {
             "type": ["object", "null"],
             "properties": {
                 "cached": {"type": "boolean", "description": "True: the picture was drawn for an equal request."},
+                "queue_position": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "How many tasks are drawn before this one, while it waits for a worker.",
+                },
+                "eta_seconds": {
+                    "type": "number",
+                    "minimum": 0,
+                    "description": "Seconds until the task is ready, as fast as its workers were lately; not there "
+                    "while nobody knows.",
+                },
             },
         },
         "preview": {

@@ -12,6 +12,7 @@ import msgspec
 from fluxserve.accounts.credits import to_credits
 from fluxserve.api.dialect import Body, Dialect
 from fluxserve.errors import FluxserveError, JsonValue
+from fluxserve.service.forecast import Outlook
 from fluxserve.service.service import Listed
 from fluxserve.service.views import View
 from fluxserve.store.base import TaskRecord
@@ -59,11 +60,13 @@ def render_submitted(record: TaskRecord, polling_url: str) -> Body:
     return body
 
 
-def render_result(view: View, sample: str | None, preview: bytes | None, processing_status: bool) -> bytes:
+def render_result(
+    view: View, sample: str | None, preview: bytes | None, outlook: Outlook | None, processing_status: bool
+) -> bytes:
     """The answer to a poll of a known task, as JSON."""
     record = view.record
     if record is None:
-        return _render_unfinished(view, preview, processing_status)
+        return _render_unfinished(view, preview, outlook, processing_status)
     body: Body = {
         "id": view.id,
         "status": STATUSES[view.state],
@@ -76,18 +79,27 @@ def render_result(view: View, sample: str | None, preview: bytes | None, process
     return _encode(body)
 
 
-def _render_unfinished(view: View, preview: bytes | None, processing_status: bool) -> bytes:
+def _render_unfinished(view: View, preview: bytes | None, outlook: Outlook | None, processing_status: bool) -> bytes:
     return _encode(
         {
             "id": view.id,
             "status": _word(view.state, processing_status),
             "result": None,
             "progress": round(view.progress, 4),
-            "details": {"warnings": view.warnings} if view.warnings else None,
+            "details": _details_meanwhile(view, outlook),
             # Bytes become base64.
             "preview": None if preview is None else {"media_type": "image/jpeg", "data": preview},
         }
     )
+
+
+def _details_meanwhile(view: View, outlook: Outlook | None) -> Body | None:
+    details: Body = {"warnings": view.warnings} if view.warnings else {}
+    if outlook is not None and outlook.position is not None:
+        details["queue_position"] = outlook.position
+    if outlook is not None and outlook.seconds is not None:
+        details["eta_seconds"] = round(outlook.seconds, 1)
+    return details or None
 
 
 def render_tasks(

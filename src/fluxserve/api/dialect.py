@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fluxserve.errors import FluxserveError, JsonValue
+from fluxserve.service.forecast import Outlook
 from fluxserve.service.views import View
 
 Body = dict[str, JsonValue]
@@ -22,8 +23,10 @@ class RenderError(Protocol):
 class RenderResult(Protocol):
     """Shows a known task to those who poll it."""
 
-    def __call__(self, view: View, sample: str | None, preview: bytes | None, processing_status: bool) -> bytes:
-        """JSON; `sample` is a link to its picture, `preview` a JPEG."""
+    def __call__(
+        self, view: View, sample: str | None, preview: bytes | None, outlook: Outlook | None, processing_status: bool
+    ) -> bytes:
+        """JSON; `sample` is a link to its picture, `preview` a JPEG, `outlook` tells when its turn comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,8 @@ class Polls:
         """The task as a poll shows it, with a fresh link to its picture."""
         sample = self._sample(scope, view) if view.state is State.READY else None
         preview = self._service.preview(view) if with_preview else None
-        return dialect.render_result(view, sample, preview, self._service.settings.processing_status)
+        outlook = self._service.outlook(view) if view.state.is_active else None
+        return dialect.render_result(view, sample, preview, outlook, self._service.settings.processing_status)
 
     async def _until_its_end(self, view: View, seconds: float, receive: Receive) -> View:
         """The task when it has ended, or after so many seconds, or when nobody waits for it any more."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxserve.catalogue import Generation
+from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -24,12 +25,15 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it.
+    `missed`: heartbeats in a row that did not name it. The worker draws the lowest `turn` first; `stepped`: its last
+    step was made.
     """
 
     fence: int
     generation: Generation
+    turn: float
     step: int | None = None
+    stepped: bool = False
     settling: bool = False
     missed: int = 0
 
@@ -63,6 +67,29 @@ class Session:
         """Tasks that its engine could draw at once with what it has; what comes on top waits there."""
         return max(0, self.hello.capacity - sum(not claim.settling for claim in self.claims.values()))
 
+    @property
+    def turns(self) -> list[float]:
+        """Those of what it draws or is about to, the next one first."""
+        return sorted(claim.turn for claim in self.claims.values() if not (claim.settling or claim.stepped))
+
+    @property
+    def first(self) -> float:
+        """A task of a lower turn than this would be drawn at once."""
+        return min(self.turns, default=math.inf)
+
+    @property
+    def reach(self) -> float:
+        """A worker that wants no more is handed a task of a lower turn than this all the same.
+
+        Of what it holds at most one comes before such a task. What that makes wait stays where it stands, so there is
+        a limit: as many as its engine holds.
+        """
+        capacity = self.hello.capacity
+        is_full = 2 * capacity <= sum(not claim.settling for claim in self.claims.values()) < 3 * capacity
+        if not is_full or self.draining or self.closed:
+            return -math.inf
+        return next(iter(self.turns[1:]), math.inf)
+
     def claim_of(self, task_id: str, fence: int) -> Claim | None:
         """The session's claim of exactly this fence."""
         claim = self.claims.get(task_id)
@@ -81,7 +108,22 @@ class Session:
 
 def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
     """Claims on running tasks, not yet begun as far as is known."""
-    return {record.id: Claim(record.fence, record.generation) for record in records}
+    return {record.id: Claim(record.fence, record.generation, record.turn) for record in records}
+
+
+def takes(session: Session, others: Sequence[Session], head: Head) -> bool:
+    """Whether the session, which draws its model, may be handed the next task.
+
+    It goes where it is drawn at once, if there is such a worker; a full one gets it only while no other has room for
+    it, and of those the one that holds fewest.
+    """
+    able = (session, *(other for other in others if head.model in other.hello.models))
+    takers = [one for one in able if one.is_open or one.reach > head.turn]
+    best = [one for one in takers if one.first > head.turn] or takers
+    if session not in best or session.is_open:
+        return session in best
+    load = len(session.claims), session.id
+    return all(not one.is_open and load <= (len(one.claims), one.id) for one in best)
 
 
 def portion(session: Session, others: Sequence[Session], waiting: int) -> tuple[tuple[str, ...], int]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
@@ -21,9 +22,11 @@ from fluxserve.api.worker_session import (
     losses_of,
     objection,
     portion,
+    takes,
     unknown_to,
 )
 from fluxserve.errors import FluxserveError, WorkerProtocolError
+from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -64,6 +67,10 @@ class Gateway:
         #: Claims of workers that are not connected but may come back.
         self._departed: dict[str, dict[str, Claim]] = {}
         self._dispatchers: set[asyncio.Task[None]] = set()
+        #: Somebody left the head of the queue to another worker, and looks again when that one has it.
+        self._held_back = False
+        #: A head of the queue that was refused to the worker that it would have been for.
+        self._nobodys: Head | None = None
         self._outcomes = Outcomes(service)
         self._stopping = False
         service.on_cancelled.append(self._discard)
@@ -194,26 +201,52 @@ class Gateway:
     async def _keep_dispatching(self, session: Session) -> None:
         with self._service.queue_changed.watching(session.look):
             while not session.closed:
-                with contextlib.suppress(TimeoutError):
+                woken = True
+                try:
                     await asyncio.wait_for(session.look.wait(), LOOK_S)
+                except TimeoutError:
+                    woken = False
                 session.look.clear()
-                if session.is_open:
-                    await self._dispatch(session)
+                await self._dispatch(session, woken=woken)
 
-    async def _dispatch(self, session: Session) -> None:
-        """Claim the session's share of what waits."""
+    async def _dispatch(self, session: Session, *, woken: bool) -> None:
+        """Claim the session's share of what waits; for a full one, what comes before the tasks that it holds.
+
+        What is next is known from memory: most that comes while every worker is full has to wait, and costs no claim.
+        Who was not `woken` by news looks into the store all the same, for what nobody has shown.
+        """
         others = [other for other in self._sessions.values() if other is not session]
-        if any(other.is_open and other.room > session.room for other in others):
-            await asyncio.sleep(0)  # all were woken together: the emptier ones ask first
-        models, count = portion(session, others, self._waiting)
+        head = self._service.head(session.hello.models)
+        before = max(session.first, session.reach)
+        if head is None and woken:
+            return
+        if head is None or head == self._nobodys:
+            await self._take_share(session, others)
+        elif not takes(session, others, head):
+            self._held_back |= session.is_open
+        elif session.room or head.turn >= before:
+            await self._take_share(session, others)
+        elif not await self._claim(session, session.hello.models, 1, before=before):
+            self._nobodys = head  # this worker cannot have it, so nobody is held back for its sake
+            self._wake_all()
+
+    async def _take_share(self, session: Session, others: Sequence[Session]) -> None:
+        if session.is_open:
+            if any(other.is_open and other.room > session.room for other in others):
+                await asyncio.sleep(0)  # all were woken together: the emptier ones ask first
+            await self._claim(session, *portion(session, others, self._waiting), before=math.inf)
+
+    async def _claim(self, session: Session, models: tuple[str, ...], count: int, *, before: float) -> bool:
+        """Claim up to `count` tasks for the session, of lower turns than `before`; whether there were any."""
         records: list[TaskRecord] = []
         if models:
             with contextlib.suppress(FluxserveError):  # the store is in trouble: the next look tries again
-                records = await self._service.claim(session.id, models, count, session.hello.fingerprints)
+                records = await self._service.claim(session.id, models, count, session.hello.fingerprints, before)
         if session.closed:  # the connection was lost meanwhile
             self._outcomes.give_back(claims_of(records))
         elif records:
             await self._assign(session, records)
+        return bool(records)
 
     @property
     def _waiting(self) -> int:
@@ -231,7 +264,8 @@ class Gateway:
         session.claims |= claims_of(records)
         session.wanted = max(0, session.wanted - len(records))
         session.look.set()
-        if not session.room:
+        if self._held_back or not session.room:
+            self._held_back = False
             self._wake_all()  # those that were held back from what this one could take
         begun = [record for record in records if self._service.has_waypoint(record.id)]
         if fresh := [record for record in records if not self._service.has_waypoint(record.id)]:
@@ -260,7 +294,9 @@ class Gateway:
                 session.look.set()
             case p.Progress(task_id=task_id, step=step, steps=steps):
                 if (claim := session.claim_of(task_id, message.fence)) is not None:
-                    claim.step = step
+                    claim.step, claim.stepped = step, step >= steps
+                    if claim.stepped:
+                        session.look.set()
                     if step:  # 0 says that it was admitted: it may go on from further
                         self._service.advance(task_id, step, steps)
             case p.Waypoint():
@@ -364,7 +400,7 @@ class Gateway:
         if not claims:
             self._departed.pop(record.worker_id or "", None)
         if claim is None or claim.fence != record.fence:
-            claim = Claim(record.fence, record.generation)
+            claim = Claim(record.fence, record.generation, record.turn)
         return losses_of({record.id: claim}, suspected=True)
 
     def drain(self) -> None:
@@ -380,4 +416,6 @@ class Gateway:
 
 
 def _assignment(record: TaskRecord, waypoint: bytes | None) -> p.Assignment:
-    return p.Assignment(task_id=record.id, fence=record.fence, generation=record.generation, waypoint=waypoint)
+    return p.Assignment(
+        task_id=record.id, fence=record.fence, generation=record.generation, turn=record.turn, waypoint=waypoint
+    )

@@ -34,7 +34,7 @@ from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, PublicBindWithoutKey
 from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
-from fluxserve.service.keyring import Keyring
+from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
@@ -266,8 +266,9 @@ async def first_key(settings: Settings, keyring: Keyring) -> str | None:
     text = api_keys.new_key()
     _keep_key(key_path(settings.data_dir), text)  # before the key counts: after a kill in between there is none yet
     await keyring.create(
-        name="first", account="default", grant=None, max_active=None, rate_per_minute=None, now=time.time(), text=text
-    )
+        name="first", account="default", grant=None, max_active=None, rate_per_minute=None,
+        weight=DEFAULT_WEIGHT, now=time.time(), text=text,
+    )  # fmt: skip
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fluxserve.catalogue import params as p
+from fluxserve.catalogue.network import Network
 from fluxserve.catalogue.spec import ModelSpec, Price
 
 _COMMON = (
@@ -16,6 +17,10 @@ _COMMON = (
     p.USER,
 )
 
+#: 19 double and 38 single blocks: a token passes the weights of one stream in the first, and as many in the others.
+_DEV = Network(width=3072, layers=57, text_tokens=512)
+_SCHNELL = Network(width=3072, layers=57, text_tokens=256)
+
 FLUX_PRO_11 = ModelSpec(
     name="flux-pro-1.1",
     title="FLUX 1.1 [pro]",
@@ -23,6 +28,7 @@ FLUX_PRO_11 = ModelSpec(
     params=(p.PROMPT, p.WIDTH, p.HEIGHT, p.steps(28), p.GUIDANCE, *_COMMON),
     price=Price(millicredits=4000),
     nearest_weights="FLUX.1-dev",
+    network=_DEV,
     steps=28,
 )
 FLUX_PRO = ModelSpec(
@@ -32,6 +38,7 @@ FLUX_PRO = ModelSpec(
     params=(p.PROMPT, p.WIDTH, p.HEIGHT, p.steps(40), p.GUIDANCE, p.INTERVAL, *_COMMON),
     price=Price(millicredits=5000),
     nearest_weights="FLUX.1-dev",
+    network=_DEV,
     steps=40,
 )
 FLUX_DEV = ModelSpec(
@@ -41,6 +48,7 @@ FLUX_DEV = ModelSpec(
     params=(p.PROMPT, p.WIDTH, p.HEIGHT, p.steps(28), p.GUIDANCE, *_COMMON),
     price=Price(millicredits=2500),
     nearest_weights="FLUX.1-dev",
+    network=_DEV,
     steps=28,
 )
 FLUX_SCHNELL = ModelSpec(
@@ -50,6 +58,7 @@ FLUX_SCHNELL = ModelSpec(
     params=(p.PROMPT, p.WIDTH, p.HEIGHT, p.steps(4, maximum=12), *_COMMON),
     price=Price(millicredits=300, published=False),
     nearest_weights="FLUX.1-schnell",
+    network=_SCHNELL,
     steps=4,
 )
 FLUX_PRO_11_ULTRA = ModelSpec(
@@ -59,6 +68,7 @@ FLUX_PRO_11_ULTRA = ModelSpec(
     params=(p.PROMPT, p.ASPECT_RATIO, p.RAW, p.IMAGE_PROMPT_STRENGTH, *_COMMON),
     price=Price(millicredits=6000),
     nearest_weights="FLUX.1-dev",
+    network=_DEV,
     steps=28,
 )
 

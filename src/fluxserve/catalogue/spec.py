@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from fluxserve.catalogue.network import Network
 from fluxserve.catalogue.params import Param
 from fluxserve.catalogue.sizes import Size, ultra_size
 from fluxserve.errors import JsonValue
@@ -38,6 +39,7 @@ class ModelSpec:
     params: tuple[Param, ...]
     price: Price
     nearest_weights: str
+    network: Network
     steps: int
     guidance: float = 3.5
 
@@ -66,10 +68,11 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A request after `resolve`: the generation, its price, and what the caller should be told."""
+    """A request after `resolve`: the generation, its price, its work in TFLOP, and what the caller should be told."""
 
     generation: Generation
     cost: int
+    work: float
     warnings: tuple[str, ...]
 
 
@@ -95,7 +98,10 @@ def resolve(
         output_format=cast("OutputFormat", fields["output_format"]),
     )
     return Resolved(
-        generation=generation, cost=spec.price.millicredits, warnings=_warnings(spec, values, ignored=ignored)
+        generation=generation,
+        cost=spec.price.millicredits,
+        work=generation.steps * spec.network.step_work(generation.size),
+        warnings=_warnings(spec, values, ignored=ignored),
     )
 
 

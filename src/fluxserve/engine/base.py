@@ -82,9 +82,10 @@ class Engine(Protocol):
     def warm(self) -> None:
         """Load the weights and draw once; raises ConfigurationError or EngineError."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Take a generation in, or up again where `waypoint` says; its first event comes from a later `step`.
 
+        At each step the lowest `turn` of what was admitted moves; what comes after it stays where it stands.
         A waypoint that does not fit is left aside, with a line in the log: the generation then starts over.
         """
 

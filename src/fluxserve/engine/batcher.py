@@ -13,23 +13,25 @@ from dataclasses import dataclass
 class Candidate:
     """A trajectory as the batcher sees it.
 
-    Equal `key`s (network, size, text length) can share a forward pass; `tokens` is what it takes of the budget;
-    `turn` numbers the batch that last moved it, or, before the first, the last batch before it came.
+    Equal `key`s (network, size, text length) can share a forward pass; `tokens` is what it takes of the budget; the
+    lowest `turn` is first. `moved` numbers the batch that last moved it, or, before the first, the last before it came.
     """
 
     ref: str
     key: Hashable
     tokens: int
-    turn: int
+    moved: int
+    turn: float = 0.0
 
 
 def choose(candidates: Sequence[Candidate], budget: int) -> tuple[str, ...]:
-    """The refs that step next: the one that waited longest, then those like it, longest wait first, within `budget`.
+    """The refs that step next: the one of the lowest turn, then those like it, lowest turn first, within `budget`.
 
-    Among equals the order given decides. The first is taken even where it is over the budget alone. So of n
-    candidates each moves at least once in n batches, whatever its size and whoever joins meanwhile.
+    Among equal turns the longest wait decides, then the order given. The first is taken even where it is over the
+    budget alone. So of n candidates of one turn each moves at least once in n batches, whatever its size and whoever
+    joins meanwhile.
     """
-    waiting = sorted(candidates, key=lambda candidate: candidate.turn)
+    waiting = sorted(candidates, key=lambda candidate: (candidate.turn, candidate.moved))
     if not waiting:
         return ()
     first, *others = waiting

@@ -61,6 +61,7 @@ class DiffusionEngine:
         #: Refs whose next step is to be shown, and what the step that is under way showed.
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
+        self._turns: dict[str, float] = {}
         self._budget = 0
         self._dtype = "float32"
         self._turn = 0
@@ -110,9 +111,10 @@ class DiffusionEngine:
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Take a generation in; it starts, or goes on from its waypoint, with the next `step`."""
         self._waiting[ref] = _Wish(generation=generation, waypoint=waypoint)
+        self._turns[ref] = turn
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
@@ -123,6 +125,7 @@ class DiffusionEngine:
         """Forget `ref`; unknown refs are ignored."""
         self._waiting.pop(ref, None)
         self._trajectories.pop(ref, None)
+        self._turns.pop(ref, None)
         self._shown.discard(ref)
         self._previews.pop(ref, None)
 
@@ -176,7 +179,8 @@ class DiffusionEngine:
                 ref=ref,
                 key=(self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means),
                 tokens=trajectory.image_tokens,
-                turn=trajectory.turn,
+                moved=trajectory.turn,
+                turn=self._turns[ref],
             )
             for ref, trajectory in self._trajectories.items()
         ]

@@ -134,8 +134,9 @@ class FakeEngine:
     def warm(self) -> None:
         """Nothing to load."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
-        """Take a generation in, or up again."""
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+        """Take a generation in, or up again; whatever its turn, nothing waits for anything here."""
+        del turn
         begun = _Trajectory(generation=generation, steps=self._steps or generation.steps, begun=self._clock())
         self._trajectories[ref] = begun
         if waypoint is not None:

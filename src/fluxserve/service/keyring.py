@@ -12,6 +12,8 @@ from fluxserve.store.base import KeyEntry, NewKey, Store
 
 #: Unfinished tasks that a key made by `keys create` may have, unless told otherwise; the hosted API's number.
 DEFAULT_MAX_ACTIVE = 24
+#: The share of the drawing that a key has beside others, unless told otherwise.
+DEFAULT_WEIGHT = 1.0
 
 
 class Keyring:
@@ -55,6 +57,7 @@ class Keyring:
         grant: int | None,
         max_active: int | None,
         rate_per_minute: int | None,
+        weight: float,
         now: float,
         text: str | None = None,
     ) -> tuple[str, KeyEntry]:
@@ -71,6 +74,7 @@ class Keyring:
                 grant=grant or 0,
                 max_active=max_active,
                 rate_per_minute=rate_per_minute,
+                weight=weight,
                 now=now,
             )
         )

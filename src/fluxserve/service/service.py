@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fluxserve.accounts.api_keys import ApiKey
@@ -25,11 +25,12 @@ from fluxserve.errors import (
     TooManyActiveTasks,
 )
 from fluxserve.service.disk import DiskGate
+from fluxserve.service.forecast import Forecast, Head, Outlook
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
-from fluxserve.service.watches import Watches
+from fluxserve.service.watches import Signal, Watches
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
@@ -100,27 +101,6 @@ class Listing:
     end: int | None
 
 
-class Signal:
-    """Wakes everybody who watches."""
-
-    def __init__(self) -> None:
-        self._watchers: set[asyncio.Event] = set()
-
-    def fire(self) -> None:
-        """Something changed."""
-        for watcher in self._watchers:
-            watcher.set()
-
-    @contextlib.contextmanager
-    def watching(self, watcher: asyncio.Event) -> Iterator[None]:
-        """Set `watcher` at every change, as long as the block runs."""
-        self._watchers.add(watcher)
-        try:
-            yield
-        finally:
-            self._watchers.discard(watcher)
-
-
 class Service:
     """The product's verbs over a store and a storage."""
 
@@ -153,6 +133,7 @@ class Service:
         self._now = now
         self._rng = rng
         self._stopping = False
+        self._forecast = Forecast(now)
         self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
 
     async def start(self) -> list[TaskRecord]:
@@ -185,6 +166,7 @@ class Service:
         except FluxserveError:
             self._sharing.leave(worker_id)
             raise
+        self._forecast.arrive(worker_id, fingerprints)
         records = list(itertools.chain.from_iterable(answered))
         for record in records:
             self._show(record)
@@ -193,6 +175,7 @@ class Service:
     def part(self, worker_id: str) -> None:
         """The worker is gone."""
         self._sharing.leave(worker_id)
+        self._forecast.leave(worker_id)
 
     def stop_accepting(self) -> None:
         """From now on submits are refused and nothing is claimed."""
@@ -222,6 +205,8 @@ class Service:
             repeatable=recipe is not None and order.values.get("seed") is not None,
             fingerprints=self._sharing.fingerprints(order.spec.name),
             cost=resolved.cost,
+            work=resolved.work,
+            weight=order.key.weight,
             max_active=order.key.max_active,
             now=now,
         )
@@ -240,6 +225,10 @@ class Service:
         """
         kept = None if record.state.is_final else self._waypoints.get(record.id)
         view = self.views.put(record) if kept is None else self.views.put(record, step=kept.step, steps=kept.steps)
+        if record.state is State.FOLLOWING:
+            self._forecast.move_up(self.views.drawn(view).id, record.turn)
+        else:
+            self._forecast.put(record, view.progress)
         for follower in record.followers:
             self._show(follower)
             if follower.state is State.QUEUED:
@@ -299,10 +288,26 @@ class Service:
         view = self.views.get(record.id) if record.state.is_active else None
         return 0.0 if view is None else view.progress
 
+    def head(self, models: Sequence[str]) -> Head | None:
+        """The next task of all that wait for one of these models."""
+        return self._forecast.head(models)
+
+    def outlook(self, view: View) -> Outlook | None:
+        """When the task's turn comes; one that follows another waits for that one's."""
+        return self._forecast.outlook(self.views.drawn(view).id)
+
     async def claim(
-        self, worker_id: str, models: Sequence[str], limit: int, fingerprints: Mapping[str, str]
+        self,
+        worker_id: str,
+        models: Sequence[str],
+        limit: int,
+        fingerprints: Mapping[str, str],
+        before: float = math.inf,
     ) -> list[TaskRecord]:
-        """The next tasks in turn for a worker; none while the disk has no room for their pictures."""
+        """The next tasks in turn for a worker; none while the disk has no room for their pictures.
+
+        `before`: only those of a lower turn.
+        """
         if self._stopping or self._disk.is_low:
             return []
         now = self._now()
@@ -314,6 +319,7 @@ class Service:
             now=now,
             fingerprints=fingerprints,
             strangers_since=now - self.settings.waypoint_patience,
+            before=before,
         )
         records = (await self._store.claim_many([request]))[0]
         for record in records:
@@ -435,6 +441,7 @@ class Service:
     def advance(self, task_id: str, step: int, steps: int) -> None:
         """Show a step."""
         self.views.advance(task_id, step, steps)
+        self._forecast.advance(task_id, step / steps if steps else 0.0)
 
     def want_previews(self, view: View) -> None:
         """Somebody looks at the task: until its end previews of what is drawn for it are kept."""

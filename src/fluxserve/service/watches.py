@@ -1,7 +1,8 @@
-"""Who waits for news of a task: polls for its end, streams for every change. Used from the event loop only.
+"""Who waits for news: of a task, polls for its end and streams for every change; of the queue, those who hand it out.
 
 News is only that there is some: whoever is woken looks at the task, and sees it as it is by then. So a watcher that
-is slow misses steps and costs no more memory, and a task that nobody watches costs nothing.
+is slow misses steps and costs no more memory, and a task that nobody watches costs nothing. Used from the event loop
+only.
 """
 
 from __future__ import annotations
@@ -78,3 +79,24 @@ class Watches:
     def _end(watch: Watch) -> None:
         watch.is_over = True
         watch.wake()
+
+
+class Signal:
+    """Wakes everybody who watches the same thing."""
+
+    def __init__(self) -> None:
+        self._watchers: set[asyncio.Event] = set()
+
+    def fire(self) -> None:
+        """Something changed."""
+        for watcher in self._watchers:
+            watcher.set()
+
+    @contextlib.contextmanager
+    def watching(self, watcher: asyncio.Event) -> Iterator[None]:
+        """Set `watcher` at every change, as long as the block runs."""
+        self._watchers.add(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watcher)

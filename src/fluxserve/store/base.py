@@ -50,7 +50,8 @@ class TaskRecord:
     """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit.
 
     `recipe` is equal for equal requests of an account; a `repeatable` one may lead or follow equal tasks. `followers`
-    is not written down: those that the change behind this record has answered or promoted.
+    is not written down: those that the change behind this record has answered or promoted. `turn` says when it is
+    drawn, lowest first, and `work` how much that is, in predicted TFLOP.
     """
 
     id: str
@@ -63,6 +64,8 @@ class TaskRecord:
     origin: str
     webhook_url: str | None
     cost: int
+    turn: float
+    work: float
     fence: int
     attempts: Attempts
     worker_id: str | None
@@ -93,6 +96,7 @@ class Submission:
 
     A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
     the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
+    `work` (predicted TFLOP) over the key's `weight` is how far it moves the key's turns on.
     """
 
     id: str
@@ -111,6 +115,8 @@ class Submission:
     repeatable: bool
     fingerprints: tuple[str, ...]
     cost: int
+    work: float
+    weight: float
     max_active: int | None
     now: float
 
@@ -138,7 +144,7 @@ class ClaimRequest:
     """Up to `limit` compatible tasks of these models for one worker, leased until `lease_until`.
 
     A task with a waypoint goes to a worker that draws its model under the waypoint's fingerprint (`fingerprints`), or,
-    if none took it since `strangers_since`, to any.
+    if none took it since `strangers_since`, to any. All have a turn lower than `before`.
     """
 
     worker_id: str
@@ -148,6 +154,7 @@ class ClaimRequest:
     now: float
     fingerprints: Mapping[str, str]
     strangers_since: float
+    before: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +258,8 @@ class Lease:
 class NewKey:
     """A key to write down. `account` names an account, made when it does not exist; `grant` adds credits.
 
-    `unlimited` is the kind of a new account: without it the balance starts at 0.
+    `unlimited` is the kind of a new account: without it the balance starts at 0. `weight` is the key's share of the
+    drawing, beside that of others.
     """
 
     id: str
@@ -262,6 +270,7 @@ class NewKey:
     grant: int
     max_active: int | None
     rate_per_minute: int | None
+    weight: float
     now: float
 
 

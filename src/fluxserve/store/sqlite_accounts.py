@@ -13,7 +13,7 @@ from fluxserve.store.sqlite_rows import GIVE_BACK, INSERT_LEDGER, listed
 from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
 
 SELECT_KEYS = """
-    SELECT k.id, k.account_id, k.name, k.max_active, k.rate_per_minute, k.created_at, k.revoked_at,
+    SELECT k.id, k.account_id, k.name, k.max_active, k.rate_per_minute, k.weight, k.created_at, k.revoked_at,
            k.digest, a.name, a.balance
     FROM api_keys k JOIN accounts a ON a.id = k.account_id
 """
@@ -21,21 +21,22 @@ INSERT_ACCOUNT = (
     "INSERT INTO accounts (id, name, balance, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
 )
 INSERT_KEY = (
-    "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, created_at) "
-    "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?)"
+    "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, weight, created_at) "
+    "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?, ?)"
 )
 REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
 
 
 def to_entry(row: Sequence[object]) -> KeyEntry:
     """A row of SELECT_KEYS as a value."""
-    id_, account, name, max_active, rate, created, revoked, digest, account_name, balance = row
+    id_, account, name, max_active, rate, weight, created, revoked, digest, account_name, balance = row
     key = ApiKey(
         id=id_,  # type: ignore[arg-type]
         account_id=account,  # type: ignore[arg-type]
         name=name,  # type: ignore[arg-type]
         max_active=max_active,  # type: ignore[arg-type]
         rate_per_minute=rate,  # type: ignore[arg-type]
+        weight=weight,  # type: ignore[arg-type]
         created_at=created,  # type: ignore[arg-type]
         revoked_at=revoked,  # type: ignore[arg-type]
     )
@@ -51,7 +52,8 @@ def _create(connection: sqlite3.Connection, new: NewKey) -> KeyEntry:
     balance = None if new.unlimited else 0
     connection.execute(INSERT_ACCOUNT, (f"acc_{secrets.token_hex(8)}", new.account, balance, new.now))
     connection.execute(
-        INSERT_KEY, (new.id, new.account, new.name, new.digest, new.max_active, new.rate_per_minute, new.now)
+        INSERT_KEY,
+        (new.id, new.account, new.name, new.digest, new.max_active, new.rate_per_minute, new.weight, new.now),
     )
     entry = to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
     if new.grant:
@@ -148,6 +150,10 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Task {0}: it spoiled more attempts than it may have.",
         f"SELECT id FROM tasks WHERE spoiled > {MAX_ATTEMPTS} "
         f"OR (spoiled = {MAX_ATTEMPTS} AND state NOT IN ({_FINAL}))",
+    ),
+    (
+        "Task {0}: its turn comes before its start.",
+        "SELECT id FROM tasks WHERE turn < start",
     ),
     (
         "Task {0}: its account or key does not exist.",

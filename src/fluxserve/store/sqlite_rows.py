@@ -14,8 +14,8 @@ from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.tasks.task import Attempts, Event, State, sources
 
 COLUMNS = (
-    "id, account_id, key_id, state, generation, warnings, dialect, origin, webhook_url, cost, fence, spoiled, "
-    "best_step, worker_id, recipe, repeatable, created_at, started_at, finished_at, object_name, result, error"
+    "id, account_id, key_id, state, generation, warnings, dialect, origin, webhook_url, cost, turn, work, fence, "
+    "spoiled, best_step, worker_id, recipe, repeatable, created_at, started_at, finished_at, object_name, result, error"
 )
 INSERT_LEDGER = "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES (?, ?, ?, ?, ?)"
 INSERT_OUTBOX = "INSERT INTO outbox (task_id, state, at) VALUES (?, ?, ?)"
@@ -50,8 +50,8 @@ def states_before(event: Event) -> str:
 
 def to_record(row: Sequence[object]) -> TaskRecord:
     """A row of COLUMNS as a value."""
-    (id_, account, key, state, generation, warnings, dialect, origin, webhook, cost, fence, spoiled, best,
-     worker, recipe, repeatable, created, started, finished, object_name, result, error) = row[:22]  # fmt: skip
+    (id_, account, key, state, generation, warnings, dialect, origin, webhook, cost, turn, work, fence, spoiled,
+     best, worker, recipe, repeatable, created, started, finished, object_name, result, error) = row[:24]  # fmt: skip
     return TaskRecord(
         id=id_,  # type: ignore[arg-type]
         account_id=account,  # type: ignore[arg-type]
@@ -63,6 +63,8 @@ def to_record(row: Sequence[object]) -> TaskRecord:
         origin=origin,  # type: ignore[arg-type]
         webhook_url=webhook,  # type: ignore[arg-type]
         cost=cost,  # type: ignore[arg-type]
+        turn=turn,  # type: ignore[arg-type]
+        work=work,  # type: ignore[arg-type]
         fence=fence,  # type: ignore[arg-type]
         attempts=Attempts(spoiled=spoiled, best_step=best),  # type: ignore[arg-type]
         worker_id=worker,  # type: ignore[arg-type]

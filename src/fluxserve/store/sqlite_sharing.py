@@ -15,13 +15,14 @@ from fluxserve.store.base import CACHED, Drawn, Offer, Submission, TaskRecord
 from fluxserve.store.sqlite_cache import Found
 from fluxserve.store.sqlite_rows import COLUMNS, encode, end_task, states_before, to_record
 from fluxserve.tasks.task import Event
+from fluxserve.tasks.turns import Place
 
 #: The predicate of the index `tasks_leading`, word for word: at most one task leads the equal ones.
 _LEADS = "repeatable = 1 AND state IN ('queued', 'running')"
-SELECT_LEADER = f"SELECT id, turn FROM tasks WHERE recipe = ? AND {_LEADS}"
+SELECT_LEADER = f"SELECT id, start, turn FROM tasks WHERE recipe = ? AND {_LEADS}"
 SELECT_FOLLOWERS = "SELECT id FROM tasks WHERE recipe = ? AND state = 'following' ORDER BY seq"
-MOVE_LEADER = f"UPDATE tasks SET turn = ? WHERE recipe = ? AND {_LEADS}"
-MOVE_FOLLOWERS = "UPDATE tasks SET turn = ? WHERE recipe = ? AND state = 'following'"
+MOVE_LEADER = f"UPDATE tasks SET start = ?, turn = ? WHERE recipe = ? AND {_LEADS}"
+MOVE_FOLLOWERS = "UPDATE tasks SET start = ?, turn = ? WHERE recipe = ? AND state = 'following'"
 ANSWER = f"""
     UPDATE tasks SET state = 'ready', finished_at = ?, object_name = ?, result = ?
     WHERE id = ? AND state IN ({states_before(Event.ANSWERED)}) RETURNING {COLUMNS}
@@ -42,7 +43,7 @@ class Leader:
     """A task that is drawn, or will be, and that others may follow."""
 
     id: str
-    turn: float
+    place: Place
 
 
 def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | None:
@@ -53,13 +54,13 @@ def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | Non
 def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | None:
     """An equal task that waits or is drawn."""
     row = connection.execute(SELECT_LEADER, (new.recipe,)).fetchone()
-    return None if row is None else Leader(id=row[0], turn=row[1])
+    return None if row is None else Leader(id=row[0], place=Place(start=row[1], turn=row[2]))
 
 
-def move_up(connection: sqlite3.Connection, new: Submission, turn: float) -> None:
-    """The leader of `new` and those that follow it already get an earlier turn."""
-    connection.execute(MOVE_LEADER, (turn, new.recipe))
-    connection.execute(MOVE_FOLLOWERS, (turn, new.recipe))
+def move_up(connection: sqlite3.Connection, new: Submission, place: Place) -> None:
+    """The leader of `new` and those that follow it already get an earlier place."""
+    connection.execute(MOVE_LEADER, (place.start, place.turn, new.recipe))
+    connection.execute(MOVE_FOLLOWERS, (place.start, place.turn, new.recipe))
 
 
 def answer(connection: sqlite3.Connection, task_id: str, found: Found, now: float) -> TaskRecord | None:

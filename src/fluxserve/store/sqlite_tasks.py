@@ -28,7 +28,9 @@ from fluxserve.store.base import (
 from fluxserve.store.sqlite_cache import Found
 from fluxserve.store.sqlite_rows import COLUMNS, INSERT_LEDGER, encode, end_task, listed, states_before, to_record
 from fluxserve.store.sqlite_sharing import Leader
+from fluxserve.store.sqlite_turns import Turns, move_clock
 from fluxserve.tasks.task import ACTIVE, SUSPECT_AFTER, Attempts, Event, State
+from fluxserve.tasks.turns import Place
 
 #: The predicate of the index on active tasks, word for word.
 _IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
@@ -36,25 +38,29 @@ SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = 
 COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
-    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, turn, generation, warnings, dialect, "
-    "origin, webhook_url, webhook_secret, idempotency_key, request_hash, recipe, repeatable, cost, created_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, start, turn, work, generation, warnings, "
+    "dialect, origin, webhook_url, webhook_secret, idempotency_key, request_hash, recipe, repeatable, cost, "
+    "created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 SELECT_HEAD = f"""
-    SELECT batch_key, spoiled, turn FROM tasks WHERE state = 'queued' AND model IN ({{models}})
+    SELECT batch_key, spoiled, start, turn FROM tasks WHERE state = 'queued' AND model IN ({{models}}) AND turn < ?
     AND {sqlite_waypoints.IS_FOR_WORKER}
     ORDER BY turn, seq LIMIT 1
 """
-SELECT_HELD = "SELECT count(*), coalesce(max(spoiled), 0) FROM tasks WHERE worker_id = ? AND state = 'running'"
+SELECT_HELD = (
+    "SELECT count(*), coalesce(max(spoiled), 0), min(start) FROM tasks WHERE worker_id = ? AND state = 'running'"
+)
 CLAIM = f"""
     UPDATE tasks
     SET state = 'running', fence = fence + 1, worker_id = ?, lease_until = ?, started_at = coalesce(started_at, ?)
     WHERE state IN ({states_before(Event.CLAIMED)}) AND seq IN (
-        SELECT seq FROM tasks WHERE state = 'queued' AND batch_key = ? AND (spoiled < {SUSPECT_AFTER} OR ? = 1)
+        SELECT seq FROM tasks WHERE state = 'queued' AND batch_key = ? AND turn < ?
+        AND (spoiled < {SUSPECT_AFTER} OR ? = 1)
         AND {sqlite_waypoints.IS_FOR_WORKER}
         ORDER BY turn, seq LIMIT ?)
-    RETURNING {COLUMNS}, turn, seq
+    RETURNING {COLUMNS}, seq, turn - start
 """
 COMPLETE = f"""
     UPDATE tasks SET state = 'ready', finished_at = ?, object_name = ?, result = ?, worker_id = NULL, lease_until = NULL
@@ -96,16 +102,13 @@ SELECT_OLD_PICTURES = (
 
 def submit_many(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> list[Submitted]:
     """Accept each submission that may be accepted; fair turns are handed out as they come."""
-    (clock,) = connection.execute("SELECT turn FROM clock").fetchone()
-    turns: dict[str, float] = {}
-    outcomes = [_submit(connection, submission, clock, turns) for submission in submissions]
-    connection.executemany(
-        "UPDATE api_keys SET last_turn = ? WHERE id = ?", [(turn, key_id) for key_id, turn in turns.items()]
-    )
+    turns = Turns(connection)
+    outcomes = [_submit(connection, submission, turns) for submission in submissions]
+    turns.write()
     return outcomes
 
 
-def _submit(connection: sqlite3.Connection, new: Submission, clock: float, turns: dict[str, float]) -> Submitted:
+def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Submitted:
     if new.idempotency_key is not None:
         earlier = connection.execute(SELECT_EARLIER, (new.account_id, new.idempotency_key)).fetchone()
         if earlier is not None:
@@ -120,55 +123,48 @@ def _submit(connection: sqlite3.Connection, new: Submission, clock: float, turns
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
     leader = sqlite_sharing.find_leader(connection, new) if new.repeatable and found is None else None
-    turn = clock if found is not None else _take_turn(connection, new, leader, clock, turns)
+    place = turns.now if found is not None else _take_place(connection, new, leader, turns)
     # One that is answered is never queued, so that no worker and no equal task ever sees it waiting.
     state = State.QUEUED if found is None and leader is None else State.FOLLOWING
-    connection.execute(INSERT_TASK, _task_row(new, state, turn))
+    connection.execute(INSERT_TASK, _task_row(new, state, place))
     connection.execute(INSERT_LEDGER, (new.account_id, new.id, Move.RESERVE, -new.cost, new.now))
     if new.extras:
         connection.execute(INSERT_EXTRAS, (new.id, encode(new.extras)))
-    return Submitted(verdict=Verdict.ACCEPTED, record=_accepted(connection, new, state, found))
+    if found is not None:
+        return Submitted(verdict=Verdict.ACCEPTED, record=sqlite_sharing.answer(connection, new.id, found, new.now))
+    return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, state, place))
 
 
-def _accepted(connection: sqlite3.Connection, new: Submission, state: State, found: Found | None) -> TaskRecord | None:
-    return _fresh_record(new, state) if found is None else sqlite_sharing.answer(connection, new.id, found, new.now)
+def _take_place(connection: sqlite3.Connection, new: Submission, leader: Leader | None, turns: Turns) -> Place:
+    """A follower has its leader's place. Where its own would come earlier, the leader is moved up.
 
-
-def _take_turn(
-    connection: sqlite3.Connection, new: Submission, leader: Leader | None, clock: float, turns: dict[str, float]
-) -> float:
-    """Start-time fair queueing: a key's tasks are one turn apart, and an idle key starts at the clock.
-
-    A follower has its leader's turn. Where its own would come earlier, the leader is moved up: nobody waits behind the
-    flood of another key because somebody there asked for the same.
+    So nobody waits behind the flood of another key because somebody there asked for the same.
     """
-    if new.key_id not in turns:
-        row = connection.execute("SELECT last_turn FROM api_keys WHERE id = ?", (new.key_id,)).fetchone()
-        turns[new.key_id] = row[0] if row else 0.0
-    turn = max(clock, turns[new.key_id]) + 1.0
-    if leader is not None and leader.turn <= turn:
-        return leader.turn
-    if leader is not None:
-        sqlite_sharing.move_up(connection, new, turn)
-    turns[new.key_id] = turn
-    return turn
+    if leader is None:
+        return turns.take(new)
+    if leader.place.turn <= turns.next(new).turn:
+        return leader.place
+    place = turns.take(new)
+    sqlite_sharing.move_up(connection, new, place)
+    return place
 
 
-def _task_row(new: Submission, state: State, turn: float) -> tuple[object, ...]:
+def _task_row(new: Submission, state: State, place: Place) -> tuple[object, ...]:
     return (
-        new.id, new.account_id, new.key_id, state, new.generation.model, new.generation.batch_key, turn,
-        encode(new.generation), encode(new.warnings), new.dialect, new.origin,
+        new.id, new.account_id, new.key_id, state, new.generation.model, new.generation.batch_key,
+        place.start, place.turn, new.work, encode(new.generation), encode(new.warnings), new.dialect, new.origin,
         new.webhook_url, new.webhook_secret, new.idempotency_key, new.request_hash, new.recipe, new.repeatable,
         new.cost, new.now,
     )  # fmt: skip
 
 
-def _fresh_record(new: Submission, state: State) -> TaskRecord:
+def _fresh_record(new: Submission, state: State, place: Place) -> TaskRecord:
     return TaskRecord(
         id=new.id, account_id=new.account_id, key_id=new.key_id, state=state, generation=new.generation,
         warnings=new.warnings, dialect=new.dialect, origin=new.origin, webhook_url=new.webhook_url, cost=new.cost,
-        fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe, repeatable=new.repeatable, created_at=new.now,
-        started_at=None, finished_at=None, object_name=None, drawn=None, reason=None,
+        turn=place.turn, work=new.work, fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe,
+        repeatable=new.repeatable, created_at=new.now, started_at=None, finished_at=None, object_name=None, drawn=None,
+        reason=None,
     )  # fmt: skip
 
 
@@ -180,22 +176,24 @@ def claim_many(connection: sqlite3.Connection, requests: Sequence[ClaimRequest])
 def _claim(connection: sqlite3.Connection, request: ClaimRequest) -> list[TaskRecord]:
     marks = ", ".join("?" * len(request.models))
     may_have = (request.strangers_since, encode(request.fingerprints))
-    head = connection.execute(SELECT_HEAD.format(models=marks), (*request.models, *may_have)).fetchone()
+    head = connection.execute(SELECT_HEAD.format(models=marks), (*request.models, request.before, *may_have)).fetchone()
     if head is None or request.limit < 1:
         return []
-    batch_key, spoiled, turn = head
+    batch_key, spoiled, start, turn = head
     suspect = Attempts(spoiled=spoiled).is_suspect
-    held, most_spoiled = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
+    held, most_spoiled, earliest = connection.execute(SELECT_HELD, (request.worker_id,)).fetchone()
     # A suspect runs alone: an engine that ends then was ended by it, and by nobody beside it.
     if Attempts(spoiled=most_spoiled).is_suspect or (suspect and held):
         return []
     limit = 1 if suspect else request.limit
-    values = (request.worker_id, request.lease_until, request.now, batch_key, int(suspect), *may_have, limit)
+    values = (
+        request.worker_id, request.lease_until, request.now, batch_key, request.before, int(suspect), *may_have, limit,
+    )  # fmt: skip
     rows = connection.execute(CLAIM, values).fetchall()
-    rows.sort(key=lambda row: row[-2:])
-    # The head's turn and not the last's: a batch may reach far back, and newcomers are not to wait for that.
-    connection.execute("UPDATE clock SET turn = max(turn, ?)", (turn,))
-    return [to_record(row) for row in rows]
+    claimed = sorted(((to_record(row), row[-2]) for row in rows), key=lambda pair: (pair[0].turn, pair[1]))
+    # The head's place and not the last's: a batch may reach far back, and newcomers are not to wait for that.
+    move_clock(connection, Place(start=start, turn=turn), earliest if held else start, sum(row[-1] for row in rows))
+    return [record for record, _ in claimed]
 
 
 def complete_many(connection: sqlite3.Connection, completions: Sequence[Completion]) -> list[TaskRecord | None]:

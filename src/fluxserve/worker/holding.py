@@ -20,7 +20,8 @@ def ref_of(task_id: str, fence: int) -> str:
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """One claim; `outcome` is kept until the server has written it down.
+    """One claim; `outcome` is kept until the server has written it down. `is_drawn`: the engine has
+    steps to make for it.
 
     `has_moved`: it stands between its first and its last step, and was not written down there.
     """
@@ -30,6 +31,7 @@ class Holding:
     reported_at: float = 0.0
     saved_at: float = 0.0
     has_moved: bool = False
+    is_drawn: bool = False
     outcome: p.Finished | p.Failed | None = None
     wants_previews: bool = False
     shown_at: float = -PREVIEW_INTERVAL_S
@@ -50,8 +52,7 @@ class Holding:
 
     def is_to_be_shown(self, now: float) -> bool:
         """Whether its next step should come with a preview."""
-        is_drawn = self.admitted_at is not None and self.outcome is None
-        return self.wants_previews and is_drawn and now - self.shown_at >= PREVIEW_INTERVAL_S
+        return self.wants_previews and self.is_drawn and now - self.shown_at >= PREVIEW_INTERVAL_S
 
     def finished(self, drawn: Finished, picture: bytes) -> p.Finished:
         """The outcome of a drawn and encoded picture."""

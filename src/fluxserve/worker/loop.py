@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -236,19 +237,8 @@ class Worker:
             for ref in self._take_discards():
                 await self._watched(partial(self._engine.discard, ref))
             for holding in self._take_arrivals():
-                if holding.ref not in self._holdings:  # discarded while others were admitted
-                    continue
-                assignment = holding.assignment
-                # Before it is true, so that a death in between is not nobody's, again and again.
-                self._send(
-                    p.Progress(
-                        task_id=assignment.task_id, fence=assignment.fence, step=0, steps=assignment.generation.steps
-                    )
-                )
-                await self._watched(
-                    partial(self._engine.admit, holding.ref, assignment.generation, assignment.waypoint)
-                )
-                holding.admitted_at = holding.saved_at = time.monotonic()
+                if holding.ref in self._holdings:  # not discarded while others were admitted
+                    await self._admit(holding)
             for ref in self._take_shows():
                 await self._watched(partial(self._engine.show, ref))
             if not self._engine.active:
@@ -261,6 +251,14 @@ class Worker:
                 self._tell(event)
             for holding in self._due():
                 self._write_down(holding, await self._watched(partial(self._engine.save, holding.ref)))
+
+    async def _admit(self, holding: Holding) -> None:
+        taken = holding.assignment
+        # Before it is true, so that a death in between is not nobody's, again and again.
+        self._send(p.Progress(task_id=taken.task_id, fence=taken.fence, step=0, steps=taken.generation.steps))
+        await self._watched(partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint, turn=taken.turn))
+        holding.is_drawn = True
+        holding.admitted_at = holding.saved_at = time.monotonic()
 
     def _due(self) -> list[Holding]:
         """Those to write down; none while the server still has to take what was sent before."""
@@ -279,9 +277,21 @@ class Worker:
         return taken
 
     def _take_arrivals(self) -> list[Holding]:
-        """As many as the engine has room for; the rest waits here, one batch ahead."""
-        room = max(0, self._engine.capacity - self._engine.active)
-        taken, self._arrivals = self._arrivals[:room], self._arrivals[room:]
+        """Those whose turn is next, as many as the engine has room for; the rest waits here, one batch ahead.
+
+        Where it has none, it takes what comes before all that it draws, which then waits there as it stands: at most
+        as many as it has room for.
+        """
+        drawn = [one.assignment.turn for one in self._holdings.values() if one.is_drawn]
+        arrivals, active, capacity = sorted(self._arrivals, key=_turn), self._engine.active, self._engine.capacity
+        number = 0
+        while number < len(arrivals) and (
+            active + number < capacity
+            or (active + number < 2 * capacity and _turn(arrivals[number]) < min(drawn, default=math.inf))
+        ):
+            drawn.append(_turn(arrivals[number]))
+            number += 1
+        taken, self._arrivals = arrivals[:number], arrivals[number:]
         return taken
 
     def _take_shows(self) -> list[str]:
@@ -297,13 +307,15 @@ class Worker:
             return
         match event:
             case Progressed(step=step, steps=steps, preview=preview):
-                holding.has_moved = step < steps
+                holding.has_moved = holding.is_drawn = step < steps
                 self._report(holding, step, steps)
                 if preview is not None:
                     self._beside_steps(self._encode_preview(holding, preview))
             case Finished():
+                holding.is_drawn = False
                 self._beside_steps(self._encode(holding, event))
             case Failed(error=error):
+                holding.is_drawn = False
                 self._hand_over(holding, holding.failed(error))
 
     def _report(self, holding: Holding, step: int, steps: int) -> None:
@@ -363,7 +375,7 @@ class Worker:
         now = time.monotonic()
         self._heard_at = self._heard_at or now
         held = (holding for holding in self._holdings.values() if holding.outcome is None)
-        work = sum(step_work(holding.assignment.generation.size) for holding in held)
+        work = sum(step_work(holding.assignment.generation) for holding in held)
         self._watchdog.expect(work, since=self._heard_at, now=now)
         return await self._in_engine_thread(call)
 
@@ -373,7 +385,7 @@ class Worker:
             return
         now = time.monotonic()
         moved = (self._holdings.get(event.ref) for event in events if isinstance(event, Progressed))
-        work = sum(step_work(holding.assignment.generation.size) for holding in moved if holding is not None)
+        work = sum(step_work(holding.assignment.generation) for holding in moved if holding is not None)
         self._watchdog.heard(now - self._heard_at, work)
         self._heard_at = now
 
@@ -381,3 +393,7 @@ class Worker:
         """Nothing is to be heard of an idle engine."""
         self._watchdog.rest()
         self._heard_at = 0.0
+
+
+def _turn(holding: Holding) -> float:
+    return holding.assignment.turn

@@ -79,11 +79,12 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One claimed task, and what the worker may go on from."""
+    """One claimed task, and what the worker may go on from. Of what it holds, the lowest `turn` is drawn first."""
 
     task_id: str
     fence: int
     generation: Generation
+    turn: float
     waypoint: bytes | None = None
 
 

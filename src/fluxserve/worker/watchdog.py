@@ -13,7 +13,7 @@ import faulthandler
 import sys
 from collections.abc import Callable
 
-from fluxserve.catalogue import Size
+from fluxserve.catalogue import MODELS, Generation, Size
 
 #: News that takes so many times longer than expected is not coming.
 HANG_FACTOR = 10
@@ -23,18 +23,13 @@ _MEMORY = 0.9
 _SLACK = 0.05
 #: A moment that is over already is set so many seconds ahead.
 _SOON = 0.1
-#: Tokens of text; image tokens of 16 x 16 pixels; tokens whose attention costs as much as all the rest of a step.
-_TEXT, _PIXELS, _ATTENTION = 512, 256, 18_500
+_UNIT = Size(256, 256)
 
 
-def step_work(size: Size) -> float:
-    """How much more a step at `size` takes than one at 256x256: FLUX.1's operations, linear ones and attention."""
-    return _operations(size.area) / _operations(256 * 256)
-
-
-def _operations(area: int) -> float:
-    tokens = _TEXT + area / _PIXELS
-    return tokens * (1 + tokens / _ATTENTION)
+def step_work(generation: Generation) -> float:
+    """How much more a step of this picture is predicted to take than one at 256x256 of the same model."""
+    network = MODELS[generation.model].network
+    return network.step_work(generation.size) / network.step_work(_UNIT)
 
 
 def _end_process_after(seconds: float) -> None:

@@ -154,7 +154,7 @@ async def test_an_account_spends_its_last_credit_and_no_more(store: Store) -> No
 async def test_an_account_that_does_not_exist_can_pay_nothing(store: Store) -> None:
     entry = await store.create_key(new_key())
     nobody = ApiKey(
-        id=entry.key.id, account_id="nobody", name="", max_active=None, rate_per_minute=None,
+        id=entry.key.id, account_id="nobody", name="", max_active=None, rate_per_minute=None, weight=1.0,
         created_at=NOW, revoked_at=None,
     )  # fmt: skip
     stranger = KeyEntry(key=nobody, digest=b"", account_name="", balance=None)

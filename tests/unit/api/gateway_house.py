@@ -19,6 +19,7 @@ from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
+from fluxserve.store.base import KeyEntry
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.worker import protocol as p
 
@@ -118,14 +119,16 @@ class GatewayHouse:
         worker.welcome = await worker.next(p.Welcome)
         return worker
 
-    async def submit(self, count: int = 1, *, model: str = "flux-dev") -> list[str]:
-        """Accepted tasks, all at once."""
-        entry = await self.store.create_key(new_key())
+    async def submit(
+        self, count: int = 1, *, model: str = "flux-dev", work: float = 100.0, entry: KeyEntry | None = None
+    ) -> list[str]:
+        """Accepted tasks, all at once; `entry` None: of a key of their own."""
+        entry = entry or await self.store.create_key(new_key())
         drawing = generation(model=model)
-        outcomes = await self.store.submit_many([submission(entry, drawing=drawing) for _ in range(count)])
+        outcomes = await self.store.submit_many([submission(entry, drawing=drawing, work=work) for _ in range(count)])
         records = [outcome.record for outcome in outcomes if outcome.record is not None]
         for record in records:
-            self.service.views.put(record)
+            self.service._show(record)  # as a submit does
         self.service.queue_changed.fire()
         return [record.id for record in records]
 

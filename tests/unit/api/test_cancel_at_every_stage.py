@@ -39,9 +39,9 @@ class Watched(FakeEngine):
         self.clock = clock
         self.made: dict[str, int] = {}
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint)
+        super().admit(ref, generation, waypoint, turn=turn)
         self.made[ref] = 0
 
     def step(self) -> Sequence[Event]:

@@ -63,8 +63,9 @@ class House:
     ) -> ApiKey:
         """A new key of a new account."""
         _, entry = await self.keyring.create(
-            name="k", account=None, grant=grant, max_active=max_active, rate_per_minute=rate_per_minute, now=self.time
-        )
+            name="k", account=None, grant=grant, max_active=max_active, rate_per_minute=rate_per_minute,
+            weight=1.0, now=self.time,
+        )  # fmt: skip
         return entry.key
 
     async def submit(

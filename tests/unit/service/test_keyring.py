@@ -11,7 +11,7 @@ from fluxserve.service.keyring import Keyring
 async def made(house: House) -> tuple[str, str]:
     """The text and the id of a new key."""
     text, entry = await house.keyring.create(
-        name="k", account=None, grant=None, max_active=None, rate_per_minute=None, now=NOW
+        name="k", account=None, grant=None, max_active=None, rate_per_minute=None, weight=1.0, now=NOW
     )
     return text, entry.key.id
 

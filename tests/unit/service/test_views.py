@@ -14,8 +14,9 @@ def record(task_id: str, state: State = State.QUEUED) -> TaskRecord:
     """A task as the store answers it."""
     return TaskRecord(
         id=task_id, account_id="a", key_id="k", state=state, generation=generation(), warnings=("w",), dialect="bfl",
-        origin="", webhook_url=None, cost=0, fence=0, attempts=Attempts(), worker_id=None, recipe=None,
-        repeatable=False, created_at=NOW, started_at=None, finished_at=None, object_name=None, drawn=None, reason=None,
+        origin="", webhook_url=None, cost=0, turn=1.0, work=1.0, fence=0, attempts=Attempts(), worker_id=None,
+        recipe=None, repeatable=False, created_at=NOW, started_at=None, finished_at=None, object_name=None, drawn=None,
+        reason=None,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from fluxserve.worker.loop import Worker
 
 SETTINGS = Settings(heartbeat=60, lease=600)
 PATIENCE_S = 5.0
-TASK = p.Assignment(task_id="t1", fence=1, generation=generation())
+TASK = p.Assignment(task_id="t1", fence=1, turn=1.0, generation=generation())
 
 
 @asynccontextmanager
@@ -170,9 +170,9 @@ async def test_a_task_that_is_to_be_shown_sends_small_pictures_of_itself_and_its
 class BreaksAtAdmission(FakeEngine):
     """An engine with a defect."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Raise."""
-        raise ZeroDivisionError(ref, generation, waypoint)
+        raise ZeroDivisionError(ref, generation, waypoint, turn)
 
 
 class BreaksAtAStep(FakeEngine):
@@ -206,9 +206,9 @@ class Stepped(FakeEngine):
         self.refs: list[set[str]] = []
         self._held: set[str] = set()
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None) -> None:
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint)
+        super().admit(ref, generation, waypoint, turn=turn)
         self._held.add(ref)
 
     def discard(self, ref: str) -> None:
@@ -263,6 +263,62 @@ async def test_a_task_that_is_discarded_before_the_engine_had_room_for_it_never_
             for _ in crowd[:-1]:
                 await heard(reader, p.Finished)
     assert all(f"{last}/1" not in refs for refs in engine.refs)
+
+
+# Turns
+
+
+class Parking(Stepped):
+    """An engine with room for two, which nothing ever leaves; it remembers the turns that it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(fake_latency=60, fake_steps=50))
+        self.turns: dict[str, float] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Two."""
+        return 2
+
+    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+        """Take it in."""
+        super().admit(ref, generation, waypoint, turn=turn)
+        self.turns[ref.partition("/")[0]] = turn
+
+
+async def in_the_engine(engine: Parking, streams: Streams, *arrivals: dict[str, float]) -> list[set[str]]:
+    """What it holds at each step, where one group of tasks, by turn, arrives before each."""
+    reader, writer = streams
+    await heard(reader, p.Want)
+    held: list[set[str]] = []
+    for number, arriving in enumerate(arrivals):
+        tasks = tuple(structs.replace(TASK, task_id=name, turn=turn) for name, turn in arriving.items())
+        writer.write(p.to_frame(p.Tasks(assignments=tasks)))
+        writer.write(p.to_frame(p.Discard(task_id="never heard of", fence=1)))
+        await heard(reader, p.Want)  # so it has read what came before
+        if number:
+            engine.go_on.release()
+        await asyncio.to_thread(engine.begun.acquire, timeout=PATIENCE_S)
+        held.append({ref.partition("/")[0] for ref in engine.refs[-1]})
+    engine.go_on.release()
+    return held
+
+
+@in_event_loop
+async def test_a_worker_takes_in_at_the_next_step_what_comes_before_all_that_it_draws() -> None:
+    engine = Parking()
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, streams):
+        held = await in_the_engine(engine, streams, {"c": 300, "a": 100, "b": 200}, {"between": 150, "short": 10})
+        assert held == [{"a", "b"}, {"a", "b", "short"}]
+        assert engine.turns == {"a": 100.0, "b": 200.0, "short": 10.0}
+
+
+@in_event_loop
+async def test_a_worker_lets_no_more_tasks_wait_in_its_engine_than_it_has_room_for() -> None:
+    engine = Parking()
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, streams):
+        held = await in_the_engine(engine, streams, {"a": 100, "b": 200}, {"c": 30}, {"d": 20}, {"e": 10})
+        assert held == [{"a", "b"}, {"a", "b", "c"}, {"a", "b", "c", "d"}, {"a", "b", "c", "d"}]
 
 
 # Waypoints

@@ -42,8 +42,12 @@ FROM_SERVER: list[p.FromServer] = [
     p.Refused(reason="The worker token is wrong."),
     p.Tasks(
         assignments=(
-            p.Assignment(task_id="t1", fence=1, generation=generation(seed=2**64 - 1, prompt="\u2028 🍎\x00")),
-            p.Assignment(task_id="t2", fence=1, generation=generation(size=Size(3136, 1344)), waypoint=b"\0\xff"),
+            p.Assignment(
+                task_id="t1", fence=1, turn=1.5, generation=generation(seed=2**64 - 1, prompt="\u2028 🍎\x00")
+            ),
+            p.Assignment(
+                task_id="t2", fence=1, turn=1e12, generation=generation(size=Size(3136, 1344)), waypoint=b"\0\xff"
+            ),
         )
     ),
     p.Tasks(assignments=()),

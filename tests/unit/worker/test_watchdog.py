@@ -8,10 +8,9 @@ import time
 
 import pytest
 
+from builders import generation
 from fluxserve.catalogue import Size
 from fluxserve.worker.watchdog import HANG_FACTOR, Watchdog, step_work
-
-SMALL = Size(256, 256)
 
 
 class Clock:
@@ -29,9 +28,9 @@ class Clock:
 
 
 def test_work_grows_with_the_size_and_faster_than_the_size() -> None:
-    assert step_work(SMALL) == 1.0
-    assert 1 < step_work(Size(512, 512)) < step_work(Size(1024, 1024)) < step_work(Size(2048, 2048))
-    assert step_work(Size(1024, 1024)) / step_work(Size(512, 512)) == pytest.approx(74.4 / 21.5, rel=0.05)
+    small, medium, large = (step_work(generation(size=Size(side, side))) for side in (256, 512, 1024))
+    assert small == 1.0
+    assert 4 * medium > large > 3 * medium > 3.0
 
 
 def test_it_waits_for_its_patience_where_steps_are_quick() -> None:
