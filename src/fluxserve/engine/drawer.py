@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, layout, sampling, waypoint, weights
+from fluxserve.engine import forward, sampling, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Finished, Pixels
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
-from fluxserve.engine.forward import Row
+from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.networks import FAMILIES, Network
 from fluxserve.engine.previews import Previewer
+from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.trajectory import Conditioning, Trajectory
 from fluxserve.errors import BadPicture
 
@@ -30,37 +32,34 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Common sizes whose shapes may be drawn with more rows than one, if they pass the self-test.
-_TESTED_SIZES = (Size(256, 256), Size(512, 512), Size(1024, 768), Size(1024, 1024))
-_SELF_TEST_SECONDS = 20.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawer:
-    """`batches`: pictures in a forward pass by drawn size, 1 where a size is not named."""
+    """`company`: how many pictures of a drawn size may share a forward pass; one where a size is not named."""
 
     checkpoint: Checkpoint
     network: Network
     unconditional: Conditioning
-    batches: Mapping[Size, int]
+    prompts: PromptCache
+    company: Mapping[Size, Company]
     fingerprint: str
     previewer: Previewer
 
-    def start(self, ref: str, generation: Generation, turn: int) -> Trajectory:
-        """Encode the prompt and draw the noise."""
+    def start(self, ref: str, generation: Generation, turn: float) -> Trajectory:
+        """Encode the prompt, unless it was read before, and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
         latents = self.network.noise(generation.seed, size)
         return Trajectory(
             ref=ref,
             generation=generation,
             drawn_size=size,
-            conditioning=self.network.encode(generation.prompt),
+            conditioning=self.prompts.get(generation.prompt, self.network.encode),
             sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
             latents=latents,
             turn=turn,
         )
 
-    def resume(self, ref: str, generation: Generation, turn: int, saved: bytes) -> Trajectory:
+    def resume(self, ref: str, generation: Generation, turn: float, saved: bytes) -> Trajectory:
         """Encode the prompt and go on from a waypoint; raises WaypointRefused."""
         reached = waypoint.decode(saved, generation, self.fingerprint)
         return self.start(ref, generation, turn).at(reached)
@@ -72,17 +71,21 @@ class Drawer:
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         """The velocity of each trajectory where it stands; all have one drawn size."""
-        size, per_picture = trajectories[0].drawn_size, _rows_per_picture(self.checkpoint)
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
-        rows = [
-            _row(trajectory, conditioning)
+        pictures = [
+            [
+                _row(trajectory, conditioning)
+                for conditioning in (trajectory.conditioning, self.unconditional)[: self.checkpoint.rows_per_picture]
+            ]
             for trajectory in trajectories
-            for conditioning in (trajectory.conditioning, self.unconditional)[:per_picture]
         ]
-        velocities = forward.predict(self.network, rows, size, self.batches.get(size, 1) * per_picture)
-        if per_picture == 1:
-            return velocities
-        return sampling.guided(velocities[::2], velocities[1::2], self.checkpoint.cfg_scale)
+        size = trajectories[0].drawn_size
+        velocities = forward.predict(self.network, pictures, size, self.company_at(size))
+        return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
+
+    def company_at(self, size: Size) -> Company:
+        """How many pictures may share a forward pass at this drawn size."""
+        return self.company.get(size, ALONE)
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
@@ -110,20 +113,23 @@ class Drawer:
         )
 
 
-def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
+def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     module, _, name = FAMILIES[checkpoint.family].partition(":")
     parts = weights.load(checkpoint.path, runtime)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
-    batches = sound_batches(checkpoint, network, runtime, canonical_batch)
+    weights_word = weights_hash(checkpoint.path)
+    company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    padded = {size: found.most for size, found in company.items() if found.padded}
     drawer = Drawer(
         checkpoint=checkpoint,
         network=network,
         unconditional=network.encode(""),
-        batches=batches,
-        fingerprint=fingerprint(weights_hash(checkpoint.path), runtime, batches),
-        previewer=Previewer(network, _token_side(checkpoint)),
+        prompts=PromptCache(runtime.prompt_cache),
+        company=company,
+        fingerprint=fingerprint(weights_word, runtime, padded),
+        previewer=Previewer(network, checkpoint.token_side),
     )
     logger.info(
         "Loaded %s",
@@ -138,44 +144,6 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) 
         },
     )
     return drawer
-
-
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the checkpoint's weights on disk."""
-    files = [file for part in layout.PARTS for file in layout.weight_files(checkpoint.path, part)]
-    return sum((checkpoint.path / file).stat().st_size for file in files)
-
-
-def sound_batches(
-    checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int
-) -> Mapping[Size, int]:
-    """The sizes drawn with `canonical_batch` pictures a pass: those that fit the budget and pass the self-test."""
-    if canonical_batch == 1:
-        return {}
-    per_token = _token_side(checkpoint) ** 2
-    rows = canonical_batch * _rows_per_picture(checkpoint)
-    sizes = {drawn_size(checkpoint, size) for size in _TESTED_SIZES}
-    fitting = [size for size in sizes if size.area // per_token * canonical_batch <= runtime.token_budget]
-    passed = {
-        size: canonical_batch for size in fitting if forward.holds(network, size, rows, seconds=_SELF_TEST_SECONDS)
-    }
-    logger.info(
-        "Forward passes of %d pictures hold for %s; other sizes are drawn one at a time",
-        canonical_batch,
-        ", ".join(map(str, passed)) or "no size",
-        extra={"action": "batch_self_test"},
-    )
-    return passed
-
-
-def _token_side(checkpoint: Checkpoint) -> int:
-    """Pixels to an image token, one way: a patch of 2 x 2 latents."""
-    return 2 * checkpoint.vae_factor
-
-
-def _rows_per_picture(checkpoint: Checkpoint) -> int:
-    """Two with true guidance: with and without the prompt."""
-    return 2 if checkpoint.cfg_scale > 1 else 1
 
 
 def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:

@@ -27,6 +27,9 @@ class Flux1:
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
+        from fluxserve.engine.apart import keep_apart
+
+        keep_apart(parts.transformer)
         self._checkpoint = checkpoint
         self._parts = parts
         self._channels = int(parts.transformer.config.in_channels) // _PATCH**2
