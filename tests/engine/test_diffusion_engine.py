@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -110,6 +110,12 @@ def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings) -> Diffu
     engine = DiffusionEngine(settings, open_drawer=open_breaking)
     engine.warm()
     return engine
+
+
+def open_on_one_core(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+    """With the runtime as it is told, but with one thread."""
+    apply(CPU)
+    return open_drawer(checkpoint, runtime)
 
 
 def runs_out_of_memory(velocity: Tensor) -> Tensor:
@@ -218,15 +224,16 @@ def test_a_discarded_generation_leaves_nothing_in_memory(
             return conditioning
 
     def open_remembering(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime)
+        drawer = open_on_one_core(checkpoint, runtime)
         return replace(drawer, network=Remembering(drawer.network, lambda row: row))  # type: ignore[arg-type]
 
-    settings = settings_for({"flux-dev": dev_folder}).model_copy(update={"prompt_cache": 0})
+    settings = settings_for({"flux-dev": dev_folder}).model_copy(update={"prompt_cache": 0, "threads": 2})
     engine = DiffusionEngine(settings, open_drawer=open_remembering)
     engine.warm()
     kept.clear()
     for ref in ("staying", "gone"):
-        engine.admit(ref, APPLE)
+        engine.admit(ref, replace(APPLE, steps=50))
+    engine.step()
     engine.step()
     engine.discard("gone")
     gc.collect()
@@ -239,13 +246,12 @@ def moved(events: Sequence[Event]) -> list[str]:
 
 
 @pytest.fixture
-def orderly(settings_for: Callable[..., Settings], dev_folder: Path) -> Iterator[DiffusionEngine]:
-    """An engine whose steps take all cores: it reads one prompt between two steps, and none beside them."""
+def orderly(settings_for: Callable[..., Settings], dev_folder: Path) -> DiffusionEngine:
+    """An engine whose steps take all cores, as it thinks: it reads prompts between two steps, none beside them."""
     settings = settings_for({"flux-dev": dev_folder}, 2).model_copy(update={"threads": 2})
-    made = DiffusionEngine(settings)
+    made = DiffusionEngine(settings, open_drawer=open_on_one_core)
     made.warm()
-    yield made
-    apply(CPU)
+    return made
 
 
 def test_the_lowest_turn_steps_and_those_like_it_join_in_the_order_of_their_turns(orderly: DiffusionEngine) -> None:

@@ -21,7 +21,7 @@ from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
-from fluxserve.engine.stages import Stage
+from fluxserve.engine.lanes import Lane
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
@@ -64,8 +64,8 @@ class DiffusionEngine:
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
         self._news = threading.Condition()
-        self._reading: Stage[tuple[_Wish, Trajectory | Failed]]
-        self._decoding: Stage[tuple[Trajectory, Finished | Failed]]
+        self._reading: Lane[tuple[_Wish, Trajectory | Failed]]
+        self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
         self._runtime: Runtime
 
     @property
@@ -103,8 +103,8 @@ class DiffusionEngine:
             for drawer in opened.values():
                 drawer.previewer.fit()
         self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}
-        self._reading = Stage("reader", self._runtime, self._news)
-        self._decoding = Stage("decoder", self._runtime, self._news)
+        self._reading = Lane("reader", self._runtime, self._news)
+        self._decoding = Lane("decoder", self._runtime, self._news)
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
@@ -124,8 +124,8 @@ class DiffusionEngine:
         for held in (self._wishes, self._trajectories, self._drawn, self._previews):
             held.pop(ref, None)
         self._shown.discard(ref)
-        for stage in (self._reading, self._decoding):
-            stage.drop(ref)
+        for lane in (self._reading, self._decoding):
+            lane.drop(ref)
 
     def show(self, ref: str) -> None:
         """Let the next step of `ref` be shown."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -30,6 +30,8 @@ Answer = TypeVar("Answer")
 #: Progress is sent at most this often for a task, beside admission, the first and the last step.
 PROGRESS_INTERVAL_S = 0.1
 REDIAL_S = 0.2
+#: The engine steps on by itself for this long where nobody has to hear of it: handing over between threads takes time.
+ALONE_S = 0.02
 #: A call may take this many times the longest one seen before the engine counts as hung.
 HANG_FACTOR = 20
 EXIT_HUNG = 70
@@ -257,10 +259,26 @@ class Worker:
             if not self._engine.active:
                 await self._wake.wait()
                 continue
-            for event in await self._in_engine_thread(self._engine.step):
+            for event in await self._in_engine_thread(self._step):
                 self._tell(event)
             for holding in self._due():
                 self._write_down(holding, await self._in_engine_thread(partial(self._engine.save, holding.ref)))
+
+    def _step(self) -> Sequence[Event]:
+        """In the engine's thread: steps until there is something to do here, but never past somebody's first step."""
+        interval = self._waypoint_interval
+        end = time.monotonic() + (ALONE_S if interval is None else min(ALONE_S, interval))
+        told: list[Event] = []
+        while True:
+            events = self._engine.step()
+            told += events
+            if (
+                not all(isinstance(event, Progressed) and event.step > 1 and event.preview is None for event in events)
+                or self._wake.is_set()
+                or not self._engine.active
+                or time.monotonic() >= end
+            ):
+                return told
 
     def _due(self) -> list[Holding]:
         """Those to write down; none while the server still has to take what was sent before."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fluxserve.catalogue import Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.trajectory import Conditioning, noise
 from fluxserve.engine.weights import Parts
 
@@ -30,6 +31,7 @@ class Flux1:
         from fluxserve.engine.apart import keep_apart
 
         keep_apart(parts.transformer)
+        take_shortcuts(parts.transformer)
         self._checkpoint = checkpoint
         self._parts = parts
         self._channels = int(parts.transformer.config.in_channels) // _PATCH**2

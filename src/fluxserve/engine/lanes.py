@@ -1,6 +1,6 @@
-"""Stages beside the step loop: reading prompts and decoding pictures, each one at a time, the lowest turn first.
+"""Lanes beside the step loop: reading prompts and decoding pictures, each one at a time, the lowest turn first.
 
-Where a core or a device is left over, a stage has a thread of its own and works while others step. Where steps take
+Where a core or a device is left over, a lane has a thread of its own and works while others step. Where steps take
 all cores, it would only hold them up: there it works a piece at a time between two steps.
 What it does not know: what the work is, steps.
 """
@@ -31,8 +31,8 @@ class _Work(Generic[T]):
     do: Callable[[], T] = field(compare=False)
 
 
-class Stage(Generic[T]):
-    """One stage; `news` is notified when a piece of work is done."""
+class Lane(Generic[T]):
+    """One lane; `news` is notified when a piece of work is done."""
 
     def __init__(self, name: str, runtime: Runtime, news: threading.Condition) -> None:
         beside = runtime.has_room_beside_steps
@@ -53,10 +53,11 @@ class Stage(Generic[T]):
             self._threads.submit(self._do_next)
 
     def drop(self, ref: str) -> None:
-        """Forget what waits under this name; what is under way comes out all the same."""
+        """Forget what waits or is done under this name; what is under way comes out all the same."""
         with self._news:
             self._waiting = [work for work in self._waiting if work.ref != ref]
             heapq.heapify(self._waiting)
+            self._done = [done for done in self._done if done[0] != ref]
 
     def take(self) -> Iterator[tuple[str, T]]:
         """What is done; raises what a piece of work has raised."""
@@ -86,11 +87,10 @@ class Stage(Generic[T]):
             self._begun = time.monotonic()
         try:
             with self._surroundings():
-                done = work.do()
+                done = [(work.ref, work.do())]
         except BaseException as error:  # noqa: BLE001 - raised again by `take`
-            self._broken = error
-        else:
-            self._done.append((work.ref, done))
+            done, self._broken = [], error
         with self._news:
+            self._done += done
             self._begun = None
             self._news.notify_all()
