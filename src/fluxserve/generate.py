@@ -205,7 +205,7 @@ def _own_server(console: Console) -> Iterator[Place]:
         if reason := missing(load()):  # broken settings are told here too, not in the child's log
             raise EngineNotInstalled(reason)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir)],
+            [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir), "--workers", "1"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

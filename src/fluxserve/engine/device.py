@@ -47,8 +47,8 @@ class Runtime:
 
     @property
     def has_room_beside_steps(self) -> bool:
-        """Whether other threads can work while a step runs: not where steps take every core."""
-        return self.device != "cpu" or self.threads == 1
+        """Whether other threads can work while a step runs: not where steps take every core, nor on Apple's GPUs."""
+        return self.device.startswith("cuda") or (self.device == "cpu" and self.threads == 1)
 
     @property
     def torch_device(self) -> torch.device:
@@ -95,7 +95,7 @@ def sensible_workers(settings: Settings, weight_bytes: int) -> int:
 
 
 def apply(runtime: Runtime) -> None:
-    """Make torch run this way in the whole process, with repeatable kernels."""
+    """Make torch run this way in the whole process and in this thread, with repeatable kernels."""
     import torch
 
     torch.set_num_threads(runtime.threads)

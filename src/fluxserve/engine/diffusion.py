@@ -102,6 +102,7 @@ class DiffusionEngine:
             opened = {path: self._open_drawer(checkpoint, self._runtime) for path, checkpoint in checkpoints.items()}
             for drawer in opened.values():
                 drawer.previewer.fit()
+            device.finish(self._runtime)
         self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}
         self._reading = Lane("reader", self._runtime, self._news)
         self._decoding = Lane("decoder", self._runtime, self._news)
@@ -144,8 +145,9 @@ class DiffusionEngine:
             failed = self._take_started()
             # 2. Choose who moves, of all that are on their way.
             chosen = [self._trajectories[ref] for ref in choose(self._candidates())]
-            # 3. Predict and advance them.
+            # 3. Predict and advance them; what they were is given up only when the device has done so.
             moved = self._advance(chosen)
+            device.finish(self._runtime)
             # 4. Tell of progress; those that are done go on to be decoded.
             progress = [event for outcome in moved for event in self._tell(outcome)]
         # 5. Hand out what was decoded.
@@ -201,18 +203,13 @@ class DiffusionEngine:
         """Move all together; where that fails, each alone, so that a bad one takes no other with it."""
         if not trajectories:
             return ()
-        velocities = _attempt(trajectories[0].ref, partial(self._predict, trajectories))
+        velocities = _attempt(trajectories[0].ref, partial(self._drawer(trajectories[0]).velocities, trajectories))
         if not isinstance(velocities, Failed):
             moves = zip(trajectories, velocities, strict=True)
             return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
         if len(trajectories) == 1:
             return [velocities]
         return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
-
-    def _predict(self, trajectories: Sequence[Trajectory]) -> Sequence[Tensor]:
-        velocities = self._drawer(trajectories[0]).velocities(trajectories)
-        device.finish(self._runtime)
-        return velocities
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
         """One step further; before the last one its preview is made where it was asked for."""

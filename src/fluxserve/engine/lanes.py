@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from fluxserve.engine.device import Runtime, surroundings
+from fluxserve.engine.device import Runtime, apply, surroundings
 
 T = TypeVar("T")
 #: After this long the step loop waits for a piece of work, so that whoever watches the steps sees that it hangs.
@@ -35,8 +35,12 @@ class Lane(Generic[T]):
     """One lane; `news` is notified when a piece of work is done."""
 
     def __init__(self, name: str, runtime: Runtime, news: threading.Condition) -> None:
-        beside = runtime.has_room_beside_steps
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"fluxserve-{name}") if beside else None
+        # Each thread has to be told how many threads its kernels may use.
+        self._threads = (
+            ThreadPoolExecutor(1, thread_name_prefix=f"fluxserve-{name}", initializer=apply, initargs=(runtime,))
+            if runtime.has_room_beside_steps
+            else None
+        )
         self._surroundings = surroundings(runtime)
         self._news = news
         self._numbers = itertools.count()

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.lanes import Lane
@@ -24,6 +25,21 @@ def taken(lane: "Lane[str]", news: threading.Condition, count: int) -> list[tupl
             assert news.wait_for(lambda: lane.has_news, PATIENCE_S)
         done += lane.take()
     return done
+
+
+def test_kernels_use_as_many_threads_in_a_lane_as_in_the_steps() -> None:
+    """Each thread of a process has a number of its own, and other numbers may make other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        news = threading.Condition()
+        lane = Lane[int]("counted", Runtime(device="cpu", dtype="float32", threads=1, token_budget=1), news)
+        lane.submit("a", 0.0, torch.get_num_threads)
+        with news:
+            assert news.wait_for(lambda: lane.has_news, PATIENCE_S)
+        assert list(lane.take()) == [("a", 1)]
+    finally:
+        torch.set_num_threads(before)
 
 
 class Gate:
