@@ -322,7 +322,7 @@ def test_a_broken_device_is_not_blamed_on_a_generation(settings_for: Callable[..
     engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}))
     engine.admit("a", replace(APPLE, prompt="bad"))
     with pytest.raises(torch.AcceleratorError):
-        engine.step()
+        run(engine)
 
 
 def spoiled(folder: Path, copy: Path, file: str, tensor: str, value: float) -> Path:

@@ -88,6 +88,13 @@ def run(engine: DiffusionEngine) -> dict[str, Finished]:
     return {event.ref: event for event in events if isinstance(event, Finished)}
 
 
+def step(engine: DiffusionEngine) -> Sequence[Event]:
+    """One step of somebody, or whatever else there is to tell."""
+    while not (events := engine.step()) and engine.active:
+        pass
+    return events
+
+
 def interrupted(
     engines: Sequence[DiffusionEngine], wishes: Mapping[str, Generation], die: Random
 ) -> dict[str, Finished]:
@@ -103,7 +110,7 @@ def interrupted(
         for ref in left:
             engine.admit(ref, wishes[ref], saved[ref])
         for _ in range(die.randint(1, 6)):
-            finished |= {event.ref: event for event in engine.step() if isinstance(event, Finished)}
+            finished |= {event.ref: event for event in step(engine) if isinstance(event, Finished)}
         for ref in left:
             saved[ref] = engine.save(ref) or saved[ref]
             engine.discard(ref)
@@ -137,8 +144,9 @@ def test_the_warmth_of_an_engine_changes_nothing(settings_for: Callable[..., Set
     used.admit("a", APPLE)
     undisturbed = run(used)
     used.admit("a", APPLE)
-    used.step()
+    step(used)
     waypoint = used.save("a")
+    assert waypoint is not None
     fresh.warm()
     fresh.admit("a", APPLE, waypoint)
     assert run(fresh) == undisturbed

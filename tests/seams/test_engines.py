@@ -234,7 +234,9 @@ class Stepper:
     def step(self, generation: Generation) -> Sequence[Event]:
         """One step of the one picture that is under way."""
         self.time += 1.0 / generation.steps
-        return self.engine.step()
+        while not (events := self.engine.step()) and self.engine.active:
+            pass  # its prompt is being read, or its picture decoded
+        return events
 
     def saved(self, generation: Generation) -> list[bytes]:
         """The waypoint after each step but the last."""
