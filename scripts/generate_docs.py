@@ -196,8 +196,6 @@ def _setting_values(schema: Mapping[str, object]) -> str:
 
 
 def _values(schema: Mapping[str, object]) -> str:
-    if "const" in schema:
-        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in cast("list[str]", schema["enum"]))
     words = {"array": "list of names", "object": "table", "string": "text", "integer": "whole number"}

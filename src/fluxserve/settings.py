@@ -94,8 +94,11 @@ class Settings(BaseSettings):
     engine: EngineChoice = Field(
         "auto", description="What local workers draw with; auto: diffusion where torch is installed, else none."
     )
-    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
-        "auto", description="Local worker processes; auto: one for each core where networks are tiny, else one."
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Local worker processes; unset: one for each core of a CPU where networks are tiny, else one.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device to draw on.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -38,7 +38,7 @@ def is_installed() -> bool:
 
 def missing(settings: Settings) -> str:
     """Why nothing here can draw, and what to do; empty where a local worker can."""
-    if choose(settings) != "none" and settings.workers:
+    if choose(settings) != "none" and settings.workers != 0:
         return ""
     remedy = "choose engine = auto" if is_installed() else INSTALL_HINT
     return f"Nothing here can draw yet: {remedy} and start again, or connect a worker. Tasks are accepted and wait."
@@ -49,7 +49,7 @@ def worker_count(settings: Settings) -> int:
     choice = choose(settings)
     if choice == "none":
         return 0
-    if settings.workers != "auto":
+    if settings.workers is not None:
         return settings.workers
     if choice == "fake":
         return 1
