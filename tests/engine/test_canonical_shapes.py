@@ -277,18 +277,19 @@ def test_pictures_that_are_parked_and_passed_by_again_and_again_have_the_pixels_
     engine.warm()
     models, sizes = ("flux-dev", "flux-pro"), (Size(256, 256), Size(320, 256), Size(256, 320))
     wishes = [
-        replace(WANTED[0], seed=seed, model=models[seed % 2], size=sizes[seed % 3], steps=2 + seed % 4)
+        replace(WANTED[0], seed=seed, model=models[seed % 2], size=sizes[seed % 3], steps=6 + seed % 4)
         for seed in range(100 if long else 9)
     ]
     alone = [finish_all(engine, {0: [wish]})["0"] for wish in wishes]
     told: list[Event] = []
     for number, wish in enumerate(wishes):
         engine.admit(str(number), wish, turn=-number)
-        while not (events := engine.step()):
-            pass
-        told += events
-    first = [event.ref for event in told if isinstance(event, Progressed)]
-    assert first == [str(number) for number in range(len(wishes))]
+        moved: set[str] = set()
+        while str(number) not in moved:  # until its prompt was read, the others go on
+            events = engine.step()
+            told += events
+            moved |= {event.ref for event in events if isinstance(event, Progressed)}
+    assert engine.active > 1  # some were passed by
     while engine.active:
         told += engine.step()
     drawn = {event.ref: event for event in told if isinstance(event, Finished)}
