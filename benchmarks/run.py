@@ -1,7 +1,7 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead or mini
+    scripts/bench http       one part: http, store, queue, overhead, mini or pictures
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -28,6 +28,7 @@ import uvloop
 
 import load
 import machine
+import pictures
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
 from fluxserve.store.base import NewKey, Submission, Verdict
@@ -357,7 +358,24 @@ def _wait_ready(client: httpx.Client, polling_url: str) -> None:
         time.sleep(0.01)
 
 
-PARTS = {"http": http, "store": store, "queue": queue, "overhead": overhead, "mini": mini}
+def images_per_second() -> None:
+    """mini at 1, 4 and 16 requests at once, beside the bare pipeline."""
+    table(
+        f"Pictures a second with mini, {pictures.SIZE}x{pictures.SIZE} JPEG, {pictures.STEPS} steps "
+        f"(medians of {pictures.ROUNDS} rounds)",
+        ["what", "threads", "requests at once", "per second", "of the bare pipeline", "goal"],
+        pictures.rows(),
+    )
+
+
+PARTS = {
+    "http": http,
+    "store": store,
+    "queue": queue,
+    "overhead": overhead,
+    "mini": mini,
+    "pictures": images_per_second,
+}
 
 
 def main() -> None:

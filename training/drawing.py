@@ -25,6 +25,7 @@ from fluxserve.engine.base import Pixels
 from fluxserve.engine.device import Runtime, apply
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import weights_hash
+from fluxserve.engine.forward import Company
 from training.exams import Exam, Question
 
 #: Pixels of the shorter side of a kept picture.
@@ -47,21 +48,22 @@ class Artist:
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         checkpoint = checkpoints.find(str(folder))
-        runtime = Runtime(device=device, dtype="float32", threads=threads, token_budget=0)
+        runtime = Runtime(device=device, dtype="float32", threads=threads, token_budget=1)
         apply(runtime)
         self.checkpoint, self.runtime = checkpoint, runtime
         self.weights = weights_hash(checkpoint.path)
-        self._drawer = open_drawer(checkpoint, runtime, canonical_batch=1)
+        self._drawer = open_drawer(checkpoint, runtime)
 
     def draw(self, wishes: Sequence[Wish]) -> list[Pixels]:
         """One picture for each wish, at its size; all have one size and one number of steps."""
         size = Size(*wishes[0].size)
-        drawer = replace(self._drawer, batches={checkpoints.drawn_size(self.checkpoint, size): len(wishes)})
+        together = {checkpoints.drawn_size(self.checkpoint, size): Company(most=len(wishes))}
+        drawer = replace(self._drawer, company=together)
         trajectories = [drawer.start(str(number), _generation(wish), 0) for number, wish in enumerate(wishes)]
         while not trajectories[0].is_done:
             velocities = drawer.velocities(trajectories)
             trajectories = [
-                trajectory.moved(velocity, 0) for trajectory, velocity in zip(trajectories, velocities, strict=True)
+                trajectory.moved(velocity) for trajectory, velocity in zip(trajectories, velocities, strict=True)
             ]
         return [self._finish(drawer, trajectory.latents, size) for trajectory in trajectories]
 

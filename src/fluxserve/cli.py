@@ -101,7 +101,9 @@ def serve(
     engine_: Annotated[
         str | None, typer.Option("--engine", help="auto, diffusion, fake, or none to only queue.  [default: auto]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Local worker processes.  [default: 1]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Local worker processes.  [default: one, or one for each core with mini]")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
 ) -> None:
     """Serve the API. Every other setting: docs/settings.md, FLUXSERVE_*, or the settings file."""

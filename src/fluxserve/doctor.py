@@ -55,10 +55,10 @@ def _engine(settings: Settings) -> Finding:
     )
     tested = "" if sys.version_info[:2] == (3, 11) else "; tested with Python 3.11 only"
     try:
-        runtime = device.resolve(settings, 0)
+        runtime, workers = device.resolve(settings, 0), engine.worker_count(settings)
     except FluxserveError as error:
         return Finding("bad", "engine", error.message)
-    where = f"{runtime.device} in {runtime.dtype}, {settings.workers} worker(s)"
+    where = f"{runtime.device} in {runtime.dtype}, {workers} worker(s)"
     return Finding("ok", "engine", f"diffusion on {where}; {versions}{tested}")
 
 

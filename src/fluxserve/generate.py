@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -205,7 +206,9 @@ def _own_server(console: Console) -> Iterator[Place]:
         if reason := missing(load()):  # broken settings are told here too, not in the child's log
             raise EngineNotInstalled(reason)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir)],
+            [sys.executable, "-m", "fluxserve", "serve", "--port", "0", "--data-dir", str(data_dir), "--workers", "1"],
+            # One picture has no company: nothing has to be measured for it.
+            env={**os.environ, "FLUXSERVE_TOKEN_BUDGET": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -94,15 +94,22 @@ class Settings(BaseSettings):
     engine: EngineChoice = Field(
         "auto", description="What local workers draw with; auto: diffusion where torch is installed, else none."
     )
-    workers: int = Field(1, ge=0, le=64, description="Local worker processes.")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Local worker processes; unset: one for each core of a CPU where networks are tiny, else one.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device to draw on.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
-    token_budget: int = Field(0, ge=0, description="Image tokens that step together; 0: 512 on a CPU, 4608 on a GPU.")
-    canonical_batch: int = Field(
-        1, ge=1, le=64, description="Rows of every forward pass; more than 1 is kept only if a self-test passes."
+    token_budget: int = Field(
+        0, ge=0, description="Tokens of pictures and their texts in a forward pass; 0: measured at the first start."
+    )
+    prompt_cache: int = Field(
+        64 * 2**20, ge=0, description="Most bytes of prompts that were read before, for each checkpoint of a worker."
     )
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")

@@ -19,7 +19,10 @@ from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.weights import Parts, load
 from fluxserve.settings import Settings
 
-CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+#: A budget of one token: every picture is drawn alone.
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
+#: What a picture of 256 x 256 takes of a token budget in the tiny checkpoints without true guidance.
+TINY_TOKENS = 16**2 + 20
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -183,7 +186,7 @@ def checkpoints(
 @pytest.fixture(scope="session")
 def drawers(checkpoints: dict[str, Checkpoint]) -> dict[str, Drawer]:
     """An open drawer for each of `checkpoints`, one row a pass."""
-    return {name: open_drawer(checkpoint, CPU, 1) for name, checkpoint in checkpoints.items()}
+    return {name: open_drawer(checkpoint, CPU) for name, checkpoint in checkpoints.items()}
 
 
 @pytest.fixture(scope="session")
@@ -208,10 +211,10 @@ def stock(parts: Parts, checkpoint: Checkpoint) -> FluxPipeline:
 
 @pytest.fixture
 def settings_for() -> Callable[..., Settings]:
-    """Settings that map every named model to a folder."""
+    """Settings that map every named model to a folder; so many pictures of 256 x 256 step `together`."""
 
-    def make(models: dict[str, Path] | None = None, canonical_batch: int = 1) -> Settings:
+    def make(models: dict[str, Path] | None = None, together: int = 1) -> Settings:
         named = {model: str(folder) for model, folder in (models or {}).items()}
-        return Settings(models=named, device="cpu", canonical_batch=canonical_batch)
+        return Settings(models=named, device="cpu", token_budget=TINY_TOKENS * together if together > 1 else 1)
 
     return make

@@ -1,4 +1,4 @@
-"""The numerics contract: equal bits alone, in company and late, within one fingerprint."""
+"""The numerics contract: equal bits alone, in company, late and parked, within one fingerprint."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,16 +10,21 @@ from torch import Tensor
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward
-from fluxserve.engine.base import Event, Finished, Pixels
+from fluxserve.engine.base import Event, Finished, Pixels, Progressed
+from fluxserve.engine.checkpoints import drawn_size
+from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
-from fluxserve.engine.drawer import Drawer, open_drawer, sound_batches
+from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.forward import ALONE, Company
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, Trajectory
 from fluxserve.settings import Settings
 
-CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 SIZE = Size(256, 256)
+#: What a picture of this size takes of a token budget in the tiny checkpoints without true guidance.
+TINY_TOKENS = 16**2 + 20
 WANTED = tuple(
     Generation(
         model="flux-dev",
@@ -43,7 +48,7 @@ def steps_alone(drawer: Drawer, wanted: Generation) -> list[Tensor]:
     trajectory = drawer.start("alone", wanted, 0)
     latents = [trajectory.latents]
     while not trajectory.is_done:
-        trajectory = trajectory.moved(drawer.velocities([trajectory])[0], 0)
+        trajectory = trajectory.moved(drawer.velocities([trajectory])[0])
         latents.append(trajectory.latents)
     return latents
 
@@ -59,25 +64,42 @@ def steps_together(drawer: Drawer, all_wanted: Sequence[Generation]) -> list[lis
             running.append(drawer.start(str(number), wanted, 0))
             latents[number].append(running[-1].latents)
         velocities = drawer.velocities(running)
-        running = [one.moved(velocity, 0) for one, velocity in zip(running, velocities, strict=True)]
+        running = [one.moved(velocity) for one, velocity in zip(running, velocities, strict=True)]
         for one in running:
             latents[int(one.ref)].append(one.latents)
         running = [one for one in running if not one.is_done]
     return latents
 
 
-@pytest.mark.parametrize("name", ["dev", "schnell", "shifted", "mini"])
-@pytest.mark.parametrize("batch", [1, 4])
+def in_company(drawer: Drawer, company: Company) -> Drawer:
+    """The same drawer, whose pictures share forward passes."""
+    return replace(drawer, company={drawn_size(drawer.checkpoint, SIZE): company})
+
+
+@pytest.mark.parametrize("name", ["dev", "schnell", "shifted", "float8", "mini"])
+@pytest.mark.parametrize("company", [ALONE, Company(most=2), Company(most=4), Company(most=3, padded=True)])
 def test_latents_are_equal_at_every_step_alone_in_company_and_late(
-    drawers: Mapping[str, Drawer], name: str, batch: int
+    drawers: Mapping[str, Drawer], name: str, company: Company, long: bool
 ) -> None:
+    everyone = (*WANTED, *(replace(WANTED[0], seed=seed, steps=1 + seed % 6) for seed in range(100 if long else 0)))
     with torch.inference_mode():
-        drawer = drawers[name] if batch == 1 else open_drawer(drawers[name].checkpoint, CPU, batch)
-        together = steps_together(drawer, WANTED)
-        for wanted, latents in zip(WANTED, together, strict=True):
+        drawer = in_company(drawers[name], company)
+        together = steps_together(drawer, everyone)
+        for wanted, latents in zip(everyone, together, strict=True):
             alone = steps_alone(drawer, wanted)
             assert len(alone) == len(latents) == wanted.steps + 1
             assert all(a.equal(b) for a, b in zip(alone, latents, strict=True))
+
+
+@pytest.mark.parametrize("name", ["dev", "schnell", "shifted", "float8", "mini"])
+def test_passes_of_any_number_of_pictures_give_the_bits_of_one_alone(drawers: Mapping[str, Drawer], name: str) -> None:
+    """So the number is no part of the fingerprint, and a picture alone pays nothing for it."""
+    with torch.inference_mode():
+        alone = [steps_alone(drawers[name], wanted) for wanted in WANTED]
+        for most in (2, 3, 4):
+            together = steps_together(in_company(drawers[name], Company(most=most)), WANTED)
+            for one, other in zip(alone, together, strict=True):
+                assert all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
 def finish_all(engine: DiffusionEngine, joining: Mapping[int, Sequence[Generation]]) -> dict[str, Finished]:
@@ -93,11 +115,11 @@ def finish_all(engine: DiffusionEngine, joining: Mapping[int, Sequence[Generatio
     return {event.ref: event for event in events if isinstance(event, Finished)}
 
 
-@pytest.mark.parametrize("canonical_batch", [1, 3])
+@pytest.mark.parametrize("together", [1, 3])
 def test_pixels_are_equal_alone_and_beside_latecomers_of_other_sizes(
-    settings_for: Callable[..., Settings], dev_folder: Path, canonical_batch: int
+    settings_for: Callable[..., Settings], dev_folder: Path, together: int
 ) -> None:
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, canonical_batch))
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
     engine.warm()
     other_size = replace(WANTED[0], size=Size(256, 320))
     other_weights = replace(WANTED[1], model="flux-pro")
@@ -153,53 +175,122 @@ class Leaking(Watched):
         return velocity + 1e-6 * velocity.mean()
 
 
-def test_the_self_test_passes_rows_that_do_not_see_each_other(drawers: Mapping[str, Drawer]) -> None:
+class Counting(Watched):
+    """A network whose bits depend on how many rows a pass has, and on nothing else, as those of libraries do."""
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+    ) -> Tensor:
+        velocity = super().predict(latents, sigmas, guidance, conditioning, size)
+        return velocity * (1 + 1e-6 * len(latents))
+
+
+def holds(network: Network, company: Company, *, seconds: float = 1.0, size: Size = SIZE) -> bool:
     with torch.inference_mode():
-        assert forward.holds(drawers["dev"].network, SIZE, 1, seconds=1)
+        return forward.holds(network, size, company, per_picture=1, seconds=seconds)
 
 
-def test_the_self_test_refuses_rows_that_see_each_other(drawers: Mapping[str, Drawer]) -> None:
-    with torch.inference_mode():
-        assert not forward.holds(Leaking(drawers["dev"].network), SIZE, 3, seconds=60)
+def test_the_self_test_passes_pictures_that_do_not_see_each_other(drawers: Mapping[str, Drawer]) -> None:
+    assert holds(drawers["dev"].network, Company(most=3))
+    assert holds(drawers["dev"].network, Company(most=3, padded=True))
 
 
-def test_the_self_test_tries_every_slot_even_when_its_time_is_over(drawers: Mapping[str, Drawer]) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_self_test_fails_pictures_that_see_their_neighbours(drawers: Mapping[str, Drawer], padded: bool) -> None:
+    assert not holds(Leaking(drawers["dev"].network), Company(most=3, padded=padded), seconds=60)
+
+
+def test_where_the_number_of_rows_shows_only_passes_that_are_filled_up_pass(drawers: Mapping[str, Drawer]) -> None:
+    network = Counting(drawers["dev"].network)
+    assert not holds(network, Company(most=3), seconds=60)
+    assert holds(network, Company(most=3, padded=True))
+
+
+@pytest.mark.parametrize(("padded", "passes"), [(False, [{5}, {4}, {3}, {2}]), (True, [{5}])])
+def test_the_self_test_tries_every_number_of_pictures_even_when_its_time_is_over(
+    drawers: Mapping[str, Drawer], padded: bool, passes: list[set[int]]
+) -> None:
     network = Watched(drawers["dev"].network)
-    with torch.inference_mode():
-        forward.holds(network, SIZE, 1, seconds=0)
-    assert len(network.passes) == 1 + 1
+    assert holds(network, Company(most=5, padded=padded), seconds=0)
+    assert network.passes[10:] == passes  # ten pictures alone come first
 
 
 def test_the_self_test_stops_after_a_hundred_trials(drawers: Mapping[str, Drawer]) -> None:
     network = Watched(drawers["schnell"].network)
+    assert holds(network, Company(most=2), seconds=600, size=Size(64, 64))
+    assert len(network.passes) == 4 + 100
+
+
+def company_of(drawer: Drawer, network: Network, token_budget: int) -> Mapping[Size, Company]:
     with torch.inference_mode():
-        assert forward.holds(network, Size(64, 64), 1, seconds=600)
-    assert len(network.passes) == 1 + 100
+        return find_company(drawer.checkpoint, network, replace(CPU, token_budget=token_budget), "name")
 
 
-def test_a_size_that_fails_the_self_test_is_drawn_one_row_at_a_time(drawers: Mapping[str, Drawer]) -> None:
+def test_each_size_is_drawn_in_as_much_company_as_the_budget_and_the_self_test_allow(
+    drawers: Mapping[str, Drawer],
+) -> None:
+    drawer = drawers["dev"]
+    assert company_of(drawer, drawer.network, 2 * TINY_TOKENS) == {SIZE: Company(most=2)}
+    assert company_of(drawer, drawer.network, 2 * TINY_TOKENS - 1) == {}
+    assert company_of(drawer, Counting(drawer.network), 2 * TINY_TOKENS) == {SIZE: Company(most=2, padded=True)}
+    assert company_of(drawer, Leaking(drawer.network), 2 * TINY_TOKENS) == {}
+
+
+def test_only_what_is_filled_up_is_part_of_the_fingerprint(drawers: Mapping[str, Drawer]) -> None:
     checkpoint = drawers["dev"].checkpoint
-    with torch.inference_mode():
-        assert sound_batches(checkpoint, Leaking(drawers["dev"].network), CPU, 2) == {}
-        assert sound_batches(checkpoint, drawers["dev"].network, replace(CPU, token_budget=100), 2) == {}
-        assert set(sound_batches(checkpoint, drawers["dev"].network, CPU, 2)) <= {Size(256, 256)}
+    assert open_drawer(checkpoint, replace(CPU, token_budget=2 * TINY_TOKENS)).fingerprint == drawers["dev"].fingerprint
 
 
-def test_rows_that_do_not_fill_a_pass_are_padded(drawers: Mapping[str, Drawer]) -> None:
+def test_rows_that_do_not_fill_a_padded_pass_are_repeated(drawers: Mapping[str, Drawer]) -> None:
     drawer, network = drawers["dev"], Watched(drawers["dev"].network)
     with torch.inference_mode():
-        rows = [
-            forward.Row(
-                latents=drawer.network.noise(seed, SIZE),
-                sigma=0.2 + 0.1 * seed,
-                guidance=3.5,
-                conditioning=drawer.network.encode("x"),
-            )
+        pictures = [
+            [
+                forward.Row(
+                    latents=drawer.network.noise(seed, SIZE),
+                    sigma=0.2 + 0.1 * seed,
+                    guidance=3.5,
+                    conditioning=drawer.network.encode("x"),
+                )
+            ]
             for seed in range(5)
         ]
-        velocities = forward.predict(network, rows, SIZE, 3)
-        alone = forward.predict(drawer.network, rows, SIZE, 1)
-    assert network.passes == [{3}, {3}]
-    assert len(velocities) == len(rows)
-    for velocity, same in zip(velocities, alone, strict=True):
+        velocities = forward.predict(network, pictures, SIZE, Company(most=3, padded=True))
+        loose = forward.predict(network, pictures, SIZE, Company(most=3))
+        alone = forward.predict(drawer.network, pictures, SIZE, ALONE)
+    assert network.passes == [{3}, {3}, {3}, {2}]
+    assert len(velocities) == len(pictures)
+    for (velocity,), (same,), (free,) in zip(velocities, alone, loose, strict=True):
         torch.testing.assert_close(velocity, same, atol=1e-5, rtol=0)
+        assert free.equal(same)
+
+
+# Parked
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_pictures_that_are_parked_and_passed_by_again_and_again_have_the_pixels_of_those_alone(
+    settings_for: Callable[..., Settings], dev_folder: Path, together: int, long: bool
+) -> None:
+    """The longer one has waited, the sooner it is passed by: each newcomer has a lower turn than all before it."""
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
+    engine.warm()
+    models, sizes = ("flux-dev", "flux-pro"), (Size(256, 256), Size(320, 256), Size(256, 320))
+    wishes = [
+        replace(WANTED[0], seed=seed, model=models[seed % 2], size=sizes[seed % 3], steps=6 + seed % 4)
+        for seed in range(100 if long else 9)
+    ]
+    alone = [finish_all(engine, {0: [wish]})["0"] for wish in wishes]
+    told: list[Event] = []
+    for number, wish in enumerate(wishes):
+        engine.admit(str(number), wish, turn=-number)
+        moved: set[str] = set()
+        while str(number) not in moved:  # until its prompt was read, the others go on
+            events = engine.step()
+            told += events
+            moved |= {event.ref for event in events if isinstance(event, Progressed)}
+    assert engine.active > 1  # some were passed by
+    while engine.active:
+        told += engine.step()
+    drawn = {event.ref: event for event in told if isinstance(event, Finished)}
+    assert [drawn[str(number)].facts for number in range(len(wishes))] == [finished.facts for finished in alone]

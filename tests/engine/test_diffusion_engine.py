@@ -22,7 +22,7 @@ from torch import Tensor
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Event, Failed, Finished, Progressed
 from fluxserve.engine.checkpoints import Checkpoint
-from fluxserve.engine.device import Runtime, resolve
+from fluxserve.engine.device import Runtime, apply, resolve
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
@@ -40,7 +40,7 @@ from fluxserve.errors import (
 )
 from fluxserve.settings import Settings
 
-CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 APPLE = Generation(
     model="flux-dev",
     prompt="a red apple",
@@ -111,13 +111,19 @@ class Breaking:
 
 
 def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings) -> DiffusionEngine:
-    def open_breaking(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime, canonical_batch)
+    def open_breaking(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+        drawer = open_drawer(checkpoint, runtime)
         return replace(drawer, network=Breaking(drawer.network, breaks))  # type: ignore[arg-type]
 
     engine = DiffusionEngine(settings, open_drawer=open_breaking)
     engine.warm()
     return engine
+
+
+def open_on_one_core(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+    """With the runtime as it is told, but with one thread."""
+    apply(CPU)
+    return open_drawer(checkpoint, runtime)
 
 
 def runs_out_of_memory(velocity: Tensor) -> Tensor:
@@ -195,11 +201,11 @@ def test_a_discarded_generation_is_never_heard_of_again(engine: DiffusionEngine)
     assert {event.ref for event in run(engine)} == {"staying"}
 
 
-@pytest.mark.parametrize("canonical_batch", [1, 2, 4])
+@pytest.mark.parametrize("together", [1, 2, 4])
 def test_a_discard_at_any_step_changes_no_pixel_of_its_neighbours(
-    settings_for: Callable[..., Settings], dev_folder: Path, canonical_batch: int
+    settings_for: Callable[..., Settings], dev_folder: Path, together: int
 ) -> None:
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, canonical_batch))
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
     engine.warm()
     wishes = {ref: replace(APPLE, seed=seed, steps=4) for seed, ref in enumerate(("left", "gone", "right"))}
     expected = {ref: finish(engine, wish).pixels for ref, wish in wishes.items()}
@@ -225,34 +231,66 @@ def test_a_discarded_generation_leaves_nothing_in_memory(
             kept.append(weakref.ref(conditioning.tokens))
             return conditioning
 
-    def open_remembering(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime, canonical_batch)
+    def open_remembering(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+        drawer = open_on_one_core(checkpoint, runtime)
         return replace(drawer, network=Remembering(drawer.network, lambda row: row))  # type: ignore[arg-type]
 
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}), open_drawer=open_remembering)
+    settings = settings_for({"flux-dev": dev_folder}).model_copy(update={"prompt_cache": 0, "threads": 2})
+    engine = DiffusionEngine(settings, open_drawer=open_remembering)
     engine.warm()
     kept.clear()
     for ref in ("staying", "gone"):
-        engine.admit(ref, APPLE)
+        engine.admit(ref, replace(APPLE, steps=50))
+    engine.step()
     engine.step()
     engine.discard("gone")
     gc.collect()
     assert [tokens() is None for tokens in kept] == [False, True]
 
 
-def test_a_short_one_overtakes_a_long_one(engine: DiffusionEngine) -> None:
-    engine.admit("long", replace(APPLE, steps=50, size=Size(256, 320)))
+def moved(events: Sequence[Event]) -> list[str]:
+    """Who made a step."""
+    return [event.ref for event in events if isinstance(event, Progressed)]
+
+
+@pytest.fixture
+def orderly(settings_for: Callable[..., Settings], dev_folder: Path) -> DiffusionEngine:
+    """An engine whose steps take all cores, as it thinks: it reads prompts between two steps, none beside them."""
+    settings = settings_for({"flux-dev": dev_folder}, 2).model_copy(update={"threads": 2})
+    made = DiffusionEngine(settings, open_drawer=open_on_one_core)
+    made.warm()
+    return made
+
+
+def test_the_lowest_turn_steps_and_those_like_it_join_in_the_order_of_their_turns(orderly: DiffusionEngine) -> None:
+    many, tall = replace(APPLE, steps=50), replace(APPLE, steps=50, size=Size(256, 320))
+    for ref, wish, turn in (("second", many, 2.0), ("third", many, 3.0), ("first", many, 1.0), ("tall", tall, 1.5)):
+        orderly.admit(ref, wish, turn=turn)
+    assert [moved(orderly.step()) for _ in range(4)] == [["first"], ["first"], ["first", "second"], ["first", "second"]]
+    orderly.admit("tall at once", tall, turn=0.5)
+    assert moved(orderly.step()) == ["tall at once"]  # that size was not tested: one at a time
+    orderly.discard("tall at once")
+    orderly.discard("first")
+    assert moved(orderly.step()) == ["tall"]
+    orderly.discard("tall")
+    assert moved(orderly.step()) == ["second", "third"]
+
+
+def test_of_equal_turns_the_first_that_came_is_drawn_to_its_end(orderly: DiffusionEngine) -> None:
+    for ref in ("a", "b", "c"):
+        orderly.admit(ref, replace(APPLE, size=Size(256, 320)))
+    assert moved(run(orderly)) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_short_one_with_a_lower_turn_waits_for_no_step_but_the_one_under_way(orderly: DiffusionEngine) -> None:
+    orderly.admit("long", replace(APPLE, steps=50, size=Size(256, 320)), turn=1.0)
     for _ in range(5):
-        engine.step()
-    engine.admit("short", APPLE)
-    for _ in range(2 * APPLE.steps):
-        finished = {event.ref for event in engine.step() if isinstance(event, Finished)}
-        if finished:
-            break
-    assert finished == {"short"}
+        assert moved(orderly.step()) == ["long"]
+    orderly.admit("short", APPLE, turn=0.0)
+    assert moved(run(orderly)) == ["short", "short", *45 * ["long"]]
 
 
-@pytest.mark.parametrize("canonical_batch", [1, 2])
+@pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize(
     ("breaks", "error"),
     [
@@ -265,11 +303,11 @@ def test_a_short_one_overtakes_a_long_one(engine: DiffusionEngine) -> None:
 def test_one_bad_generation_fails_alone_and_no_library_text_gets_out(
     settings_for: Callable[..., Settings],
     dev_folder: Path,
-    canonical_batch: int,
+    together: int,
     breaks: Callable[[Tensor], Tensor],
     error: type[EngineError],
 ) -> None:
-    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}, canonical_batch))
+    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}, together))
     expected = finish(engine, APPLE)
     for ref, prompt in {"one": "a red apple", "two": "a bad apple", "three": "a red apple"}.items():
         engine.admit(ref, replace(APPLE, prompt=prompt))
@@ -292,7 +330,7 @@ def test_a_broken_device_is_not_blamed_on_a_generation(settings_for: Callable[..
     engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}))
     engine.admit("a", replace(APPLE, prompt="bad"))
     with pytest.raises(torch.AcceleratorError):
-        engine.step()
+        run(engine)
 
 
 def spoiled(folder: Path, copy: Path, file: str, tensor: str, value: float) -> Path:

@@ -17,7 +17,7 @@ from fluxserve.engine.means import USUAL
 from fluxserve.engine.trajectory import Trajectory, generator_seed
 from fluxserve.engine.weights import load
 
-CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 NAMES = ("dev", "schnell", "shifted", "float8", "mini")
 SEEDS = (0, 7, 2**32, 2**64 - 1)
 
@@ -38,7 +38,7 @@ def draw(drawer: Drawer, wanted: Generation) -> Trajectory:
     with torch.inference_mode():
         trajectory = drawer.start("a", wanted, 0)
         while not trajectory.is_done:
-            trajectory = trajectory.moved(drawer.velocities([trajectory])[0], 0)
+            trajectory = trajectory.moved(drawer.velocities([trajectory])[0])
     return trajectory
 
 

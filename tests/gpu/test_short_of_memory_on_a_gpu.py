@@ -41,7 +41,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_networks_that_made_room_come_back_when_they_are_needed_and_draw_the_same(dtype: str) -> None:
-    engine = DiffusionEngine(Settings(device="cuda", dtype=dtype))
+    engine = DiffusionEngine(Settings(device="cuda", dtype=dtype, prompt_cache=0))
     engine.warm()
     sound, held = _draw(engine), engine.device_memory
     network = engine._drawers["flux-dev"].network
@@ -56,7 +56,7 @@ def test_networks_that_made_room_come_back_when_they_are_needed_and_draw_the_sam
 def test_an_engine_that_runs_out_of_memory_fails_one_picture_and_then_draws_as_before(
     request: pytest.FixtureRequest,
 ) -> None:
-    engine = DiffusionEngine(Settings(device="cuda", dtype="float32"))
+    engine = DiffusionEngine(Settings(device="cuda", dtype="float32", prompt_cache=0))
     engine.warm()
     sound = _draw(engine)
     request.getfixturevalue("little_memory")

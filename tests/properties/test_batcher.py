@@ -5,85 +5,65 @@ from hypothesis import strategies as st
 
 from fluxserve.engine.batcher import Candidate, choose
 
-budgets = st.integers(min_value=0, max_value=5000)
+turns = st.floats(-1e6, 1e6)
 
 
 @st.composite
-def waiting(draw: st.DrawFn) -> list[Candidate]:
+def held(draw: st.DrawFn) -> list[Candidate]:
     keys = draw(st.lists(st.sampled_from("abc"), max_size=12))
-    tokens = {key: draw(st.integers(1, 4096)) for key in "abc"}
-    turns = draw(st.lists(st.integers(-1, 20), min_size=len(keys), max_size=len(keys)))
-    return [
-        Candidate(ref=str(number), key=key, tokens=tokens[key], moved=turn)
-        for number, (key, turn) in enumerate(zip(keys, turns, strict=True))
-    ]
+    most = {key: draw(st.integers(1, 5)) for key in "abc"}
+    return [Candidate(ref=str(number), key=key, most=most[key], turn=draw(turns)) for number, key in enumerate(keys)]
 
 
-@given(waiting(), budgets)
-def test_someone_steps_whenever_someone_waits(candidates: list[Candidate], budget: int) -> None:
-    assert bool(choose(candidates, budget)) == bool(candidates)
+@given(held())
+def test_someone_steps_whenever_someone_is_held(candidates: list[Candidate]) -> None:
+    assert bool(choose(candidates)) == bool(candidates)
 
 
-@given(waiting(), budgets)
-def test_a_batch_holds_each_of_those_who_wait_at_most_once(candidates: list[Candidate], budget: int) -> None:
-    chosen = choose(candidates, budget)
-    assert len(set(chosen)) == len(chosen)
-    assert set(chosen) <= {candidate.ref for candidate in candidates}
-
-
-@given(waiting(), budgets)
-def test_a_batch_shares_one_key_and_keeps_the_budget_unless_it_is_one_alone(
-    candidates: list[Candidate], budget: int
-) -> None:
-    chosen = [candidate for candidate in candidates if candidate.ref in choose(candidates, budget)]
+@given(held())
+def test_a_batch_holds_each_at_most_once_and_shares_one_key_within_what_it_allows(candidates: list[Candidate]) -> None:
+    refs = choose(candidates)
+    chosen = [candidate for candidate in candidates if candidate.ref in refs]
+    assert len(chosen) == len(refs) == len(set(refs))
     assert len({candidate.key for candidate in chosen}) <= 1
-    assert len(chosen) <= 1 or sum(candidate.tokens for candidate in chosen) <= budget
+    assert not chosen or len(chosen) <= chosen[0].most
 
 
-@given(waiting(), budgets)
-def test_nobody_left_out_has_waited_longer_than_the_first_chosen(candidates: list[Candidate], budget: int) -> None:
-    chosen = choose(candidates, budget)
-    if chosen:
-        turns = {candidate.ref: candidate.moved for candidate in candidates}
-        assert turns[chosen[0]] == min(turns.values())
+@given(held())
+def test_the_lowest_turn_steps_always(candidates: list[Candidate]) -> None:
+    refs = choose(candidates)
+    if refs:
+        by_ref = {candidate.ref: candidate for candidate in candidates}
+        assert by_ref[refs[0]].turn == min(candidate.turn for candidate in candidates)
 
 
-@given(waiting(), st.lists(st.floats(0, 1e6), min_size=12, max_size=12), budgets)
-def test_the_lowest_turn_is_first_and_nobody_like_it_is_passed_over_for_a_higher_one(
-    candidates: list[Candidate], turns: list[float], budget: int
-) -> None:
-    pool = [replace(candidate, turn=turn) for candidate, turn in zip(candidates, turns, strict=False)]
-    chosen = choose(pool, budget)
-    by_ref = {candidate.ref: candidate.turn for candidate in pool}
-    assert [by_ref[ref] for ref in chosen] == sorted(by_ref[ref] for ref in chosen)
-    assert not chosen or by_ref[chosen[0]] == min(by_ref.values())
-
-
-@given(waiting(), budgets)
-def test_nobody_who_fits_is_left_out(candidates: list[Candidate], budget: int) -> None:
-    chosen = choose(candidates, budget)
+@given(held())
+def test_nobody_who_could_have_stepped_has_a_lower_turn_than_somebody_who_did(candidates: list[Candidate]) -> None:
+    refs = choose(candidates)
     by_ref = {candidate.ref: candidate for candidate in candidates}
-    left = budget - sum(by_ref[ref].tokens for ref in chosen)
     for candidate in candidates:
-        if chosen and candidate.ref not in chosen and candidate.key == by_ref[chosen[0]].key:
-            assert candidate.tokens > left
+        if refs and candidate.ref not in refs and candidate.key == by_ref[refs[0]].key:
+            assert len(refs) == candidate.most
+            assert candidate.turn >= max(by_ref[ref].turn for ref in refs)
 
 
-@given(waiting(), budgets)
-def test_of_n_who_wait_each_steps_within_n_batches_though_others_join(candidates: list[Candidate], budget: int) -> None:
-    pool = {candidate.ref: candidate for candidate in candidates}
-    turn = max((candidate.moved for candidate in candidates), default=0)
-    waiting_still = set(pool)
-    for number in range(len(candidates)):
-        turn += 1
-        # A newcomer joins in every round, already moved once: it may not push anybody back.
-        pool[f"new{number}"] = Candidate(ref=f"new{number}", key="a", tokens=1, moved=turn)
-        for ref in choose(list(pool.values()), budget):
-            pool[ref] = replace(pool[ref], moved=turn)
-            waiting_still.discard(ref)
-    assert not waiting_still
+@given(held(), turns)
+def test_a_newcomer_with_the_lowest_turn_is_in_the_very_next_batch(candidates: list[Candidate], turn: float) -> None:
+    lowest = min([turn, *(candidate.turn - 1 for candidate in candidates)])
+    newcomer = Candidate(ref="new", key="new", most=1, turn=lowest)
+    assert choose([*candidates, newcomer]) == ("new",)
 
 
-@given(waiting(), budgets)
-def test_the_same_candidates_make_the_same_batch(candidates: list[Candidate], budget: int) -> None:
-    assert choose(candidates, budget) == choose(list(candidates), budget)
+@given(held())
+def test_equal_turns_go_in_the_order_of_admission(candidates: list[Candidate]) -> None:
+    alike = [replace(candidate, turn=0.0, key="a", most=len(candidates)) for candidate in candidates]
+    assert choose(alike) == tuple(candidate.ref for candidate in alike)
+
+
+@given(held())
+def test_all_come_to_their_end_when_nobody_joins(candidates: list[Candidate]) -> None:
+    left = list(candidates)
+    for _ in candidates:
+        chosen = choose(left)
+        left = [candidate for candidate in left if candidate.ref not in chosen]
+    assert not left

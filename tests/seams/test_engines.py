@@ -120,6 +120,12 @@ def test_a_generation_comes_out_the_same_beside_others(engine: Engine) -> None:
     assert together["a"] == alone
 
 
+def test_of_what_is_held_the_lowest_turn_ends_first(engine: Engine) -> None:
+    for ref, turn in {"last": 3.0, "first": -1.0, "second": 2.5}.items():
+        engine.admit(ref, replace(APPLE, steps=20), turn=turn)
+    assert [event.ref for event in run(engine) if isinstance(event, Finished)] == ["first", "second", "last"]
+
+
 def test_what_is_discarded_is_never_heard_of_again(engine: Engine) -> None:
     engine.admit("gone", APPLE)
     engine.admit("stays", APPLE)
@@ -228,7 +234,9 @@ class Stepper:
     def step(self, generation: Generation) -> Sequence[Event]:
         """One step of the one picture that is under way."""
         self.time += 1.0 / generation.steps
-        return self.engine.step()
+        while not (events := self.engine.step()) and self.engine.active:
+            pass  # its prompt is being read, or its picture decoded
+        return events
 
     def saved(self, generation: Generation) -> list[bytes]:
         """The waypoint after each step but the last."""

@@ -113,7 +113,12 @@ def test_variables_of_scripts_and_the_client_do_not_stop_the_start(name: str, mo
 
 def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = Settings.model_construct().model_dump()
-    texts = {"models": "{}", "public_url": "https://flux.example.com", "worker_listen": "127.0.0.1:9000"}
+    texts = {
+        "models": "{}",
+        "public_url": "https://flux.example.com",
+        "worker_listen": "127.0.0.1:9000",
+        "workers": "3",
+    }
     for name, default in defaults.items():
         text = "a" if default in ((), None) else str(default)
         monkeypatch.setenv(ENV_PREFIX + name.upper(), texts.get(name, text))

@@ -134,7 +134,7 @@ class Server:
         fleet = LocalFleet(
             settings,
             server=f"unix:{folder / 'worker.sock'}",
-            count=0 if self._engine == "none" else settings.workers,
+            count=engine.worker_count(settings),
             run_dir=folder,
         )
         gateway = Gateway(

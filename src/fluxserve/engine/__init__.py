@@ -11,6 +11,8 @@ import importlib.util
 from typing import cast
 
 from fluxserve.engine.base import Engine
+from fluxserve.engine.checkpoints import plan
+from fluxserve.engine.device import sensible_workers
 from fluxserve.errors import EngineNotInstalled
 from fluxserve.settings import EngineChoice, Settings
 
@@ -36,10 +38,23 @@ def is_installed() -> bool:
 
 def missing(settings: Settings) -> str:
     """Why nothing here can draw, and what to do; empty where a local worker can."""
-    if choose(settings) != "none" and settings.workers:
+    if choose(settings) != "none" and settings.workers != 0:
         return ""
     remedy = "choose engine = auto" if is_installed() else INSTALL_HINT
     return f"Nothing here can draw yet: {remedy} and start again, or connect a worker. Tasks are accepted and wait."
+
+
+def worker_count(settings: Settings) -> int:
+    """How many local workers a server starts. Raises ConfigurationError where the settings name no sound weights."""
+    choice = choose(settings)
+    if choice == "none":
+        return 0
+    if settings.workers is not None:
+        return settings.workers
+    if choice == "fake":
+        return 1
+    checkpoints = {checkpoint.path: checkpoint for checkpoint in plan(settings).values()}
+    return sensible_workers(settings, sum(checkpoint.weight_bytes for checkpoint in checkpoints.values()))
 
 
 def create(settings: Settings) -> Engine:

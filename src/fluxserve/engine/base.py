@@ -69,7 +69,7 @@ class Engine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many generations are worth holding at once."""
+        """How many generations are worth holding at once: enough to choose from at every step."""
 
     @property
     def active(self) -> int:
@@ -85,7 +85,8 @@ class Engine(Protocol):
     def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
         """Take a generation in, or up again where `waypoint` says; its first event comes from a later `step`.
 
-        At each step the lowest `turn` of what was admitted moves; what comes after it stays where it stands.
+        The lowest `turn` is in the next step, those that can step with it join in the order of their turns, and the
+        others stay parked as they are; among equal turns who was admitted first.
         A waypoint that does not fit is left aside, with a line in the log: the generation then starts over.
         """
 
@@ -102,7 +103,10 @@ class Engine(Protocol):
         """
 
     def step(self) -> Sequence[Event]:
-        """Advance one batch by one step and tell what happened. Does nothing when idle."""
+        """Advance one batch by one step and tell what happened, if anything. Does nothing when idle.
+
+        Prompts are read and pictures decoded beside the steps; where only that is left to do it waits a moment for it.
+        """
 
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""

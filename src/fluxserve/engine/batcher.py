@@ -1,4 +1,4 @@
-"""The batcher: who steps together next. A pure function of who waits, since when, and a token budget.
+"""The batcher: who steps together next. A pure function of who is held and whose turn it is.
 
 What it does not know: networks, tensors, time.
 """
@@ -13,31 +13,23 @@ from dataclasses import dataclass
 class Candidate:
     """A trajectory as the batcher sees it.
 
-    Equal `key`s (network, size, text length) can share a forward pass; `tokens` is what it takes of the budget; the
-    lowest `turn` is first. `moved` numbers the batch that last moved it, or, before the first, the last before it came.
+    Equal `key`s (network, size) can share a forward pass, at most `most` of them: what the token budget allows.
     """
 
     ref: str
     key: Hashable
-    tokens: int
-    moved: int
-    turn: float = 0.0
+    most: int
+    turn: float
 
 
-def choose(candidates: Sequence[Candidate], budget: int) -> tuple[str, ...]:
-    """The refs that step next: the one of the lowest turn, then those like it, lowest turn first, within `budget`.
+def choose(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """The refs that step next: the lowest turn, then those that can step with it, in the order of their turns.
 
-    Among equal turns the longest wait decides, then the order given. The first is taken even where it is over the
-    budget alone. So of n candidates of one turn each moves at least once in n batches, whatever its size and whoever
-    joins meanwhile.
+    Among equal turns the order given decides. The others stay parked as they are, for as many batches as it takes.
     """
-    waiting = sorted(candidates, key=lambda candidate: (candidate.turn, candidate.moved))
-    if not waiting:
+    if not candidates:
         return ()
-    first, *others = waiting
-    chosen, left = [first.ref], budget - first.tokens
-    for other in others:
-        if other.key == first.key and other.tokens <= left:
-            chosen.append(other.ref)
-            left -= other.tokens
-    return tuple(chosen)
+    by_turn = sorted(candidates, key=lambda candidate: candidate.turn)
+    first = by_turn[0]
+    like_it = [candidate.ref for candidate in by_turn if candidate.key == first.key]
+    return tuple(like_it[: max(1, first.most)])

@@ -55,6 +55,26 @@ class Checkpoint:
         """The licence that has to be accepted before these weights are used, if any."""
         return self.license if self.license in LICENSES_TO_ACCEPT else None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on disk."""
+        files = [file for part in layout.PARTS for file in layout.weight_files(self.path, part)]
+        return sum((self.path / file).stat().st_size for file in files)
+
+    @property
+    def token_side(self) -> int:
+        """Pixels to an image token, one way: a patch of 2 x 2 latents."""
+        return 2 * self.vae_factor
+
+    @property
+    def rows_per_picture(self) -> int:
+        """Rows of a forward pass: two with true guidance, with and without the prompt."""
+        return 2 if self.cfg_scale > 1 else 1
+
+    def tokens_at(self, drawn: Size) -> int:
+        """What a picture takes of a token budget: its own tokens and its text's, in each row."""
+        return self.rows_per_picture * (drawn.area // self.token_side**2 + self.text_length)
+
     def describe(self) -> str:
         """One line for people: what draws, under which licence, what and at which sizes."""
         guided = "" if self.guidance_embeds else "; guidance changes nothing"
@@ -132,7 +152,7 @@ def read(folder: Path, name: str) -> Checkpoint:
 def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:
     """The size the networks draw at for a picture of `size`; its sides are multiples of two latents."""
     if not checkpoint.native:
-        return fit_area(size.area, size.ratio, multiple=2 * checkpoint.vae_factor)
+        return fit_area(size.area, size.ratio, multiple=checkpoint.token_side)
     return nearest(checkpoint.native, size)
 
 

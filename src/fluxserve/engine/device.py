@@ -5,9 +5,14 @@ What it does not know: checkpoints, pictures.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fluxserve.errors import ConfigurationError
@@ -18,19 +23,32 @@ if TYPE_CHECKING:
 
 #: Weights up to this many bytes are a tiny network: more threads than one only slow it down.
 TINY_WEIGHTS = 256 * 2**20
-#: Image tokens that step together: what fills a core, and what fills a large GPU with a 12B network.
-_BUDGETS = {"cpu": 512}
-_GPU_BUDGET = 4608
+#: What a worker with tiny networks takes: more of them than fit into half of the memory are too many.
+_TINY_WORKER_BYTES = 2**30
+_MOST_WORKERS = 16
+#: Where drivers of GPUs show, without asking torch, which takes seconds to load.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """The settings with every `auto` resolved on this machine."""
+    """The settings with every `auto` resolved on this machine.
+
+    `token_budget` 0: to be measured. `prompt_cache`: bytes for each checkpoint. `kept_in`: the folder for what was
+    measured, None where nothing is to be kept.
+    """
 
     device: str
     dtype: Literal["float32", "bfloat16", "float16"]
     threads: int
     token_budget: int
+    prompt_cache: int = 0
+    kept_in: Path | None = None
+
+    @property
+    def has_room_beside_steps(self) -> bool:
+        """Whether other threads can work while a step runs: not where steps take every core, nor on Apple's GPUs."""
+        return self.device.startswith("cuda") or (self.device == "cpu" and self.threads == 1)
 
     @property
     def torch_device(self) -> torch.device:
@@ -58,17 +76,59 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         device=device,
         dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
         threads=settings.threads or (1 if weight_bytes <= TINY_WEIGHTS else _cores()),
-        token_budget=settings.token_budget or _BUDGETS.get(device, _GPU_BUDGET),
+        token_budget=settings.token_budget,
+        prompt_cache=settings.prompt_cache,
+        kept_in=settings.data_dir / "measured",
     )
 
 
+def sensible_workers(settings: Settings, weight_bytes: int) -> int:
+    """How many local workers make the best of this machine with networks of `weight_bytes` in all; without torch.
+
+    A tiny network is drawn with one thread, so a CPU gets a worker for each core; a large one takes all cores, and a
+    GPU one process.
+    """
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not _may_have_gpu())
+    if not on_cpu or weight_bytes > TINY_WEIGHTS or settings.threads > 1:
+        return 1
+    return max(1, min(_cores(), _MOST_WORKERS, _memory() // (2 * _TINY_WORKER_BYTES)))
+
+
 def apply(runtime: Runtime) -> None:
-    """Make torch run this way in the whole process, with repeatable kernels."""
+    """Make torch run this way in the whole process and in this thread, with repeatable kernels."""
     import torch
 
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def surroundings(runtime: Runtime) -> Callable[[], AbstractContextManager[None]]:
+    """What work beside the steps is to be done in: no gradients and, on a GPU, a queue of its own.
+
+    The work is finished on the device when it is left, so that what it made can be used anywhere.
+    """
+    import torch
+
+    queue = torch.cuda.Stream(runtime.torch_device) if runtime.torch_device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def enter() -> Iterator[None]:
+        with torch.inference_mode(), torch.cuda.stream(queue) if queue else contextlib.nullcontext():
+            yield
+            finish(runtime)
+
+    return enter
+
+
+def finish(runtime: Runtime) -> None:
+    """Wait until the device has done what this thread asked of it."""
+    import torch
+
+    if runtime.torch_device.type == "cuda":
+        torch.cuda.current_stream(runtime.torch_device).synchronize()
+    elif runtime.torch_device.type == "mps":
+        torch.mps.synchronize()
 
 
 def release_memory() -> None:
@@ -97,6 +157,18 @@ def _is_there(device: str) -> bool:
     if kind == "cuda":
         return int(index or 0) < torch.cuda.device_count()
     return kind == "cpu" or torch.backends.mps.is_available()
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch may find a GPU; Macs with their own processors have one."""
+    return any(Path(file).exists() for file in _GPU_FILES) or (
+        platform.system() == "Darwin" and platform.machine() == "arm64"
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory in the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cores() -> int:

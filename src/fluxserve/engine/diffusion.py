@@ -1,25 +1,28 @@
 """The diffusion engine: real networks, many trajectories, one batch a step.
 
-Each step: start what waits, choose who moves, predict, advance, decode those done. A generation that cannot be
-drawn, by other means neither, becomes a `Failed` event and leaves the others alone; only a broken device raises.
+Each step: take in those whose prompts were read, choose who moves, predict, advance, hand those done to be decoded. A
+generation that cannot be drawn, by other means neither, becomes a `Failed` event and leaves the others alone; only a
+broken device raises.
 What it does not know: tasks, files, the formulas (sampling), the networks (networks/), the shapes (forward).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import device, waypoint
-from fluxserve.engine.base import Event, Failed, Pixels, Progressed
+from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
-from fluxserve.engine.drawer import Drawer, open_drawer, weight_bytes
+from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.lanes import Lane
 from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
 from fluxserve.engine.recovery import attempt
 from fluxserve.engine.trajectory import Trajectory
@@ -32,17 +35,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: Generations held at once where rows pass one by one: enough to be fair, few enough that none waits long.
-_CAPACITY = 4
+#: Generations held at once, at least: latents are small, and who steps is chosen anew at every step.
+_CAPACITY = 8
+#: Longest wait inside one `step` where only reading and decoding are left: a newcomer is noticed this soon.
+_LONGEST_WAIT_S = 0.005
 _WARM_SIZE = Size(256, 256)
 _WARM_REF = "warm"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Wish:
-    """What waits for its start, the waypoint it may go on from, and how it is to be drawn."""
+    """What waits for its prompt to be read, the waypoint it may go on from, and how it is to be drawn."""
 
     generation: Generation
+    turn: float
     waypoint: bytes | None = None
     means: Means = USUAL
 
@@ -50,21 +56,21 @@ class _Wish:
 class DiffusionEngine:
     """Implements the engine seam with torch."""
 
-    def __init__(
-        self, settings: Settings, open_drawer: Callable[[Checkpoint, Runtime, int], Drawer] = open_drawer
-    ) -> None:
+    def __init__(self, settings: Settings, open_drawer: Callable[[Checkpoint, Runtime], Drawer] = open_drawer) -> None:
         self._settings = settings
         self._open_drawer = open_drawer
         self._drawers: dict[str, Drawer] = {}
-        self._waiting: dict[str, _Wish] = {}
+        #: A generation is in one of these: being read, stepping or parked, being decoded.
+        self._wishes: dict[str, _Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
+        self._drawn: dict[str, Trajectory] = {}
         #: Refs whose next step is to be shown, and what the step that is under way showed.
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
-        self._turns: dict[str, float] = {}
-        self._budget = 0
-        self._dtype = "float32"
-        self._turn = 0
+        self._news = threading.Condition()
+        self._reading: Lane[tuple[_Wish, Trajectory | Failed]]
+        self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
+        self._runtime: Runtime
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -78,13 +84,14 @@ class DiffusionEngine:
 
     @property
     def capacity(self) -> int:
-        """How many generations are worth holding at once."""
-        return max(_CAPACITY, 2 * self._settings.canonical_batch)
+        """How many generations are worth holding at once: enough for a batch and others to choose from."""
+        widest = [company.most for drawer in self._drawers.values() for company in drawer.company.values()]
+        return max(_CAPACITY, 2 * max(widest, default=1))
 
     @property
     def active(self) -> int:
         """Generations admitted and not yet finished."""
-        return len(self._waiting) + len(self._trajectories)
+        return len(self._wishes) + len(self._trajectories) + len(self._drawn)
 
     @property
     def device_memory(self) -> int:
@@ -99,22 +106,23 @@ class DiffusionEngine:
 
         planned = plan(self._settings)
         checkpoints = {checkpoint.path: checkpoint for checkpoint in planned.values()}
-        runtime = device.resolve(self._settings, sum(map(weight_bytes, checkpoints.values())))
-        device.apply(runtime)
-        self._budget, self._dtype = runtime.token_budget, runtime.dtype
+        weights = sum(checkpoint.weight_bytes for checkpoint in checkpoints.values())
+        self._runtime = device.resolve(self._settings, weights)
+        device.apply(self._runtime)
         with torch.inference_mode():
-            opened = {
-                path: self._open_drawer(checkpoint, runtime, self._settings.canonical_batch)
-                for path, checkpoint in checkpoints.items()
-            }
+            opened = {path: self._open_drawer(checkpoint, self._runtime) for path, checkpoint in checkpoints.items()}
+            for drawer in opened.values():
+                drawer.previewer.fit()
+            device.finish(self._runtime)
         self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}
+        self._reading = Lane("reader", self._runtime, self._news)
+        self._decoding = Lane("decoder", self._runtime, self._news)
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
     def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
-        """Take a generation in; it starts, or goes on from its waypoint, with the next `step`."""
-        self._waiting[ref] = _Wish(generation=generation, waypoint=waypoint)
-        self._turns[ref] = turn
+        """Take a generation in: its prompt is read beside the steps, then it starts, or goes on from its waypoint."""
+        self._read(ref, _Wish(generation=generation, turn=turn, waypoint=waypoint))
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
@@ -123,15 +131,15 @@ class DiffusionEngine:
 
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""
-        self._waiting.pop(ref, None)
-        self._trajectories.pop(ref, None)
-        self._turns.pop(ref, None)
+        for held in (self._wishes, self._trajectories, self._drawn, self._previews):
+            held.pop(ref, None)
         self._shown.discard(ref)
-        self._previews.pop(ref, None)
+        for lane in (self._reading, self._decoding):
+            lane.drop(ref)
 
     def show(self, ref: str) -> None:
         """Let the next step of `ref` be shown."""
-        if ref in self._waiting or ref in self._trajectories:
+        if ref in self._wishes or ref in self._trajectories:
             self._shown.add(ref)
 
     def step(self) -> Sequence[Event]:
@@ -140,83 +148,112 @@ class DiffusionEngine:
             return ()
         import torch
 
+        self._wait_for_news()
         with torch.inference_mode():
-            # 1. Start what waits.
-            failed = self._start_waiting()
+            # 1. Take in those whose prompts were read.
+            failed = self._take_started()
             # 2. Choose who moves, of all that are on their way.
-            chosen = [self._trajectories[ref] for ref in choose(self._candidates(), self._budget)]
-            # 3. Predict and advance them.
+            chosen = [self._trajectories[ref] for ref in choose(self._candidates())]
+            # 3. Predict and advance them; what they were is given up only when the device has done so.
             moved = self._advance(chosen)
-            # 4. Tell of progress, and decode those that are done.
-            return (*failed, *(event for outcome in moved for event in self._tell(outcome)))
+            device.finish(self._runtime)
+            # 4. Tell of progress; those that are done go on to be decoded.
+            progress = [event for outcome in moved for event in self._tell(outcome)]
+        # 5. Hand out what was decoded.
+        return (*failed, *progress, *self._take_decoded())
 
-    def _start_waiting(self) -> Sequence[Failed]:
+    def _wait_for_news(self) -> None:
+        """Where nobody can step, until a prompt was read or a picture decoded, but only for a moment."""
+        if not self._trajectories:
+            with self._news:
+                self._news.wait_for(lambda: self._reading.has_news or self._decoding.has_news, _LONGEST_WAIT_S)
+
+    def _take_started(self) -> Sequence[Failed]:
         failed = []
-        for ref, wish in list(self._waiting.items()):
-            outcome = self._with_room(
-                ref, self._drawers[wish.generation.model], Stage.ENCODE, partial(self._start, ref, wish)
-            )
-            del self._waiting[ref]
+        for ref, (wish, outcome) in self._reading.take():
+            if self._wishes.get(ref) is not wish:  # discarded meanwhile
+                continue
             if isinstance(outcome, Failed):
                 self.discard(ref)
                 failed.append(outcome)
             else:
+                del self._wishes[ref]
                 self._trajectories[ref] = outcome
         return failed
+
+    def _take_decoded(self) -> Iterator[Finished | Failed]:
+        """Outcomes; a bad picture is drawn once more in float32, and not told of now."""
+        for ref, (trajectory, outcome) in self._decoding.take():
+            if self._drawn.get(ref) is not trajectory:  # discarded meanwhile
+                continue
+            del self._drawn[ref]
+            bad = isinstance(outcome, Failed) and isinstance(outcome.error, BadPicture)
+            exact = more_exact(trajectory.means, self._runtime.dtype) if bad else None
+            if isinstance(outcome, Failed) and exact is not None:
+                self._start_over(trajectory, exact, outcome.error)
+            else:
+                yield outcome
+
+    def _read(self, ref: str, wish: _Wish) -> None:
+        """Let its prompt be read beside the steps."""
+        drawer, start = self._drawers[wish.generation.model], partial(self._start, ref, wish)
+        self._wishes[ref] = wish
+        self._reading.submit(ref, wish.turn, lambda: (wish, self._with_room(ref, drawer, Stage.ENCODE, start)))
 
     def _start(self, ref: str, wish: _Wish) -> Trajectory:
         drawer = self._drawers[wish.generation.model]
         if wish.waypoint is not None:
             try:
-                return drawer.resume(ref, wish.generation, self._turn, wish.waypoint)
+                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint)
             except WaypointRefused as error:
                 waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, self._turn, wish.means)
+        return drawer.start(ref, wish.generation, wish.turn, wish.means)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
             Candidate(
                 ref=ref,
-                key=(self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means),
-                tokens=trajectory.image_tokens,
-                moved=trajectory.turn,
-                turn=self._turns[ref],
+                key=(drawer.checkpoint.path, trajectory.drawn_size, trajectory.means),
+                most=drawer.company_of(trajectory).most,
+                turn=trajectory.turn,
             )
             for ref, trajectory in self._trajectories.items()
+            for drawer in (self._drawer(trajectory),)
         ]
 
     def _advance(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
         """Move all together; where that fails, each alone, so that a bad one takes no other with it."""
         if not trajectories:
             return ()
-        drawer = self._drawer(trajectories[0])
-        self._turn += 1
-        first, predict = trajectories[0], partial(drawer.velocities, trajectories)
+        drawer, first = self._drawer(trajectories[0]), trajectories[0]
+        predict = partial(drawer.velocities, trajectories)
         if len(trajectories) == 1:
             velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
         else:
             velocities = attempt(first.ref, predict)
-        if isinstance(velocities, Failed) and len(trajectories) > 1:
-            return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
-        if isinstance(velocities, Failed):
+        if not isinstance(velocities, Failed):
+            moves = zip(trajectories, velocities, strict=True)
+            return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
+        if len(trajectories) == 1:
             return self._advance_otherwise(first, velocities)
-        moves = zip(trajectories, velocities, strict=True)
-        return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
+        return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
 
     def _advance_otherwise(self, trajectory: Trajectory, failed: Failed) -> Sequence[Trajectory | Failed]:
         """A picture that cannot even step alone: from its start by means that take less memory, if there are any."""
         if not isinstance(failed.error, OutOfMemory):
             return [failed]
-        fills_up = self._drawer(trajectory).batches.get(trajectory.drawn_size, 1) > 1
+        fills_up = self._drawer(trajectory).company_of(trajectory).padded
         means = with_less_memory(trajectory.means, Stage.PREDICT, fills_up=fills_up)
-        return [failed] if means is None else self._start_over(trajectory, means, failed.error)
+        if means is None:
+            return [failed]
+        self._start_over(trajectory, means, failed.error)
+        return ()
 
-    def _start_over(self, trajectory: Trajectory, means: Means, error: EngineError) -> Sequence[Failed]:
+    def _start_over(self, trajectory: Trajectory, means: Means, error: EngineError) -> None:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
         _log_means(trajectory.ref, means, error)
-        del self._trajectories[trajectory.ref]
-        self._waiting[trajectory.ref] = _Wish(generation=trajectory.generation, means=means)
-        return ()
+        self._trajectories.pop(trajectory.ref, None)
+        self._read(trajectory.ref, _Wish(generation=trajectory.generation, turn=trajectory.turn, means=means))
 
     @staticmethod
     def _with_room(ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
@@ -228,7 +265,7 @@ class DiffusionEngine:
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
         """One step further; before the last one its preview is made where it was asked for."""
-        moved = trajectory.moved(velocity, self._turn)
+        moved = trajectory.moved(velocity)
         if trajectory.ref in self._shown:
             self._shown.discard(trajectory.ref)
             preview = partial(self._drawer(trajectory).preview, trajectory, velocity)
@@ -240,29 +277,26 @@ class DiffusionEngine:
         if isinstance(outcome, Failed):
             self.discard(outcome.ref)
             return (outcome,)
-        self._trajectories[outcome.ref] = outcome
         preview = self._previews.pop(outcome.ref, None)
-        progressed = Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps, preview=preview)
-        if not outcome.is_done:
-            return (progressed,)
-        finished = self._finish(outcome, outcome.means)
-        device.release_memory()
-        return (progressed, *finished)
+        if outcome.is_done:
+            self.discard(outcome.ref)
+            self._drawn[outcome.ref] = outcome
+            self._decoding.submit(outcome.ref, outcome.turn, partial(self._decode, outcome))
+        else:
+            self._trajectories[outcome.ref] = outcome
+        return (Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps, preview=preview),)
 
-    def _finish(self, trajectory: Trajectory, means: Means) -> Sequence[Event]:
-        """Decode; where memory runs out, in tiles. A bad picture is drawn once more in float32, and not told of now."""
-        drawer = self._drawer(trajectory)
-        outcome = self._with_room(trajectory.ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
-        if isinstance(outcome, Failed):
-            if isinstance(outcome.error, OutOfMemory) and (
-                less := with_less_memory(means, Stage.DECODE, fills_up=False)
-            ):
-                _log_means(trajectory.ref, less, outcome.error)
-                return self._finish(trajectory, less)
-            if isinstance(outcome.error, BadPicture) and (exact := more_exact(means, self._dtype)):
-                return self._start_over(trajectory, exact, outcome.error)
-        self.discard(trajectory.ref)
-        return (outcome,)
+    def _decode(self, trajectory: Trajectory) -> tuple[Trajectory, Finished | Failed]:
+        """Beside the steps. Where memory runs out, in tiles."""
+        ref, drawer, means = trajectory.ref, self._drawer(trajectory), trajectory.means
+        outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
+        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory):
+            tiled = with_less_memory(means, Stage.DECODE, fills_up=False)
+            if tiled is not None:
+                _log_means(ref, tiled, outcome.error)
+                outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, tiled))
+        device.release_memory()
+        return trajectory, outcome
 
     def _drawer(self, trajectory: Trajectory) -> Drawer:
         return self._drawers[trajectory.generation.model]

@@ -10,19 +10,22 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, layout, sampling, soundness, waypoint, weights
+from fluxserve.engine import forward, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Finished, Pixels
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
-from fluxserve.engine.forward import Row
+from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import FAMILIES, Network
 from fluxserve.engine.previews import Previewer
+from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.trajectory import Conditioning, Trajectory
 
 if TYPE_CHECKING:
@@ -30,40 +33,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Common sizes whose shapes may be drawn with more rows than one, if they pass the self-test.
-_TESTED_SIZES = (Size(256, 256), Size(512, 512), Size(1024, 768), Size(1024, 1024))
-_SELF_TEST_SECONDS = 20.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawer:
-    """`batches`: pictures in a forward pass by drawn size, 1 where a size is not named."""
+    """`company`: how many pictures of a drawn size may share a forward pass; one where a size is not named."""
 
     checkpoint: Checkpoint
     network: Network
     unconditional: Conditioning
-    batches: Mapping[Size, int]
+    prompts: PromptCache
+    company: Mapping[Size, Company]
     fingerprint: str
     previewer: Previewer
 
-    def start(self, ref: str, generation: Generation, turn: int, means: Means = USUAL) -> Trajectory:
-        """Encode the prompt and draw the noise."""
+    def start(self, ref: str, generation: Generation, turn: float, means: Means = USUAL) -> Trajectory:
+        """Encode the prompt, unless it was read before, and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
         latents = self.network.noise(generation.seed, size)
-        with self.network.using(Stage.ENCODE, means):
-            conditioning = self.network.encode(generation.prompt)
         return Trajectory(
             ref=ref,
             generation=generation,
             drawn_size=size,
-            conditioning=conditioning,
+            conditioning=self._read(generation.prompt, means),
             sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
             latents=latents,
             turn=turn,
             means=means,
         )
 
-    def resume(self, ref: str, generation: Generation, turn: int, saved: bytes) -> Trajectory:
+    def resume(self, ref: str, generation: Generation, turn: float, saved: bytes) -> Trajectory:
         """Encode the prompt and go on from a waypoint; raises WaypointRefused."""
         reached = waypoint.decode(saved, generation, self.fingerprint)
         return self.start(ref, generation, turn).at(reached)
@@ -77,26 +75,27 @@ class Drawer:
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         """The velocity of each trajectory where it stands; all have one drawn size and the same means."""
-        size, per_picture = trajectories[0].drawn_size, _rows_per_picture(self.checkpoint)
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
-        rows = [
-            _row(trajectory, conditioning)
+        pictures = [
+            [
+                _row(trajectory, conditioning)
+                for conditioning in (trajectory.conditioning, self.unconditional)[: self.checkpoint.rows_per_picture]
+            ]
             for trajectory in trajectories
-            for conditioning in (trajectory.conditioning, self.unconditional)[:per_picture]
         ]
-        means = trajectories[0].means
-        batch = 1 if means.alone else self.batches.get(size, 1)
-        with self.network.using(Stage.PREDICT, means):
-            velocities = forward.predict(self.network, rows, size, batch * per_picture)
-        if per_picture == 1:
-            return velocities
-        return sampling.guided(velocities[::2], velocities[1::2], self.checkpoint.cfg_scale)
+        first = trajectories[0]
+        with self.network.using(Stage.PREDICT, first.means):
+            velocities = forward.predict(self.network, pictures, first.drawn_size, self.company_of(first))
+        return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
+
+    def company_of(self, trajectory: Trajectory) -> Company:
+        """How many pictures may share a forward pass with it: none by other means, for those were not tested."""
+        return self.company.get(trajectory.drawn_size, ALONE) if trajectory.means.is_usual else ALONE
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
         clean = sampling.predicted(trajectory.latents, velocity, trajectory.sigma)
-        with self.network.using(Stage.DECODE, USUAL):
-            return self.previewer.draw(clean, trajectory.drawn_size, trajectory.generation.size)
+        return self.previewer.draw(clean, trajectory.drawn_size, trajectory.generation.size)
 
     def finish(self, trajectory: Trajectory, means: Means) -> Finished:
         """Decode, check and fit the picture, by means that may differ from those it was drawn by so far.
@@ -121,21 +120,33 @@ class Drawer:
             warnings=self.checkpoint.warnings_for(trajectory.generation.prompt),
         )
 
+    def _read(self, prompt: str, means: Means) -> Conditioning:
+        """Read in float32 a prompt comes out otherwise, so that is neither taken from the cache nor kept in it."""
+        encode = partial(self._encode, means=means)
+        return encode(prompt) if means.exact else self.prompts.get(prompt, encode)
 
-def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) -> Drawer:
+    def _encode(self, prompt: str, means: Means) -> Conditioning:
+        with self.network.using(Stage.ENCODE, means):
+            return self.network.encode(prompt)
+
+
+def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     module, _, name = FAMILIES[checkpoint.family].partition(":")
     parts = weights.load(checkpoint.path, runtime)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
-    batches = sound_batches(checkpoint, network, runtime, canonical_batch)
+    weights_word = weights_hash(checkpoint.path)
+    company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    padded = {size: found.most for size, found in company.items() if found.padded}
     drawer = Drawer(
         checkpoint=checkpoint,
         network=network,
         unconditional=network.encode(""),
-        batches=batches,
-        fingerprint=fingerprint(weights_hash(checkpoint.path), runtime, batches),
-        previewer=Previewer(network, _token_side(checkpoint)),
+        prompts=PromptCache(runtime.prompt_cache),
+        company=company,
+        fingerprint=fingerprint(weights_word, runtime, padded),
+        previewer=Previewer(network, checkpoint.token_side),
     )
     logger.info(
         "Loaded %s",
@@ -150,44 +161,6 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, canonical_batch: int) 
         },
     )
     return drawer
-
-
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the checkpoint's weights on disk."""
-    files = [file for part in layout.PARTS for file in layout.weight_files(checkpoint.path, part)]
-    return sum((checkpoint.path / file).stat().st_size for file in files)
-
-
-def sound_batches(
-    checkpoint: Checkpoint, network: Network, runtime: Runtime, canonical_batch: int
-) -> Mapping[Size, int]:
-    """The sizes drawn with `canonical_batch` pictures a pass: those that fit the budget and pass the self-test."""
-    if canonical_batch == 1:
-        return {}
-    per_token = _token_side(checkpoint) ** 2
-    rows = canonical_batch * _rows_per_picture(checkpoint)
-    sizes = {drawn_size(checkpoint, size) for size in _TESTED_SIZES}
-    fitting = [size for size in sizes if size.area // per_token * canonical_batch <= runtime.token_budget]
-    passed = {
-        size: canonical_batch for size in fitting if forward.holds(network, size, rows, seconds=_SELF_TEST_SECONDS)
-    }
-    logger.info(
-        "Forward passes of %d pictures hold for %s; other sizes are drawn one at a time",
-        canonical_batch,
-        ", ".join(map(str, passed)) or "no size",
-        extra={"action": "batch_self_test"},
-    )
-    return passed
-
-
-def _token_side(checkpoint: Checkpoint) -> int:
-    """Pixels to an image token, one way: a patch of 2 x 2 latents."""
-    return 2 * checkpoint.vae_factor
-
-
-def _rows_per_picture(checkpoint: Checkpoint) -> int:
-    """Two with true guidance: with and without the prompt."""
-    return 2 if checkpoint.cfg_scale > 1 else 1
 
 
 def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:

@@ -1,8 +1,8 @@
 """The fake engine: cheap deterministic pictures without torch, for trials of everything around the engine.
 
 A picture is a few coloured tiles that follow from model, prompt, seed and size; previews show them come out of grey. It
-takes `fake_latency` seconds, spread evenly over its steps; all admitted generations run side by side. Time comes from
-the clock that it is given.
+takes `fake_latency` seconds, spread evenly over its steps; all admitted generations run side by side, and those that
+move at once are told of in the order of their turns. Time comes from the clock that it is given.
 
 Directives in a prompt make failures; STEP counts from 0, the default, and is reached and reported first:
 
@@ -62,6 +62,7 @@ class _Trajectory:
     generation: Generation
     steps: int
     begun: float
+    turn: float
     done: int = 0
 
     @property
@@ -135,9 +136,9 @@ class FakeEngine:
         """Nothing to load."""
 
     def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
-        """Take a generation in, or up again; whatever its turn, nothing waits for anything here."""
-        del turn
-        begun = _Trajectory(generation=generation, steps=self._steps or generation.steps, begun=self._clock())
+        """Take a generation in, or up again."""
+        steps = self._steps or generation.steps
+        begun = _Trajectory(generation=generation, steps=steps, begun=self._clock(), turn=turn)
         self._trajectories[ref] = begun
         if waypoint is not None:
             try:
@@ -168,7 +169,7 @@ class FakeEngine:
         now = self._clock()
         return [
             event
-            for ref, trajectory in list(self._trajectories.items())
+            for ref, trajectory in sorted(self._trajectories.items(), key=lambda held: held[1].turn)
             for event in self._advance(ref, trajectory, now)
         ]
 

@@ -1,12 +1,14 @@
-"""Forward passes at canonical shapes: always the same number of rows, so that a row's neighbours change nothing.
+"""Forward passes in company: only where a picture's neighbours have been shown to change nothing.
 
-torch promises equal bits for equal shapes only. One row at a time always holds; more rows hold where the self-test
-has shown on this very machine that a row comes out the same in every slot beside any neighbours.
+torch promises equal bits for equal shapes only. One picture at a time always holds. More hold where the self-test has
+shown on this very machine that a picture comes out the same, bit by bit, beside any neighbours: in passes of any
+number of pictures, or else in passes that are always filled up to the same number.
 What it does not know: steps, trajectories, how latents become a picture.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,52 +34,92 @@ class Row:
     conditioning: Conditioning
 
 
-def predict(network: Network, rows: Sequence[Row], size: Size, batch: int) -> list[Tensor]:
-    """The velocity of each row, (1, image tokens, channels); every pass has exactly `batch` rows."""
-    chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return [velocity for chunk in chunks for velocity in _pass(network, chunk, size, batch)]
+#: A picture as a forward pass takes it: one row, or, with true guidance, two side by side in the same order.
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Company:
+    """Up to `most` pictures share a forward pass; `padded`: every pass is filled up to exactly that many."""
+
+    most: int
+    padded: bool = False
+
+
+ALONE = Company(most=1)
+
+
+def predict(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
+    """The velocity of each row of each picture, (1, image tokens, channels)."""
+    chunks = [pictures[start : start + company.most] for start in range(0, len(pictures), company.most)]
+    return [velocities for chunk in chunks for velocities in _pass(network, chunk, size, company)]
 
 
 def holds(
-    network: Network, size: Size, batch: int, *, seconds: float, clock: Callable[[], float] = time.monotonic
+    network: Network,
+    size: Size,
+    company: Company,
+    *,
+    per_picture: int,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """The self-test: a row in each slot beside random neighbours equals the row among copies of itself, bit by bit.
+    """The self-test: pictures beside others, in any slot, equal the same pictures alone, bit by bit.
 
-    Up to TRIALS trials in about `seconds`, at least one for each slot.
+    Up to TRIALS passes in about `seconds`, at least one of every number of pictures that `company` allows.
     """
-    end, tried = clock() + seconds, 0
-    row, neighbours = _random_row(network, size, 0), [_random_row(network, size, 1 + slot) for slot in range(batch)]
-    alone = predict(network, [row], size, batch)[0]
-    while tried < TRIALS and (tried < batch or clock() < end):
-        slot = tried % batch
-        beside = [*neighbours[:slot], row, *neighbours[slot + 1 :]]
-        if not predict(network, beside, size, batch)[slot].equal(alone):
+    end, tried, die = clock() + seconds, 0, random.Random(0)  # noqa: S311 - repeatable, not secret
+    pool = [_random_picture(network, size, seed, per_picture) for seed in range(2 * company.most)]
+    alone = [predict(network, [picture], size, company)[0] for picture in pool]
+    counts = [company.most] if company.padded else list(range(company.most, 1, -1))
+    while tried < TRIALS and (tried < len(counts) or clock() < end):
+        chosen = die.sample(range(len(pool)), counts[tried % len(counts)])
+        together = predict(network, [pool[number] for number in chosen], size, company)
+        if not all(_equal(alone[number], velocities) for number, velocities in zip(chosen, together, strict=True)):
             return False
-        neighbours = [_random_row(network, size, 1 + batch * (tried + 1) + index) for index in range(batch)]
         tried += 1
     return True
 
 
-def _pass(network: Network, rows: Sequence[Row], size: Size, batch: int) -> list[Tensor]:
+def seconds_of(network: Network, size: Size, count: int, *, per_picture: int) -> float:
+    """How long a pass of `count` pictures takes, after one to warm up."""
+    pictures = [_random_picture(network, size, 0, per_picture)] * count
+    predict(network, pictures, size, Company(most=count))
+    began = time.perf_counter()
+    predict(network, pictures, size, Company(most=count))[0][0].sum().item()  # waits for the device
+    return time.perf_counter() - began
+
+
+def _pass(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
     import torch
 
-    padded = [*rows, *[rows[0]] * (batch - len(rows))]
-    latents = torch.cat([row.latents for row in padded])
+    missing = company.most - len(pictures) if company.padded else 0
+    rows = [row for picture in (*pictures, *[pictures[0]] * missing) for row in picture]
+    latents = torch.cat([row.latents for row in rows])
     conditioning = Conditioning(
-        tokens=torch.cat([row.conditioning.tokens for row in padded]),
-        pooled=torch.cat([row.conditioning.pooled for row in padded]),
+        tokens=torch.cat([row.conditioning.tokens for row in rows]),
+        pooled=torch.cat([row.conditioning.pooled for row in rows]),
     )
-    sigmas = torch.tensor([row.sigma for row in padded], device=latents.device)
-    guidance = torch.tensor([row.guidance for row in padded], device=latents.device)
+    sigmas = torch.tensor([row.sigma for row in rows], device=latents.device)
+    guidance = torch.tensor([row.guidance for row in rows], device=latents.device)
     velocities = network.predict(latents, sigmas, guidance, conditioning, size)
-    return [velocities[row : row + 1] for row in range(len(rows))]
+    each = len(pictures[0])
+    return [
+        [velocities[row : row + 1] for row in range(number * each, (number + 1) * each)]
+        for number in range(len(pictures))
+    ]
 
 
-def _random_row(network: Network, size: Size, seed: int) -> Row:
+def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+def _random_picture(network: Network, size: Size, seed: int, per_picture: int) -> Rows:
     """Noise at some level under some words; no two seeds share either."""
-    return Row(
+    row = Row(
         latents=network.noise(seed, size),
         sigma=1 - (seed * 0.37) % 1,
         guidance=1.5 + (seed * 0.7) % 3.5,
         conditioning=network.encode(f"neighbour number {seed}"),
     )
+    return [row] * per_picture

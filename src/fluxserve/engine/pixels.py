@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image, ImageChops, ImageFilter, PngImagePlugin
@@ -21,7 +22,7 @@ QUALITY, PREVIEW_QUALITY = 95, 80
 #: Longest side of a preview, in pixels.
 PREVIEW_SIDE = 256
 #: An infinitely enlarged picture gets so much of its difference from a copy blurred by one drawn pixel on top.
-_SHARPEN_PERCENT = 300
+_SHARPEN = 3.0
 _EXIF_MODEL = 0x0110
 _EXIF_SOFTWARE = 0x0131
 
@@ -106,14 +107,33 @@ def _centre_box(image: Image.Image, size: Size) -> tuple[float, float, float, fl
 def _sharpened(
     enlarged: Image.Image, image: Image.Image, box: tuple[float, float, float, float], scale: float
 ) -> Image.Image:
-    """Steeper edges without halos: no pixel leaves the range of the 3 x 3 pixels of `image` that it came from."""
-    percent = round(_SHARPEN_PERCENT * (1 - 1 / scale))
-    sharp = enlarged.filter(ImageFilter.UnsharpMask(radius=scale, percent=percent, threshold=0))
+    """Steeper edges without halos: no pixel leaves the range of the 3 x 3 pixels of `image` that it came from.
+
+    The mask's blurred copy is `image` blurred by one of its pixels and then enlarged: blurring the large one gives the
+    same and takes five times as long.
+    """
+    share = _SHARPEN * (1 - 1 / scale)
+    soft = image.filter(ImageFilter.GaussianBlur(1)).resize(enlarged.size, Image.Resampling.LANCZOS, box=box)
+    sharp = Image.blend(soft, enlarged, 1 + share)
     darkest, brightest = (
-        image.filter(extreme).resize(enlarged.size, Image.Resampling.BILINEAR, box=box)
-        for extreme in (ImageFilter.MinFilter(3), ImageFilter.MaxFilter(3))
+        _of_neighbours(image, pick).resize(enlarged.size, Image.Resampling.BILINEAR, box=box)
+        for pick in (ImageChops.darker, ImageChops.lighter)
     )
     return ImageChops.darker(ImageChops.lighter(sharp, darkest), brightest)
+
+
+def _of_neighbours(image: Image.Image, pick: Callable[[Image.Image, Image.Image], Image.Image]) -> Image.Image:
+    """Each pixel is what `pick` makes of its 3 x 3 neighbours, first along rows, then along columns."""
+    w, h = image.size
+    rows = pick(pick(image, _moved(image, (0, 0, w - 1, h), (1, 0))), _moved(image, (1, 0, w, h), (0, 0)))
+    return pick(pick(rows, _moved(rows, (0, 0, w, h - 1), (0, 1))), _moved(rows, (0, 1, w, h), (0, 0)))
+
+
+def _moved(image: Image.Image, part: tuple[int, int, int, int], to: tuple[int, int]) -> Image.Image:
+    """`image` with `part` of it moved by a pixel."""
+    moved = image.copy()
+    moved.paste(image.crop(part), to)
+    return moved
 
 
 def _continue_edges(image: Image.Image, ratio: float) -> Image.Image:

@@ -2,8 +2,8 @@
 
 From latents x at noise level sigma the velocity v points at the clean latents x - sigma v. A linear map takes each of
 their tokens to the block of picture that it stands for, which costs next to nothing. The map is fitted by least
-squares on decoded noise when the first preview is asked for: the same map every time, for whatever decoder the
-checkpoint has, without any weights of its own.
+squares on decoded noise at the start: the same map every time, for whatever decoder the checkpoint has, without any
+weights of its own.
 What it does not know: trajectories, who looks, files.
 """
 
@@ -39,14 +39,18 @@ class Previewer:
         """A preview of `clean` (1, image tokens, channels), drawn at one size, in the shape of the size asked for."""
         import torch
 
-        if self._map is None:
-            self._map = self._fitted()
-        blocks = _with_one(clean[0]) @ self._map
+        blocks = _with_one(clean[0]) @ self.fit()
         levels = blocks.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
         rows, columns, side = drawn.height // self._token_side, drawn.width // self._token_side, self._block_side
         picture = levels.view(rows, columns, side, side, 3).transpose(1, 2).contiguous()
         small = Pixels(size=Size(columns * side, rows * side), data=picture.numpy().tobytes())
         return pixels_of.fit(small, pixels_of.preview_size(asked, small.size))
+
+    def fit(self) -> Tensor:
+        """The map, which takes as long as a decoded picture when it is asked for the first time."""
+        if self._map is None:
+            self._map = self._fitted()
+        return self._map
 
     @property
     def _block_side(self) -> int:

@@ -16,8 +16,13 @@ from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-#: torch has no class of its own for these: its CPU allocator, Apple's, and a library that cannot allocate.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: torch has no class of its own for these: its CPU allocator, Apple's, and libraries that cannot allocate (cuBLAS, oneDNN).
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",
+)
 
 
 def attempt(ref: str, act: Callable[[], _T]) -> _T | Failed:

@@ -77,6 +77,12 @@ def predicted(latents: Tensor, velocity: Tensor, sigma: float) -> Tensor:
     return latents - sigma * velocity
 
 
-def guided(conditional: Sequence[Tensor], unconditional: Sequence[Tensor], cfg_scale: float) -> list[Tensor]:
-    """True guidance: away from what the network predicts without the prompt. Source: Ho and Salimans 2022."""
-    return [u + cfg_scale * (c - u) for c, u in zip(conditional, unconditional, strict=True)]
+def guided(rows: Sequence[Tensor], cfg_scale: float) -> Tensor:
+    """The velocity of one picture from the rows that predict it.
+
+    Two rows are true guidance: away from what the network predicts without the prompt. Source: Ho and Salimans 2022.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    conditional, unconditional = rows
+    return unconditional + cfg_scale * (conditional - unconditional)

@@ -30,10 +30,15 @@ class Conditioning:
     tokens: Tensor
     pooled: Tensor
 
+    @property
+    def byte_count(self) -> int:
+        """What it takes of memory."""
+        return self.tokens.nbytes + self.pooled.nbytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; `turn`: its last batch.
+    """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; the lowest `turn` steps.
 
     `means`: how it is drawn, from its start to its end.
     """
@@ -44,7 +49,7 @@ class Trajectory:
     conditioning: Conditioning
     sigmas: tuple[float, ...]
     latents: Tensor
-    turn: int
+    turn: float
     means: Means
     position: int = 0
 
@@ -63,15 +68,10 @@ class Trajectory:
         """The noise level now."""
         return self.sigmas[self.position]
 
-    @property
-    def image_tokens(self) -> int:
-        """What the picture takes of a token budget."""
-        return int(self.latents.shape[1])
-
-    def moved(self, velocity: Tensor, turn: int) -> Trajectory:
+    def moved(self, velocity: Tensor) -> Trajectory:
         """One step further along `velocity`."""
         latents = advance(self.latents, velocity, self.sigma, self.sigmas[self.position + 1])
-        return replace(self, latents=latents, position=self.position + 1, turn=turn)
+        return replace(self, latents=latents, position=self.position + 1)
 
     def written_down(self, fingerprint: str) -> Waypoint:
         """Where it stands; drawn under `fingerprint`."""

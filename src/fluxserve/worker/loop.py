@@ -33,6 +33,8 @@ Answer = TypeVar("Answer")
 #: Progress is sent at most this often for a task, beside admission, the first and the last step.
 PROGRESS_INTERVAL_S = 0.1
 REDIAL_S = 0.2
+#: The engine steps on by itself for this long where nobody has to hear of it: handing over between threads takes time.
+ALONE_S = 0.02
 
 
 class Worker:
@@ -245,7 +247,7 @@ class Worker:
                 self._rest()
                 await self._wake.wait()
                 continue
-            events = await self._watched(self._engine.step)
+            events = await self._watched(self._step)
             self._hear(events)
             for event in events:
                 self._tell(event)
@@ -259,6 +261,22 @@ class Worker:
         await self._watched(partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint, turn=taken.turn))
         holding.is_drawn = True
         holding.admitted_at = holding.saved_at = time.monotonic()
+
+    def _step(self) -> Sequence[Event]:
+        """In the engine's thread: steps until there is something to do here, but never past somebody's first step."""
+        interval = self._waypoint_interval
+        end = time.monotonic() + (ALONE_S if interval is None else min(ALONE_S, interval))
+        told: list[Event] = []
+        while True:
+            events = self._engine.step()
+            told += events
+            if (
+                not all(isinstance(event, Progressed) and event.step > 1 and event.preview is None for event in events)
+                or self._wake.is_set()
+                or not self._engine.active
+                or time.monotonic() >= end
+            ):
+                return told
 
     def _due(self) -> list[Holding]:
         """Those to write down; none while the server still has to take what was sent before."""

@@ -250,7 +250,7 @@ async def test_when_a_leader_ends_without_a_picture_its_first_follower_takes_its
 async def test_the_equals_of_a_quarantined_task_end_with_it_and_everybody_is_refunded(store: Store) -> None:
     entry = await store.create_key(new_key(credits_=GRANT))
     leader, *followers = [await ask(store, entry) for _ in range(4)]
-    other = await ask(store, entry, OTHER)
+    other = await ask(store, entry, recipe=OTHER)
     for _ in range(MAX_ATTEMPTS):
         task = await claimed_one(store)
         assert task.id == leader.id

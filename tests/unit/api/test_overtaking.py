@@ -118,7 +118,7 @@ async def test_a_task_that_its_worker_may_not_have_holds_no_other_back(tmp_path:
         await worker.gets(5)
         worker.send(p.Progress(task_id=suspect, fence=1, step=0, steps=4))
         worker.send(
-            p.Failed(task_id=suspect, fence=1, code="DrawingFailed", message="It could not be drawn.", retryable=True)
+            p.Failed(task_id=suspect, fence=1, code="DrawingFailed", message="It could not be drawn.")
         )
         await worker.next(p.Settled)
         other = await house.connect("w2", capacity=1)

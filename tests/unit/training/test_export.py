@@ -17,7 +17,7 @@ from fluxserve.engine import weights  # noqa: E402
 from fluxserve.engine.device import Runtime  # noqa: E402
 from training import autoencoder, export  # noqa: E402
 
-CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=512)
+CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 CARD = 'name = "small"\n'
 Exporting = Callable[[int], Path]
 

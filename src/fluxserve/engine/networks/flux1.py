@@ -15,6 +15,7 @@ from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, noise
 from fluxserve.engine.weights import Parts
@@ -31,6 +32,10 @@ class Flux1:
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
+        from fluxserve.engine.apart import keep_apart
+
+        keep_apart(parts.transformer)
+        take_shortcuts(parts.transformer)
         self._checkpoint = checkpoint
         self._parts = parts
         self._residence = Residence(parts, checkpoint.vae_factor)

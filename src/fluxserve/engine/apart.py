@@ -1,0 +1,35 @@
+"""Linear layers that compute each picture of a batch by itself, so that its neighbours and their number change nothing.
+
+Libraries choose how to multiply by the shape of the whole product, and pictures that are stacked into one matrix make
+another shape: other last bits. As a batch of products each picture's has the shape that it has alone, and costs no
+more. That it really comes out the same is for the self-test to show (`forward`): libraries promise nothing.
+What it does not know: networks, pictures.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+from torch.nn.functional import linear
+
+_TOKENS = 3  # dimensions of (rows, tokens, width); without tokens each row is one
+
+
+def keep_apart(network: Module) -> None:
+    """From now on every linear layer of `network` keeps the rows of its first dimension apart."""
+    for layer in network.modules():
+        if isinstance(layer, Linear):
+            setattr(layer, "forward", partial(_multiply, layer))  # noqa: B010 - a module's own forward comes first
+
+
+def _multiply(layer: Linear, rows: Tensor) -> Tensor:
+    """(rows, tokens, width in) or (rows, width in) -> the same with the width out."""
+    if rows.shape[0] == 1:
+        return linear(rows, layer.weight, layer.bias)
+    stacked = rows if rows.ndim == _TOKENS else rows.unsqueeze(1)
+    weight = layer.weight.t().expand(stacked.shape[0], -1, -1)
+    product = torch.bmm(stacked, weight) if layer.bias is None else torch.baddbmm(layer.bias, stacked, weight)
+    return product if rows.ndim == _TOKENS else product.squeeze(1)

@@ -1,0 +1,75 @@
+"""Who may share a forward pass: for each size as many pictures as the token budget allows and the self-test admits.
+
+Passes of any number of pictures are tried first: they cost a picture alone nothing, and change no fingerprint. Where
+the number shows in the bits, passes that are always filled up to one number are tried, if that costs a picture alone
+little enough. Else, and at sizes that are not tested, pictures are drawn one at a time.
+What it does not know: steps, trajectories.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from fluxserve.catalogue import Size
+from fluxserve.engine import forward, measured
+from fluxserve.engine.budget import MOST_PICTURES, Budget, measure
+from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.forward import Company
+from fluxserve.engine.measured import Measured, SizeFound
+from fluxserve.engine.networks import Network
+
+logger = logging.getLogger(__name__)
+#: Common sizes: what they are drawn at is tested.
+_COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
+#: About the longest self-test of one size.
+_TEST_S = 1.0
+
+
+def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, name: str) -> Mapping[Size, Company]:
+    """The drawn sizes that are drawn in company. `name` is what is kept from one start to the next is kept under.
+
+    It has to name everything that decides a pixel. A token budget that was set is tested at each start.
+    """
+    folder = None if runtime.token_budget else runtime.kept_in
+    found = measured.read(folder, name)
+    if found is None:
+        found = measured.keep(folder, name, _find(checkpoint, network, runtime))
+    logger.info(
+        "Pictures in a forward pass: %s, other sizes one",
+        ", ".join(f"{one.size} {one.most}{' (padded)' if one.padded else ''}" for one in found.sizes) or "one",
+        extra={"action": "token_budget", "tokens": found.tokens},
+    )
+    return {_size(one.size): Company(most=one.most, padded=one.padded) for one in found.sizes}
+
+
+def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measured:
+    sizes = sorted({drawn_size(checkpoint, size) for size in _COMMON}, key=lambda size: size.area)
+    if runtime.token_budget:
+        budget = Budget(tokens=runtime.token_budget, padded=runtime.token_budget)
+    else:
+        smallest = sizes[0]
+        time = partial(forward.seconds_of, network, smallest, per_picture=checkpoint.rows_per_picture)
+        budget = measure(time, checkpoint.tokens_at(smallest))
+    return Measured(tokens=budget.tokens, sizes=tuple(_sound(checkpoint, network, budget, sizes)))
+
+
+def _sound(checkpoint: Checkpoint, network: Network, budget: Budget, sizes: list[Size]) -> Iterator[SizeFound]:
+    for size in sizes:
+        tokens = checkpoint.tokens_at(size)
+        for company in (
+            Company(most=min(budget.tokens // tokens, MOST_PICTURES)),
+            Company(most=min(budget.padded // tokens, MOST_PICTURES), padded=True),
+        ):
+            if company.most > 1 and forward.holds(
+                network, size, company, per_picture=checkpoint.rows_per_picture, seconds=_TEST_S
+            ):
+                yield SizeFound(size=str(size), most=company.most, padded=company.padded)
+                break
+
+
+def _size(text: str) -> Size:
+    width, _, height = text.partition("x")
+    return Size(int(width), int(height))

@@ -1,0 +1,100 @@
+"""Lanes beside the step loop: reading prompts and decoding pictures, each one at a time, the lowest turn first.
+
+Where a core or a device is left over, a lane has a thread of its own and works while others step. Where steps take
+all cores, it would only hold them up: there it works a piece at a time between two steps.
+What it does not know: what the work is, steps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from fluxserve.engine.device import Runtime, apply, surroundings
+
+T = TypeVar("T")
+#: After this long the step loop waits for a piece of work, so that whoever watches the steps sees that it hangs.
+HANGS_S = 60.0
+
+
+@dataclass(order=True, slots=True)
+class _Work(Generic[T]):
+    turn: float
+    number: int
+    ref: str = field(compare=False)
+    do: Callable[[], T] = field(compare=False)
+
+
+class Lane(Generic[T]):
+    """One lane; `news` is notified when a piece of work is done."""
+
+    def __init__(self, name: str, runtime: Runtime, news: threading.Condition) -> None:
+        # Each thread has to be told how many threads its kernels may use.
+        self._threads = (
+            ThreadPoolExecutor(1, thread_name_prefix=f"fluxserve-{name}", initializer=apply, initargs=(runtime,))
+            if runtime.has_room_beside_steps
+            else None
+        )
+        self._surroundings = surroundings(runtime)
+        self._news = news
+        self._numbers = itertools.count()
+        self._waiting: list[_Work[T]] = []
+        self._done: list[tuple[str, T]] = []
+        self._broken: BaseException | None = None
+        self._begun: float | None = None
+
+    def submit(self, ref: str, turn: float, do: Callable[[], T]) -> None:
+        """Let `do` be done; equal turns in the order they came."""
+        with self._news:
+            heapq.heappush(self._waiting, _Work(turn, next(self._numbers), ref, do))
+        if self._threads is not None:
+            self._threads.submit(self._do_next)
+
+    def drop(self, ref: str) -> None:
+        """Forget what waits or is done under this name; what is under way comes out all the same."""
+        with self._news:
+            self._waiting = [work for work in self._waiting if work.ref != ref]
+            heapq.heapify(self._waiting)
+            self._done = [done for done in self._done if done[0] != ref]
+
+    def take(self) -> Iterator[tuple[str, T]]:
+        """What is done; raises what a piece of work has raised."""
+        if self._threads is None:
+            self._do_next()
+        with self._news:
+            self._news.wait_for(lambda: not self._hangs)
+            if self._broken is not None:
+                raise self._broken
+            done, self._done = self._done, []
+        return iter(done)
+
+    @property
+    def has_news(self) -> bool:
+        """Taking would not be in vain; the caller holds `news`."""
+        return bool(self._done or self._broken or (self._threads is None and self._waiting))
+
+    @property
+    def _hangs(self) -> bool:
+        return self._begun is not None and time.monotonic() - self._begun > HANGS_S
+
+    def _do_next(self) -> None:
+        with self._news:
+            if not self._waiting:  # dropped
+                return
+            work = heapq.heappop(self._waiting)
+            self._begun = time.monotonic()
+        try:
+            with self._surroundings():
+                done = [(work.ref, work.do())]
+        except BaseException as error:  # noqa: BLE001 - raised again by `take`
+            done, self._broken = [], error
+        with self._news:
+            self._done += done
+            self._begun = None
+            self._news.notify_all()
