@@ -255,6 +255,7 @@ def test_a_picture_that_cannot_be_drawn_in_filled_passes_is_drawn_from_its_start
     torch.OutOfMemoryError("0xdeadbeef"),
     MemoryError(),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("could not create a primitive"),
 ])  # fmt: skip
 def test_a_picture_that_never_fits_fails_alone_and_the_next_one_is_as_before(
     dev_folder: Path, where: Stage, error: Exception

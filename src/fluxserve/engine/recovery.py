@@ -16,7 +16,7 @@ from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-#: torch has no class of its own for these: its CPU allocator, Apple's, and libraries that cannot allocate (cuBLAS, oneDNN).
+#: torch has no class of its own for these: its CPU allocator, Apple's, cuBLAS and oneDNN that cannot allocate.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "MPS backend out of memory",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gateway_house import ByHand, GatewayHouse, gateway_house
 
-from builders import in_event_loop, new_key
+from builders import claimed_one, in_event_loop, loss, new_key, submission
+from fluxserve.tasks.task import SUSPECT_AFTER
 from fluxserve.worker import protocol as p
 
 
@@ -114,13 +115,13 @@ async def test_a_task_goes_where_it_is_drawn_at_once_though_another_worker_has_m
 async def test_a_task_that_its_worker_may_not_have_holds_no_other_back(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         worker = await full_worker(house)
-        (suspect,) = await house.submit(work=10.0)
-        await worker.gets(5)
-        worker.send(p.Progress(task_id=suspect, fence=1, step=0, steps=4))
-        worker.send(
-            p.Failed(task_id=suspect, fence=1, code="DrawingFailed", message="It could not be drawn.")
-        )
-        await worker.next(p.Settled)
+        await house.store.submit_many([submission(await house.store.create_key(new_key()), work=10.0)])
+        for _ in range(SUSPECT_AFTER):
+            (suspect,) = await house.store.release_many([loss(await claimed_one(house.store, "dying"))])
+        assert suspect is not None
+        house.service._show(suspect)
+        house.service.queue_changed.fire()
+        assert await worker.settle_down() == 4  # a suspect is drawn alone
         other = await house.connect("w2", capacity=1)
         other.send(p.Want(count=2))
-        assert [held.task_id for held in await other.gets(1)] == [suspect]
+        assert [held.task_id for held in await other.gets(1)] == [suspect.id]
