@@ -155,13 +155,14 @@ def test_keys_that_always_wait_share_the_drawing_by_their_weights(
 ) -> None:
     """The bound of start-time fair queueing, with what workers hold: nobody is further off than what was handed out."""
     server = Server({str(number): weight for number, (_, weight) in enumerate(keys)}, workers)
-    backlog = [server.submit(str(number), steps) for number, (steps, _) in enumerate(keys)]
+    in_hands = 3 * CAPACITY * workers + 1
+    # Of each key more waits than workers can take at once: who has nothing waiting has no claim to a share.
+    backlog = [server.submit(str(number), steps) for number, (steps, _) in enumerate(keys) for _ in range(in_hands)]
     for _ in range(rounds):
         for job in [job for job in backlog if job not in server.queue]:
             backlog.remove(job)
             backlog.append(server.submit(job.key, job.steps))
         server.step()
-    in_hands = 3 * CAPACITY * workers + 1
     got = [server.served[str(number)] / weight for number, (_, weight) in enumerate(keys)]
     longest = [steps * STEP / weight for steps, weight in keys]
     for one, other in itertools.combinations(range(len(keys)), 2):
