@@ -44,7 +44,7 @@ class Previewer:
         rows, columns, side = drawn.height // self._token_side, drawn.width // self._token_side, self._block_side
         picture = levels.view(rows, columns, side, side, 3).transpose(1, 2).contiguous()
         small = Pixels(size=Size(columns * side, rows * side), data=picture.numpy().tobytes())
-        return pixels_of.fit(small, pixels_of.preview_size(asked, small.size))
+        return pixels_of.fit_preview(small, asked)
 
     def fit(self) -> Tensor:
         """The map, which takes as long as a decoded picture when it is asked for the first time."""
