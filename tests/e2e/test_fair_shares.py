@@ -11,8 +11,8 @@ import httpx
 import pytest
 from servers import MakeServer, Server
 
-#: One picture a step: on a CPU they pass one after the other, and neighbours only make each step longer.
-SETTINGS = {"engine": "diffusion", "device": "cpu", "token_budget": "1", "result_cache": "0"}
+
+SETTINGS = {"engine": "diffusion", "device": "cpu", "result_cache": "0"}
 LONG: dict[str, object] = {"width": 512, "height": 512, "steps": 28}
 SHORT: dict[str, object] = {"width": 256, "height": 256, "steps": 4}
 PATIENCE_S = 900.0
