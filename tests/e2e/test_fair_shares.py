@@ -11,7 +11,6 @@ import httpx
 import pytest
 from servers import MakeServer, Server
 
-
 SETTINGS = {"engine": "diffusion", "device": "cpu", "result_cache": "0"}
 LONG: dict[str, object] = {"width": 512, "height": 512, "steps": 28}
 SHORT: dict[str, object] = {"width": 256, "height": 256, "steps": 4}

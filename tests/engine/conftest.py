@@ -22,7 +22,7 @@ from fluxserve.settings import Settings
 #: A budget of one token: every picture is drawn alone.
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 #: What a picture of 256 x 256 takes of a token budget in the tiny checkpoints without true guidance.
-TINY_TOKENS = 16**2 + 20
+TINY_TOKENS = 16**2 + 32
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from fluxserve.settings import Settings
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 SIZE = Size(256, 256)
 #: What a picture of this size takes of a token budget in the tiny checkpoints without true guidance.
-TINY_TOKENS = 16**2 + 20
+TINY_TOKENS = 16**2 + 32
 WANTED = tuple(
     Generation(
         model="flux-dev",

@@ -19,6 +19,8 @@ from fluxserve.engine.weights import load
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 NAMES = ("dev", "schnell", "shifted", "float8", "mini")
+#: Of the pictures, where a test names none: one that the checkpoint draws at.
+SIZES = {name: Size(128, 128) for name in NAMES} | {"mini": Size(512, 512)}
 SEEDS = (0, 7, 2**32, 2**64 - 1)
 
 
@@ -64,7 +66,7 @@ def draw_stock(pipeline: FluxPipeline, drawer: Drawer, wanted: Generation, outpu
 def test_the_latents_are_the_pipelines(
     drawers: dict[str, Drawer], pipelines: dict[str, FluxPipeline], name: str, seed: int
 ) -> None:
-    wanted = generation(seed=seed, size=Size(128, 128))
+    wanted = generation(seed=seed, size=SIZES[name])
     ours = draw(drawers[name], wanted).latents.numpy()
     theirs = draw_stock(pipelines[name], drawers[name], wanted, "latent")
     assert np.abs(theirs).max() > 0.5
@@ -85,10 +87,10 @@ def test_the_latents_are_the_pipelines_at_any_number_of_steps_and_in_any_shape(
 def test_the_pixels_are_the_pipelines(
     drawers: dict[str, Drawer], pipelines: dict[str, FluxPipeline], name: str
 ) -> None:
-    wanted = generation(size=Size(128, 128))
+    wanted = generation(size=SIZES[name])
     with torch.inference_mode():
         pixels = drawers[name].finish(draw(drawers[name], wanted), USUAL).pixels
-    ours = np.frombuffer(pixels.data, dtype=np.uint8).reshape(128, 128, 3).astype(int)
+    ours = np.frombuffer(pixels.data, dtype=np.uint8).reshape(SIZES[name].height, SIZES[name].width, 3).astype(int)
     theirs = (draw_stock(pipelines[name], drawers[name], wanted, "np")[0] * 255).round().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     assert (ours != theirs).mean() < 0.001
@@ -106,7 +108,7 @@ def test_the_stock_pipeline_loads_the_folder_as_it_lies_there(drawers: dict[str,
     folder = drawers[name].checkpoint.path
     pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    wanted = generation(size=Size(128, 128))
+    wanted = generation(size=SIZES[name])
     theirs = draw_stock(pipeline, drawers[name], wanted, "latent")
     np.testing.assert_allclose(draw(drawers[name], wanted).latents.numpy(), theirs, atol=1e-4, rtol=0)
 

@@ -16,17 +16,19 @@ from fluxserve.settings import Settings
 CARD = "fluxserve.toml"
 
 
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint without a card."""
+    """A whole checkpoint without a card and without a guidance embedding, 16 pixels to a latent."""
     copy = tmp_path / "my-weights"
     shutil.copytree(mini.folder(), copy)
     (copy / CARD).unlink()
+    change(copy / "transformer/config.json", guidance_embeds=False)
+    change(copy / "vae/config.json", block_out_channels=[8] * 5)
     return copy
-
-
-def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def as_repository(folder: Path, cache: Path, name: str) -> None:
@@ -38,10 +40,10 @@ def as_repository(folder: Path, cache: Path, name: str) -> None:
 
 def test_mini_ships_with_the_package_and_says_what_it_is() -> None:
     checkpoint = find("mini")
-    assert (checkpoint.name, checkpoint.license, checkpoint.cfg_scale) == ("fluxserve-mini", "apache-2.0", 2.0)
-    assert (checkpoint.text_length, checkpoint.vae_factor, checkpoint.guidance_embeds) == (20, 16, False)
+    assert (checkpoint.name, checkpoint.license, checkpoint.cfg_scale) == ("fluxserve-mini", "apache-2.0", 1.0)
+    assert (checkpoint.text_length, checkpoint.vae_factor, checkpoint.guidance_embeds) == (32, 64, True)
     assert checkpoint.license_needed is None
-    assert "128x128" in checkpoint.describe()
+    assert "512x1024 to 1024x512" in checkpoint.describe()
 
 
 def test_looking_at_checkpoints_does_not_import_torch() -> None:
@@ -316,6 +318,19 @@ def test_a_size_that_is_no_multiple_of_two_latents_is_drawn_at_the_nearest_that_
     assert drawn.ratio == pytest.approx(1024 / 736, rel=0.06)
 
 
-@pytest.mark.parametrize("size", [Size(1024, 768), Size(3136, 1344), Size(256, 1440), Size(320, 256), Size(256, 256)])
-def test_mini_draws_squares_only(size: Size) -> None:
-    assert drawn_size(find("mini"), size) == Size(128, 128)
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [
+        (Size(256, 256), Size(512, 512)),
+        (Size(320, 256), Size(768, 512)),
+        (Size(512, 512), Size(512, 512)),
+        (Size(2048, 2048), Size(512, 512)),
+        (Size(1024, 768), Size(768, 512)),
+        (Size(768, 1024), Size(512, 768)),
+        (Size(1280, 720), Size(1024, 512)),
+        (Size(3136, 1344), Size(1024, 512)),
+        (Size(256, 1440), Size(512, 1024)),
+    ],
+)
+def test_mini_draws_at_the_sizes_it_learnt(size: Size, drawn: Size) -> None:
+    assert drawn_size(find("mini"), size) == drawn

@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import pytest
 
+from fluxserve import mini
+from fluxserve.engine.checkpoints import find
 from training.canvases import LARGE, SMALL, TOKEN, canvases
 
 AREAS = (SMALL, LARGE)
@@ -21,3 +23,8 @@ def test_canvases_have_the_areas_side_as_their_shorter_one_from_tall_to_wide(are
     ratios = [width / height for height, width in others]
     assert (ratios[0], ratios[-1]) == (1 / 2, 2)
     assert all(one < other for one, other in pairwise(ratios))
+
+
+def test_mini_draws_at_the_canvases_it_was_trained_on() -> None:
+    native = find(str(mini.folder())).native
+    assert {(size.height, size.width) for size in native} == set(canvases(SMALL))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from training.emoji import things
-from training.packages import PACKAGES, notices
+from training.packages import PACKAGES, Use, notices
 from training.pictures import DRAWING, SETS, find_thing, pictures
+
+ROOT = Path(__file__).parents[3]
 
 
 def labels(name: str) -> list[str]:
@@ -54,6 +58,18 @@ def test_the_generator_learns_from_four_sets_and_the_notice_names_them_and_no_ot
         assert (f"- {package.title}, Copyright (c) {package.holder}" in said) == (package.use != "judging")
     assert "Unicode, Inc." in said
     assert max(map(len, said.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("file", "uses"),
+    [
+        ("NOTICE", ("drawing",)),
+        ("src/fluxserve/mini/NOTICE", ("drawing",)),
+        ("training/judges/NOTICE", ("drawing", "judging")),
+    ],
+)
+def test_the_notices_beside_the_weights_are_whole(file: str, uses: tuple[Use, ...]) -> None:
+    assert notices(*uses) in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_every_package_is_pinned_by_a_checksum_and_freely_licensed() -> None:
