@@ -1,7 +1,6 @@
 """The engine around the networks: events, failures, sizes, several checkpoints, fingerprints."""
 
 import gc
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime, apply, resolve
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
-from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, generator_seed, noise
@@ -441,62 +439,6 @@ def test_a_missing_checkpoint_and_an_unknown_model_stop_the_start(settings_for: 
         DiffusionEngine(settings_for({"flux-dev": Path("/no/such/folder")})).warm()
     with pytest.raises(UnknownSetting):
         DiffusionEngine(settings_for({"flux-9": Path("mini")})).warm()
-
-
-def test_the_fingerprint_changes_with_whatever_may_change_a_pixel(dev_folder: Path, tmp_path: Path) -> None:
-    file = "transformer/diffusion_pytorch_model.safetensors"
-    other = spoiled(dev_folder, tmp_path / "other", file, "proj_out.bias", 0.5)
-    weights = weights_hash(dev_folder)
-    words = [
-        fingerprint(weights, CPU, {}),
-        fingerprint(weights, replace(CPU, dtype="bfloat16"), {}),
-        fingerprint(weights, replace(CPU, threads=2), {}),
-        fingerprint(weights, replace(CPU, device="mps"), {}),
-        fingerprint(weights, CPU, {Size(256, 256): 4}),
-        fingerprint(weights_hash(other), CPU, {}),
-    ]
-    assert len(set(words)) == len(words)
-    assert fingerprint(weights_hash(dev_folder), replace(CPU, token_budget=1), {Size(256, 256): 1}) == words[0]
-
-
-@pytest.mark.parametrize("variable", ["MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE"])
-def test_what_makes_libraries_choose_other_kernels_is_part_of_the_fingerprint(
-    variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = fingerprint("weights", CPU, {})
-    monkeypatch.setenv(variable, "1")
-    assert fingerprint("weights", CPU, {}) != before
-
-
-def test_a_switch_of_torch_that_changes_its_kernels_is_part_of_the_fingerprint() -> None:
-    before = fingerprint("weights", CPU, {})
-    torch.backends.cuda.enable_flash_sdp(False)
-    try:
-        assert fingerprint("weights", CPU, {}) != before
-    finally:
-        torch.backends.cuda.enable_flash_sdp(True)
-    assert fingerprint("weights", CPU, {}) == before
-
-
-def test_a_small_file_of_the_checkpoint_counts_too(dev_folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(dev_folder, copy)
-    before = weights_hash(copy)
-    (copy / "README.md").write_text("words")
-    assert weights_hash(copy) == before
-    (copy / "fluxserve.toml").write_text("cfg_scale = 2.0")
-    assert weights_hash(copy) != before
-
-
-def test_weights_in_the_hub_cache_are_known_by_the_name_of_their_blob(dev_folder: Path, tmp_path: Path) -> None:
-    snapshot, blobs = tmp_path / "snapshots/abc", tmp_path / "blobs"
-    shutil.copytree(dev_folder, snapshot)
-    blobs.mkdir()
-    weights = snapshot / "transformer/diffusion_pytorch_model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    weights.rename(blobs / digest)
-    weights.symlink_to(blobs / digest)
-    assert weights_hash(snapshot) == weights_hash(dev_folder)
 
 
 def test_tiny_networks_get_one_thread_and_large_ones_all_cores() -> None:
