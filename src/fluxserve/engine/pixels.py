@@ -71,10 +71,19 @@ def fit(pixels: Pixels, size: Size) -> Pixels:
     An enlarged picture is sharpened again (docs/decisions/007). Where more than `MAX_CUT` of the picture would be cut,
     its edges are continued outwards to the ratio first.
     """
+    return _fit(pixels, size, cut_share(pixels.size, size))
+
+
+def fit_preview(preview: Pixels, asked: Size) -> Pixels:
+    """The preview in the shape asked for: cut, or its edges continued, as `fit` does with the whole picture."""
+    return _fit(preview, preview_size(asked, preview.size), cut_share(preview.size, asked))
+
+
+def _fit(pixels: Pixels, size: Size, cut: float) -> Pixels:
     if pixels.size == size:
         return pixels
     image = to_image(pixels)
-    if cut_share(pixels.size, size) > MAX_CUT:
+    if cut > MAX_CUT:
         image = _continue_edges(image, size.ratio)
     box = _centre_box(image, size)
     fitted = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
