@@ -7,6 +7,7 @@ What it does not know: what is painted on them.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 #: Height, width in pixels.
@@ -17,18 +18,13 @@ TOKEN = 128
 #: How many times smaller than the canvas its pictures are painted for the latents' code, one way.
 SHRUNK = 4
 SMALL, LARGE = 512**2, 1024**2
-_SHORT = {SMALL: 4, LARGE: 8}  # tokens
+SQUARE: Canvas = (512, 512)
 
 
 @cache
 def canvases(area: int) -> tuple[Canvas, ...]:
-    """Those of the small area (SMALL) or the large one (LARGE), the square of that area first."""
-    short = _SHORT[area]
-    sides = [(short * TOKEN, long * TOKEN) for long in range(short, 2 * short + 1, 2)]
-    found = {canvas for short, long in sides for canvas in ((short, long), (long, short))}
-    return tuple(sorted(found, key=lambda canvas: _order(canvas, area)))
-
-
-def _order(canvas: Canvas, area: int) -> tuple[bool, float, int]:
-    height, width = canvas
-    return height * width != area or height != width, width / height, height
+    """Those of the small area (SMALL) or the large one (LARGE), the square of that area first, then by their shape."""
+    short = math.isqrt(area)
+    longer = range(short + 2 * TOKEN, 2 * short + 1, 2 * TOKEN)
+    others = [canvas for long in longer for canvas in ((short, long), (long, short))]
+    return ((short, short), *sorted(others, key=lambda canvas: canvas[1] / canvas[0]))

@@ -14,7 +14,7 @@ import msgspec
 
 from training import layout
 from training.backdrops import COLOURS, plain
-from training.canvases import SMALL, Canvas, canvases
+from training.canvases import SMALL, SQUARE, Canvas, canvases
 from training.looks import Look
 from training.records import Record
 from training.scenes import Facts, Scene, SceneSampler
@@ -25,7 +25,6 @@ from training.words import article, lists, with_article
 #: Steps and guidance that FLUX.1 [dev] draws with unless it is told otherwise.
 STEPS, GUIDANCE = 28, 3.5
 LANGUAGES = ("de", "fr", "es", "it", "pt", "nl")
-SQUARE: Canvas = (512, 512)
 _SEEDS = 8
 _COMMONEST = 200
 _STAGE = 3

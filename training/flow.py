@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from training import checkpoints, curve, latents, ranks, work
 from training.bank import Bank, Batch, Painting, Source, Supply, read
-from training.canvases import LARGE, SMALL, TOKEN, canvases
+from training.canvases import LARGE, SMALL, SQUARE, TOKEN, canvases
 from training.looks import measure
 from training.masters import Masters
 from training.network import SHAPES, Illustrator, Shape, build_transformer
@@ -235,7 +235,7 @@ class Trainer:
     def check(self) -> float:
         """Loss of the averaged weights, without guidance, on scenes that are never trained on."""
         self._masters.teach(self._teacher)
-        batch = self._sources.at(3, apart=True).make(0, 256, (512, 512)).to(self._plan.device)
+        batch = self._sources.at(3, apart=True).make(0, 256, SQUARE).to(self._plan.device)
         loss = self._loss(self._teacher, batch, self._chance_from(0), most=1.0)
         return loss.item()
 
@@ -289,7 +289,7 @@ class Trainer:
         chance = self._dice(0)
         areas = sorted(phase.areas)
         area = areas[chance.choice(len(areas), p=[phase.areas[area] for area in areas])]
-        choices = [(512, 512)] if phase.stage < 3 else list(canvases(area))
+        choices = [SQUARE] if phase.stage < 3 else list(canvases(area))
         square = chance.random() < 0.4
         return area, choices[0] if square else choices[chance.integers(len(choices))]
 

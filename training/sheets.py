@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 
 from training.backdrops import COLOURS, GROUNDS, SKIES
-from training.canvases import SMALL, canvases
+from training.canvases import SMALL, SQUARE, canvases
 from training.drawing import Artist, Wish, as_tensor, shrunk
 from training.evaluate import PIPELINE
 from training.exams import GUIDANCE, LANGUAGES, STEPS
@@ -140,7 +140,7 @@ class Sheets:
         return (weighted.draw(rng) for _ in itertools.count())
 
     def _one(
-        self, prompt: str, size: tuple[int, int] = (512, 512), steps: int = STEPS, guidance: float = GUIDANCE
+        self, prompt: str, size: tuple[int, int] = SQUARE, steps: int = STEPS, guidance: float = GUIDANCE
     ) -> Shown:
         wish = Wish(prompt=prompt, seed=self._seed, size=size, steps=steps, guidance=guidance)
         return Shown(wish=wish, caption=prompt)

@@ -30,13 +30,13 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from training import packages, work
+from training.canvases import SQUARE
 from training.lexicon import Meaning, common_words, lexicon
 from training.records import records
 from training.tokenizers import save_tokenizers, train_clip, train_t5
 
 _HEAD = 32  # width of an attention head
 _STAGE = 3  # of the scenes: the last, which holds everything
-_CANVAS = (512, 512)
 _BATCH = 256  # texts that MiniLM embeds at once
 
 
@@ -148,7 +148,7 @@ def _captions(count: int, seed: int) -> Iterator[str]:
     from training.scenes import SceneSampler
 
     sampler = SceneSampler(records(), stage=_STAGE, seed=seed)
-    return (sampler.scene(index, _CANVAS).caption for index in range(count))
+    return (sampler.scene(index, SQUARE).caption for index in range(count))
 
 
 def main(

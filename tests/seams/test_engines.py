@@ -208,7 +208,7 @@ def test_a_preview_comes_near_to_the_picture_in_the_end() -> None:
     first, last = (event.preview for event in (progress[0], progress[-2]))
     assert first is not None
     assert last is not None
-    assert distance(last, drawn) < 25 < distance(first, drawn)
+    assert distance(last, drawn) < 23 < distance(first, drawn)
 
 
 def distance(preview: Pixels, drawn: Pixels) -> float:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 #: Pixels of the drawn picture to one of the preview, one way.
 SHRINK = 4
-#: Tokens on a side of each picture of noise that the map is fitted on, and how many of them there are for an unknown.
-_FITTED_SIDE, _SAMPLES = 16, 4
+#: Most tokens and pixels on a side of each picture of noise that the map is fitted on.
+_FITTED_TOKENS, _FITTED_SIDE = 16, 512
+#: How many tokens there are for an unknown.
+_SAMPLES = 4
 #: Added to the diagonal of the normal equations, against what few samples do not tell.
 _RIDGE = 1.0
 
@@ -56,14 +58,18 @@ class Previewer:
     def _block_side(self) -> int:
         return max(1, self._token_side // SHRINK)
 
+    @property
+    def _fitted_tokens(self) -> int:
+        return max(1, min(_FITTED_TOKENS, _FITTED_SIDE // self._token_side))
+
     def _fitted(self) -> Tensor:
         """(channels + 1, values of a block): what comes nearest to the decoder, on noise of fixed seeds."""
         import torch
 
-        side = _FITTED_SIDE * self._token_side
+        side = self._fitted_tokens * self._token_side
         size, count = Size(side, side), 1
         noise = [self._network.noise(0, size)]
-        while count * _FITTED_SIDE**2 < _SAMPLES * noise[0].shape[2]:
+        while count * self._fitted_tokens**2 < _SAMPLES * noise[0].shape[2]:
             noise.append(self._network.noise(count, size))
             count += 1
         tokens = torch.cat([_with_one(latents[0]) for latents in noise]).double().cpu()
@@ -79,8 +85,9 @@ class Previewer:
         side = self._block_side
         small = pixels_of.to_image(decoded).reduce(self._token_side // side)
         values = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).double() / 255
-        cut = values.view(_FITTED_SIDE, side, _FITTED_SIDE, side, 3).transpose(1, 2)
-        return cut.reshape(_FITTED_SIDE**2, 3 * side**2)
+        tokens = self._fitted_tokens
+        cut = values.view(tokens, side, tokens, side, 3).transpose(1, 2)
+        return cut.reshape(tokens**2, 3 * side**2)
 
 
 def _with_one(tokens: Tensor) -> Tensor:
