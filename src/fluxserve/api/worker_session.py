@@ -16,6 +16,8 @@ from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import LOCAL_PREFIX
 
+#: More is not handed to one worker at once, whatever it asks for.
+_MOST_WANTED = 1024
 #: A worker's id becomes part of a file name and of log lines.
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -89,6 +91,11 @@ class Session:
         if not is_full or self.draining or self.closed:
             return -math.inf
         return next(iter(self.turns[1:]), math.inf)
+
+    def wants(self, count: int) -> None:
+        """It can take so many tasks more than it holds."""
+        self.wanted = min(max(count, 0), _MOST_WANTED)
+        self.look.set()
 
     def claim_of(self, task_id: str, fence: int) -> Claim | None:
         """The session's claim of exactly this fence."""

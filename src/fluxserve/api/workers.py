@@ -37,7 +37,6 @@ HELLO_TIMEOUT_S = 10.0
 REAP_INTERVAL_S = 0.5
 #: A worker without tasks looks again this often, for a disk or a store that was in trouble.
 LOOK_S = 1.0
-MOST_WANTED = 1024
 
 
 class Gateway:
@@ -152,6 +151,7 @@ class Gateway:
         session = Session(hello=hello, writer=writer, is_local=is_local, heard_at=self._steady())
         session.claims = claims_of(kept)
         session.draining = draining
+        session.wants(hello.want)
         self._forget_former(session)
         self._sessions[session.id] = session
         session.send(
@@ -290,8 +290,7 @@ class Gateway:
     async def _receive(self, session: Session, message: p.FromWorker) -> None:
         match message:
             case p.Want(count=count):
-                session.wanted = min(max(count, 0), MOST_WANTED)
-                session.look.set()
+                session.wants(count)
             case p.Progress(task_id=task_id, step=step, steps=steps):
                 if (claim := session.claim_of(task_id, message.fence)) is not None:
                     claim.step, claim.stepped = step, step >= steps

@@ -162,6 +162,7 @@ class Worker:
             engine=type(self._engine).__name__,
             fingerprints=dict(self._engine.fingerprints),
             capacity=self._engine.capacity,
+            want=0 if self._draining or self._orphan else self._room,
             token=self._token,
             orphan=self._orphan,
             held=tuple(holding.held for holding in self._holdings.values()),
@@ -211,12 +212,16 @@ class Worker:
             self._end_if_done()
 
     def _want(self) -> None:
-        """Ask for what the engine can hold and one batch ahead, but not for ever while nothing is settled."""
+        """Ask for what there is room for; who ends asks for nothing any more."""
         if not self._draining and not self._orphan:
-            capacity = self._engine.capacity
-            unfinished = sum(holding.outcome is None for holding in self._holdings.values())
-            room = min(2 * capacity - unfinished, 4 * capacity - len(self._holdings))
-            self._send(p.Want(count=max(0, room)))
+            self._send(p.Want(count=self._room))
+
+    @property
+    def _room(self) -> int:
+        """What the engine can hold and one batch ahead, but not for ever while nothing is settled."""
+        capacity = self._engine.capacity
+        unfinished = sum(holding.outcome is None for holding in self._holdings.values())
+        return max(0, min(2 * capacity - unfinished, 4 * capacity - len(self._holdings)))
 
     def _send(self, message: p.FromWorker) -> None:
         if self._writer is not None and not self._writer.is_closing():

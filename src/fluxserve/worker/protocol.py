@@ -38,7 +38,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """Who the worker is. `fingerprints`: by model, equal ones promise equal pixels.
 
-    `orphan`: its own server process has ended, it only hands in what it holds.
+    `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
+    first task on. `orphan`: its own server process has ended, it only hands in what it holds.
     """
 
     version: int
@@ -48,6 +49,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     engine: str
     fingerprints: dict[str, str]
     capacity: int
+    want: int = 0
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()

@@ -97,6 +97,7 @@ class GatewayHouse:
         name: str = "w1",
         *,
         capacity: int = 1,
+        want: int = 0,
         models: tuple[str, ...] = EVERY_MODEL,
         fingerprint: str = "f1",
         orphan: bool = False,
@@ -112,8 +113,8 @@ class GatewayHouse:
         worker.send(
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
-                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, token=TOKEN, orphan=orphan,
-                held=held,
+                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, want=want, token=TOKEN,
+                orphan=orphan, held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

@@ -44,6 +44,14 @@ async def test_a_burst_is_spread_evenly_over_idle_workers(tmp_path: Path) -> Non
 
 
 @in_event_loop
+async def test_a_worker_that_has_only_said_hello_gets_its_share_of_a_burst(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        workers = [await house.connect(name, capacity=8, want=16) for name in ("w1", "w2")]
+        await house.submit(8)
+        assert [await worker.settle_down() for worker in workers] == [4, 4]
+
+
+@in_event_loop
 async def test_tasks_that_come_one_by_one_go_to_the_worker_that_holds_fewest(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         workers = [await house.connect(name, capacity=4) for name in ("w1", "w2", "w3")]

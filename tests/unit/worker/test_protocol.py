@@ -18,7 +18,7 @@ from fluxserve.worker import protocol as p
 HELD = (p.Held(task_id="t1", fence=1), p.Held(task_id="t2", fence=2**40))
 FROM_WORKER: list[p.FromWorker] = [
     p.Hello(
-        version=p.VERSION, worker_id="w1", pid=4711, models=("flux-dev",), engine="fake", capacity=8,
+        version=p.VERSION, worker_id="w1", pid=4711, models=("flux-dev",), engine="fake", capacity=8, want=16,
         fingerprints={"flux-dev": "f", "flux-schnell": ""}, token="secret", orphan=True, held=HELD,
     ),
     p.Hello(version=1, worker_id="w", pid=1, models=(), engine="fake", fingerprints={}, capacity=0),
