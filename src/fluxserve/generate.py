@@ -30,6 +30,7 @@ from fluxserve.client import (
     Task,
     TaskTimeout,
 )
+from fluxserve.client import Progress as News
 from fluxserve.engine import missing
 from fluxserve.errors import ConfigurationError, EngineNotInstalled
 from fluxserve.settings import load
@@ -148,8 +149,16 @@ def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture
         for news in client.events(task, timeout=wish.timeout):
             if isinstance(news, Result):
                 return client.download(news)
-            bar.update(shown, completed=news.progress * steps)
+            bar.update(shown, completed=news.progress * steps, description=stage(news))
     raise AssertionError("events end with a result, or raise")
+
+
+def stage(news: News) -> str:
+    """Whether it waits or is drawn, and for how long."""
+    left = "" if news.eta_seconds is None else f", about {max(1, round(news.eta_seconds))} s"
+    if news.queue_position:
+        return f"waiting, {news.queue_position} before it{left}"
+    return f"drawing{left}"
 
 
 def _with_format(wish: Wish) -> Wish:

@@ -35,10 +35,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a task is, from 0 to 1; `preview` is a small JPEG of what it is heading for, where there is one."""
+    """How far a task is, from 0 to 1; `preview` is a small JPEG of what it is heading for, where there is one.
+
+    `queue_position`: so many tasks are drawn before it, None once it is drawn itself; `eta_seconds`: until it is ready.
+    None too where the server does not say.
+    """
 
     progress: float
     preview: bytes | None = None
+    queue_position: int | None = None
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +116,12 @@ def outcome(task_id: str, answer: JsonObject) -> Result | Progress:
     if status == "Task not found":
         raise TaskNotFound(f"The server does not know task {task_id}.")
     progress = float(cast("float | None", answer.get("progress")) or 0.0)
-    return Progress(progress=progress, preview=_preview(answer.get("preview")))
+    return Progress(
+        progress=progress,
+        preview=_preview(answer.get("preview")),
+        queue_position=cast("int | None", details.get("queue_position")),
+        eta_seconds=cast("float | None", details.get("eta_seconds")),
+    )
 
 
 def _preview(value: object) -> bytes | None:

@@ -92,6 +92,15 @@ def test_events_are_told_as_they_come_with_the_result_last() -> None:
     assert request.headers["x-key"] == "fx_key"
 
 
+def test_a_waiting_task_tells_its_place_and_its_time() -> None:
+    waiting = PENDING | {"details": {"queue_position": 3, "eta_seconds": 12.5}}
+    drawn = PENDING | {"details": {"eta_seconds": 2.0}}
+    told = Scene(stream(event(waiting), event(drawn), event(READY))).events()
+    assert told[:2] == [
+        Progress(progress=0.25, queue_position=3, eta_seconds=12.5), Progress(progress=0.25, eta_seconds=2.0),
+    ]  # fmt: skip
+
+
 def test_an_event_may_come_in_any_pieces_and_with_lines_that_are_not_known() -> None:
     text = (
         'retry: 1\r\n\r\nsomething: else\r\n:comment\r\ndata: {"status":\r\ndata: "Pending", "progress": 0.5}\r\n\r\n'
