@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,55 @@ def test_a_worker_that_has_grown_too_large_makes_way_between_two_tasks_and_none_
     assert "status=75" in server.log
     until(lambda: server.workers() not in ([], first), 20.0, "another worker is there")
     assert {attempts(server, task)[1] for task in tasks} == {0}
+
+
+def test_a_worker_whose_process_is_spent_makes_way_and_what_was_drawn_beside_goes_on_in_the_same_pixels(
+    make_server: MakeServer,
+) -> None:
+    settings = {"fake_latency": "4", "fake_steps": "20", "waypoint_interval": "60", "result_cache": "0"}
+    server = make_server(**settings).start()
+    first = server.workers()
+    spends = server.submit("[[spend:8]]")
+    apples = [server.submit(f"apple {seed}", seed=seed) for seed in range(3)]
+    drawn = [pixels(server, task) for task in apples]
+    polled = server.wait(spends)
+    assert (polled["status"], polled["cost"]) == ("Error", 0.0)
+    assert moves(server, spends) == ["reserve", "refund"]
+    assert {task for task, step in went_on(server) if step >= 5} == set(apples)
+    assert "status=75" in server.log
+    assert server.workers() not in ([], first)
+    assert {attempts(server, task)[1] for task in (spends, *apples)} == {0}
+    assert [pixels(server, server.submit(f"apple {seed}", seed=seed)) for seed in range(3)] == drawn
+    assert books_are_in_order(server)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("megabytes", [1, 4, 16, 64])
+def test_workers_that_the_system_refuses_memory_end_every_task_and_draw_the_same_when_there_is_memory_again(
+    make_server: MakeServer, megabytes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real networks, and a limit that the process meets in the middle of its work. All pictures are of other shapes."""
+    server = begin(make_server(engine="diffusion", device="cpu", workers="1", result_cache="0"))
+    wishes = [{"seed": seed, "steps": 4, "width": 256 + 96 * seed, "height": 1024 - 96 * seed} for seed in range(8)]
+    pixels(server, server.submit("apple", seed=1))
+    (worker,) = server.workers()
+    taken = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (taken + megabytes * 2**20, resource.RLIM_INFINITY))
+    short = [server.wait(task, within=600.0) for task in [server.submit("apple", **wish) for wish in wishes]]
+    with suppress(ProcessLookupError):
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    whole = [pixels(server, task) for task in [server.submit("apple", **wish) for wish in wishes]]
+    for polled, sound in zip(short, whole, strict=True):
+        details = polled["details"]
+        assert isinstance(details, dict)
+        if polled["status"] == "Ready":
+            assert details["pixels_sha256"] == sound or "drawn_with" in details
+        else:
+            assert (polled["status"], polled["cost"]) == ("Error", 0.0)
+    assert books_are_in_order(server)
+    with capsys.disabled():
+        failed = sum(polled["status"] == "Error" for polled in short)
+        print(f"\n  {megabytes} MB: {failed} of 8 failed, worker replaced: {server.workers() != [worker]}")
 
 
 def test_what_a_worker_has_started_ends_with_it(

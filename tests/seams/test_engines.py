@@ -54,6 +54,7 @@ def finish(engine: Engine, generation: Generation) -> Finished:
 
 def test_a_warm_engine_has_nothing_to_do(engine: Engine) -> None:
     assert engine.active == 0
+    assert not engine.spent_on
     assert not engine.step()
 
 

@@ -42,7 +42,10 @@ class Claim:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One connection of a worker. `look` wakes its dispatcher: the queue, the wish or the session has changed."""
+    """One connection of a worker. `look` wakes its dispatcher: the queue, the wish or the session has changed.
+
+    `told`: it drains because somebody wants it to end, and may end it.
+    """
 
     hello: p.Hello
     writer: asyncio.StreamWriter
@@ -52,6 +55,7 @@ class Session:
     wanted: int = 0
     look: asyncio.Event = field(default_factory=asyncio.Event)
     draining: bool = False
+    told: bool = False
     closed: bool = False
 
     @property

@@ -150,7 +150,7 @@ class Gateway:
         kept = await self._service.held(hello.worker_id, [(held.task_id, held.fence) for held in hello.held])
         session = Session(hello=hello, writer=writer, is_local=is_local, heard_at=self._steady())
         session.claims = claims_of(kept)
-        session.draining = draining
+        session.draining = session.told = draining
         session.wants(hello.want)
         self._forget_former(session)
         self._sessions[session.id] = session
@@ -307,8 +307,8 @@ class Gateway:
                 self._take_back_unknown(session, held)
                 with contextlib.suppress(FluxserveError):  # the lease is prolonged by the next one
                     await self._service.extend(session.id)
-            case p.Returned(held=held):
-                session.draining = True
+            case p.Returned(held=held, recycled=recycled):
+                session.draining, session.told = True, session.told or not recycled
                 self._take_back(session, held)
             case p.Finished() | p.Failed():
                 self._outcomes.hand_in(session, message)
@@ -353,7 +353,7 @@ class Gateway:
             self._service.part(session.id)
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
         if session.is_local:
-            self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.draining))
+            self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.told))
         elif is_current and session.claims:
             self._departed[session.id] = session.claims
 

@@ -8,7 +8,7 @@ What it does not know: tasks, leases, accounts, files; a `ref` is the caller's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,6 +78,14 @@ class Engine(Protocol):
     @property
     def device_memory(self) -> int:
         """Bytes that it holds on a device with memory of its own; 0 on a CPU."""
+
+    @property
+    def spent_on(self) -> Set[str]:
+        """Refs over which its process ran out of memory for good; empty: it is sound.
+
+        Once it is not, those are to be ended here, by whatever means are left, all else is to be drawn elsewhere, and
+        the process is to be replaced.
+        """
 
     def warm(self) -> None:
         """Load the weights and draw once; raises ConfigurationError or EngineError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +24,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.lanes import Lane
 from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
-from fluxserve.engine.recovery import attempt
+from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
@@ -67,10 +67,13 @@ class DiffusionEngine:
         #: Refs whose next step is to be shown, and what the step that is under way showed.
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
+        #: Of those that can share a pass, how many fit into memory, where more of them did not.
+        self._fitting: dict[Hashable, int] = {}
         self._news = threading.Condition()
         self._reading: Lane[tuple[_Wish, Trajectory | Failed]]
         self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
         self._runtime: Runtime
+        self._recovery: Recovery
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -100,6 +103,11 @@ class DiffusionEngine:
 
         return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
+    @property
+    def spent_on(self) -> Set[str]:
+        """See `recovery`."""
+        return self._recovery.spent_on
+
     def warm(self) -> None:
         """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
         import torch
@@ -109,6 +117,7 @@ class DiffusionEngine:
         weights = sum(checkpoint.weight_bytes for checkpoint in checkpoints.values())
         self._runtime = device.resolve(self._settings, weights)
         device.apply(self._runtime)
+        self._recovery = Recovery(self._runtime)
         with torch.inference_mode():
             opened = {path: self._open_drawer(checkpoint, self._runtime) for path, checkpoint in checkpoints.items()}
             for drawer in opened.values():
@@ -213,16 +222,24 @@ class DiffusionEngine:
         return [
             Candidate(
                 ref=ref,
-                key=(drawer.checkpoint.path, trajectory.drawn_size, trajectory.means),
-                most=drawer.company_of(trajectory).most,
+                key=self._key(trajectory),
+                most=self._most(trajectory),
                 turn=trajectory.turn,
             )
             for ref, trajectory in self._trajectories.items()
-            for drawer in (self._drawer(trajectory),)
         ]
 
+    def _key(self, trajectory: Trajectory) -> Hashable:
+        """Equal for those that can share a forward pass."""
+        return self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means
+
+    def _most(self, trajectory: Trajectory) -> int:
+        """How many may share a forward pass with it, itself among them, as far as is known by now."""
+        most = self._drawer(trajectory).company_of(trajectory).most
+        return min(most, self._fitting.get(self._key(trajectory), most))
+
     def _advance(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
-        """Move all together; where that fails, each alone, so that a bad one takes no other with it."""
+        """Move all together; where that fails, in smaller parts."""
         if not trajectories:
             return ()
         drawer, first = self._drawer(trajectories[0]), trajectories[0]
@@ -230,13 +247,38 @@ class DiffusionEngine:
         if len(trajectories) == 1:
             velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
         else:
-            velocities = attempt(first.ref, predict)
+            velocities = self._recovery.attempt(predict, *(trajectory.ref for trajectory in trajectories))
         if not isinstance(velocities, Failed):
             moves = zip(trajectories, velocities, strict=True)
             return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
         if len(trajectories) == 1:
             return self._advance_otherwise(first, velocities)
+        if isinstance(velocities.error, OutOfMemory) and not drawer.company_of(first).padded:
+            self._remember_too_many(trajectories)
+            return self._advance_in_parts(trajectories)
+        # Each alone, so that a bad one takes no other with it.
         return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+
+    def _remember_too_many(self, trajectories: Sequence[Trajectory]) -> None:
+        """From now on half as many share a pass: what did not fit once is not to fail again at every step."""
+        key, fitting = self._key(trajectories[0]), len(trajectories) // 2
+        self._fitting[key] = fitting
+        logger.warning(
+            "Memory ran out: at most %d pictures of %s share a forward pass from now on",
+            fitting,
+            trajectories[0].drawn_size,
+            extra={"action": "smaller_company", "tried": len(trajectories)},
+        )
+
+    def _advance_in_parts(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
+        """As many at a time as may fit; a part that does not makes those after it smaller too."""
+        outcomes: list[Trajectory | Failed] = []
+        rest = trajectories
+        while rest:
+            most = self._most(rest[0])
+            outcomes += self._advance(rest[:most])
+            rest = rest[most:]
+        return outcomes
 
     def _advance_otherwise(self, trajectory: Trajectory, failed: Failed) -> Sequence[Trajectory | Failed]:
         """A picture that cannot even step alone: from its start by means that take less memory, if there are any."""
@@ -255,12 +297,11 @@ class DiffusionEngine:
         self._trajectories.pop(trajectory.ref, None)
         self._read(trajectory.ref, _Wish(generation=trajectory.generation, turn=trajectory.turn, means=means))
 
-    @staticmethod
-    def _with_room(ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
+    def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
         """Act; where memory runs out, again with everything off the device that the stage does not need."""
-        outcome = attempt(ref, act)
+        outcome = self._recovery.attempt(act, ref)
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.make_room(stage):
-            return attempt(ref, act)
+            return self._recovery.attempt(act, ref)
         return outcome
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
@@ -269,7 +310,7 @@ class DiffusionEngine:
         if trajectory.ref in self._shown:
             self._shown.discard(trajectory.ref)
             preview = partial(self._drawer(trajectory).preview, trajectory, velocity)
-            if not moved.is_done and not isinstance(made := attempt(trajectory.ref, preview), Failed):
+            if not moved.is_done and not isinstance(made := self._recovery.attempt(preview, trajectory.ref), Failed):
                 self._previews[trajectory.ref] = made
         return moved
 

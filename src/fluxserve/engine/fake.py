@@ -10,6 +10,7 @@ Directives in a prompt make failures; STEP counts from 0, the default, and is re
     [[hang]] [[hang:STEP]]      `step` never returns
     [[error]] [[error:STEP]]    the generation fails for good (DrawingFailed)
     [[oom]] [[oom:STEP]]        the generation fails with OutOfMemory
+    [[spend]] [[spend:STEP]]    the same, and the process is to be replaced
     [[black]]                   the finished picture is a bad one (BadPicture)
 
 What it does not know: networks, tasks, files.
@@ -23,7 +24,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -50,9 +51,10 @@ _SKETCHED = Size(64, 64)
 _ERRORS = {
     "error": DrawingFailed("The prompt asked for it."),
     "oom": OutOfMemory("The device ran out of memory."),
+    "spend": OutOfMemory("The device ran out of memory."),
     "black": BadPicture("The picture came out in one colour."),
 }
-_DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom)(?::(\d{1,4}))?\]\]")
+_DIRECTIVE = re.compile(r"\[\[(crash|hang|error|oom|spend)(?::(\d{1,4}))?\]\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class FakeEngine:
         self._end_process = end_process
         self._trajectories: dict[str, _Trajectory] = {}
         self._shown: set[str] = set()
+        self._spent_on: set[str] = set()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -131,6 +134,11 @@ class FakeEngine:
     def device_memory(self) -> int:
         """It has no device."""
         return 0
+
+    @property
+    def spent_on(self) -> Set[str]:
+        """Refs whose prompts said so."""
+        return self._spent_on
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -212,6 +220,8 @@ class FakeEngine:
             self._end_process(CRASH_STATUS)
         while kind == "hang":
             self._wait(1.0)
+        if kind == "spend":
+            self._spent_on.add(ref)
         return (self._fail(ref, _ERRORS[kind]),)
 
     def _fail(self, ref: str, error: EngineError) -> Failed:

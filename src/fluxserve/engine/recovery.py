@@ -1,5 +1,9 @@
 """What becomes of an error while a picture is drawn: an outcome of that picture, and an engine that goes on.
 
+On a CPU the kernels of oneDNN are made when a shape first needs them. A thread that once had no memory to make one
+makes none ever after, however much memory there is: what was made before works, all else fails. So from then on
+attempts are made in a spare thread, so that what ran out of memory can be ended, and whoever keeps the process
+replaces it. The spare one is started while there is memory for its stack.
 What it does not know: networks, what is tried next.
 """
 
@@ -7,36 +11,70 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fluxserve.engine import device
 from fluxserve.engine.base import Failed
+from fluxserve.engine.device import Runtime
 from fluxserve.errors import DrawingFailed, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+#: What oneDNN says when it cannot make a kernel.
+_NO_KERNEL = "could not create a primitive"
 #: torch has no class of its own for these: its CPU allocator, Apple's, cuBLAS and oneDNN that cannot allocate.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "could not create a primitive",
+    _NO_KERNEL,
 )
 
 
-def attempt(ref: str, act: Callable[[], _T]) -> _T | Failed:
-    """What `act` returns, or how it failed. A device that stopped working is not a failure of one picture: raised."""
-    try:
-        return act()
-    except EngineError as error:
-        failed = error.with_traceback(None)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this one picture's, and the log has it
-        failed = _translated(ref, error)
-    # Not before: an error holds the frames it came through, and these hold tensors.
-    if isinstance(failed, OutOfMemory):
-        release_memory()
-    return Failed(ref=ref, error=failed)
+class Recovery:
+    """Attempts what may fail for some pictures and must not end the others."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._surroundings = device.surroundings(runtime)
+        self._spare = ThreadPoolExecutor(
+            1, thread_name_prefix="fluxserve-spare", initializer=device.apply, initargs=(runtime,)
+        )
+        self._spare.submit(threading.get_ident).result()
+        self._spent_on: set[str] = set()
+        #: Attempts are made in the lanes too.
+        self._lock = threading.Lock()
+
+    @property
+    def spent_on(self) -> frozenset[str]:
+        """Refs for which a thread of this process could make no kernel; empty: all its threads are sound."""
+        with self._lock:
+            return frozenset(self._spent_on)
+
+    def attempt(self, act: Callable[[], _T], ref: str, *beside: str) -> _T | Failed:
+        """What `act` returns for `ref` and those `beside` it, or how it failed.
+
+        A device that stopped working is not a failure of one picture: raised.
+        """
+        try:
+            return self._spare.submit(self._surrounded, act).result() if self.spent_on else act()
+        except EngineError as error:
+            failed = error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this one picture's, and the log has it
+            failed = _translated(ref, error)
+            if isinstance(error, RuntimeError) and _NO_KERNEL in str(error):
+                with self._lock:
+                    self._spent_on |= {ref, *beside}
+        # Not before: an error holds the frames it came through, and these hold tensors.
+        if isinstance(failed, OutOfMemory):
+            release_memory()
+        return Failed(ref=ref, error=failed)
+
+    def _surrounded(self, act: Callable[[], _T]) -> _T:
+        with self._surroundings():
+            return act()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -21,7 +21,7 @@ def ref_of(task_id: str, fence: int) -> str:
 @dataclass(slots=True, eq=False)
 class Holding:
     """One claim; `outcome` is kept until the server has written it down. `is_drawn`: the engine has
-    steps to make for it.
+    steps to make for it; `is_done`: the engine has nothing more to do for it.
 
     `has_moved`: it stands between its first and its last step, and was not written down there.
     """
@@ -32,6 +32,7 @@ class Holding:
     saved_at: float = 0.0
     has_moved: bool = False
     is_drawn: bool = False
+    is_done: bool = False
     outcome: p.Finished | p.Failed | None = None
     wants_previews: bool = False
     shown_at: float = -PREVIEW_INTERVAL_S

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -57,7 +57,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._draining = False
-        #: It ends because it has grown too large.
+        #: It ends because it has grown too large, or because its process is no good any more.
         self.is_recycled = False
         self._orphan = False
         self._over = asyncio.Event()
@@ -96,11 +96,13 @@ class Worker:
     def drain(self) -> None:
         """Finish what runs, give back what waits, then end."""
         self._draining = True
-        for holding in self._arrivals:
+        waiting, self._arrivals = self._arrivals, []
+        self._give_back(waiting)  # even where it is nothing: it tells the server that this worker takes no more
+
+    def _give_back(self, holdings: Sequence[Holding]) -> None:
+        for holding in holdings:
             self._holdings.pop(holding.ref, None)
-        # Sent even when empty: it tells the server that this worker takes no more.
-        self._send(p.Returned(held=tuple(holding.held for holding in self._arrivals)))
-        self._arrivals = []
+        self._send(p.Returned(held=tuple(holding.held for holding in holdings), recycled=self.is_recycled))
         self._end_if_done()
 
     def orphaned(self) -> None:
@@ -238,7 +240,7 @@ class Worker:
     # Drawing
 
     async def _draw(self) -> None:
-        """1. discard, 2. admit, 3. ask for previews, 4. step, 5. tell, 6. write down; idle until woken."""
+        """1. discard, 2. admit, 3. ask for previews, 4. step, 5. tell, 6. hand on, 7. write down; idle until woken."""
         while True:
             self._wake.clear()
             for ref in self._take_discards():
@@ -256,6 +258,8 @@ class Worker:
             self._hear(events)
             for event in events:
                 self._tell(event)
+            if stuck := self._engine.spent_on:
+                await self._hand_on_all_but(stuck)
             for holding in self._due():
                 self._write_down(holding, await self._watched(partial(self._engine.save, holding.ref)))
 
@@ -335,10 +339,10 @@ class Worker:
                 if preview is not None:
                     self._beside_steps(self._encode_preview(holding, preview))
             case Finished():
-                holding.is_drawn = False
+                holding.is_drawn, holding.is_done = False, True
                 self._beside_steps(self._encode(holding, event))
             case Failed(error=error):
-                holding.is_drawn = False
+                holding.is_drawn, holding.is_done = False, True
                 self._hand_over(holding, holding.failed(error))
 
     def _report(self, holding: Holding, step: int, steps: int) -> None:
@@ -381,12 +385,32 @@ class Worker:
             self._want()
 
     def _recycle_if_grown(self) -> None:
-        """Between two tasks: what runs is finished, what waits given back, and another process takes this place."""
+        """Between two tasks."""
         over = {} if self._draining else excess(self._settings, device=self._engine.device_memory)
         if over:
             logger.warning("The worker has grown too large and is replaced", extra={"action": "recycled", **over})
-            self.is_recycled = True
-            self.drain()
+            self._recycle()
+
+    async def _hand_on_all_but(self, stuck: Set[str]) -> None:
+        """The process is no good any more: others go on with what it has begun, from where that stands.
+
+        But `stuck` ends here, by whatever means are left: elsewhere it would spend the next process too, and so on.
+        """
+        if not self._draining:
+            logger.warning("The worker's process is spent and is replaced", extra={"action": "recycled"})
+            self._recycle()
+        begun = [one for one in self._holdings.values() if not one.is_done and one.ref not in stuck]
+        for holding in begun:
+            if self._waypoint_interval is not None:
+                self._write_down(holding, await self._watched(partial(self._engine.save, holding.ref)))
+            await self._watched(partial(self._engine.discard, holding.ref))
+        if begun:
+            self._give_back(begun)
+
+    def _recycle(self) -> None:
+        """What is left is finished, what waits given back, and another process takes this place."""
+        self.is_recycled = True
+        self.drain()
 
     async def _in_engine_thread(self, call: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._drawing, call)

@@ -149,9 +149,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="returned"):
-    """The worker gives these back undrawn: it is draining."""
+    """The worker gives these back: it is draining, because it was told to, or because it is `recycled`."""
 
     held: tuple[Held, ...]
+    recycled: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True, tag="settled"):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from gateway_house import GatewayHouse, gateway_house
 
 from builders import in_event_loop
@@ -333,3 +334,26 @@ async def test_a_task_that_is_cancelled_while_it_waits_reaches_no_worker(tmp_pat
         assert await worker.settle_down() == 0
         (next_one,) = await house.submit()
         assert [held.task_id for held in await worker.gets(1)] == [next_one]
+
+
+@pytest.mark.parametrize(("recycled", "told", "spoiled"), [(True, False, 1), (False, True, 0), (True, True, 0)])
+@in_event_loop
+async def test_a_worker_that_dies_while_it_makes_way_by_its_own_wish_may_have_died_of_its_task(
+    tmp_path: Path, *, recycled: bool, told: bool, spoiled: int
+) -> None:
+    """Else a task that first spends a process and then ends it would do so for ever; one told to end may be ended."""
+    async with gateway_house(tmp_path, local=True) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        worker.send(p.Progress(task_id=task, fence=held.fence, step=0, steps=28))
+        if recycled:
+            worker.send(p.Returned(held=(), recycled=True))
+        if told:
+            worker.send(p.Returned(held=()))
+        worker.writer.close()
+        await until_state(house, task, "queued", 1)
+        (record,) = await house.store.get_many([task])
+        assert record is not None
+        assert record.attempts.spoiled == spoiled

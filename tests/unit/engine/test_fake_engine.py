@@ -163,7 +163,12 @@ def test_a_discarded_generation_is_never_heard_of_again() -> None:
 
 @pytest.mark.parametrize(
     ("directive", "error"),
-    [("[[error]]", DrawingFailed), ("[[oom]]", OutOfMemory), ("[[black]]", BadPicture)],
+    [
+        ("[[error]]", DrawingFailed),
+        ("[[oom]]", OutOfMemory),
+        ("[[spend]]", OutOfMemory),
+        ("[[black]]", BadPicture),
+    ],
 )
 def test_a_directive_fails_its_own_generation_only(directive: str, error: type[EngineError]) -> None:
     engine = make()
@@ -175,6 +180,7 @@ def test_a_directive_fails_its_own_generation_only(directive: str, error: type[E
     assert type(bad.error) is error
     assert isinstance(outcomes["good"], Finished)
     assert engine.active == 0
+    assert engine.spent_on == ({"bad"} if "spend" in directive else set())
 
 
 def test_a_crash_ends_the_process_at_the_first_step() -> None:

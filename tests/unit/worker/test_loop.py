@@ -115,6 +115,53 @@ async def test_a_worker_that_has_grown_too_large_gives_back_what_waits_finishes_
     assert not any(isinstance(message, p.Want) for message in told[told.index(returned) :])
 
 
+class Spends(FakeEngine):
+    """An engine that ran out of memory over its first task for good when that has made a step, and still draws it."""
+
+    def step(self) -> Sequence[Event]:
+        """The fake's."""
+        told = super().step()
+        self._spent_on |= {event.ref for event in told if event.ref == "t0/1"}
+        return told
+
+
+async def until_it_ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[p.FromWorker]:
+    """All that the worker says; outcomes are settled."""
+    told: list[p.FromWorker] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while (message := await p.read_from_worker(reader)) is not None:
+            told.append(message)
+            if isinstance(message, p.Finished | p.Failed):
+                writer.write(p.to_frame(p.Settled(task_id=message.task_id, fence=1, accepted=True)))
+    return told
+
+
+@pytest.mark.parametrize(("engine_class", "prompt"), [(Spends, "an apple"), (FakeEngine, "[[spend:2]]")])
+@in_event_loop
+async def test_a_worker_whose_process_is_spent_ends_what_spent_it_hands_on_all_else_and_makes_way(
+    engine_class: type[FakeEngine], prompt: str
+) -> None:
+    engine = engine_class(Settings(fake_latency=0.4, fake_steps=4))
+    stuck = structs.replace(TASK, task_id="t0", generation=replace(TASK.generation, prompt=prompt))
+    crowd = [stuck, *(structs.replace(TASK, task_id=f"t{number}") for number in range(1, engine.capacity + 2))]
+    welcome = p.Welcome(heartbeat=60, lease=600, kept=(), waypoint_interval=60)
+    async with hired(engine, welcome) as (running, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=tuple(crowd))))
+        told = await until_it_ends(reader, writer)
+        await running
+    (outcome,) = [message for message in told if isinstance(message, p.Finished | p.Failed)]
+    assert outcome.task_id == "t0"
+    assert isinstance(outcome, p.Failed) == (engine_class is FakeEngine)
+    returned = [message for message in told if isinstance(message, p.Returned)]
+    assert all(message.recycled for message in returned)
+    handed_on = [held.task_id for message in returned for held in message.held]
+    assert sorted(handed_on) == sorted(one.task_id for one in crowd[1:])
+    begun = {held.task_id for held in returned[-1].held}
+    written_down = [message for message in told[: told.index(returned[-1])] if isinstance(message, p.Waypoint)]
+    assert {message.task_id for message in written_down} == begun == {f"t{n}" for n in range(1, engine.capacity)}
+    assert engine.active == 0
+
+
 class Warns(FakeEngine):
     """An engine whose weights cannot do every prompt justice."""
 

@@ -35,6 +35,7 @@ FROM_WORKER: list[p.FromWorker] = [
     ),
     p.Failed(task_id="t1", fence=1, code="OutOfMemory", message=""),
     p.Returned(held=HELD),
+    p.Returned(held=HELD, recycled=True),
 ]  # fmt: skip
 FROM_SERVER: list[p.FromServer] = [
     p.Welcome(heartbeat=5.0, lease=30.0, kept=HELD),
