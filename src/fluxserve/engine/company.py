@@ -2,14 +2,15 @@
 
 Passes of any number of pictures are tried first: they cost a picture alone nothing, and change no fingerprint. Where
 the number shows in the bits, passes that are always filled up to one number are tried, if that costs a picture alone
-little enough. Else, and at sizes that are not tested, pictures are drawn one at a time.
+little enough. Else, and at sizes that are not tested, pictures are drawn one at a time. Whether a picture alone may be
+drawn with more threads while cores are idle is tested likewise.
 What it does not know: steps, trajectories.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from fluxserve.catalogue import Size
@@ -17,7 +18,7 @@ from fluxserve.engine import forward, measured
 from fluxserve.engine.budget import MOST_PICTURES, Budget, measure
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.device import Runtime
-from fluxserve.engine.forward import Company
+from fluxserve.engine.forward import ALONE, Company
 from fluxserve.engine.measured import Measured, SizeFound
 from fluxserve.engine.networks import Network
 
@@ -42,7 +43,7 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
         ", ".join(f"{one.size} {one.most}{' (padded)' if one.padded else ''}" for one in found.sizes) or "one",
         extra={"action": "token_budget", "tokens": found.tokens},
     )
-    return {_size(one.size): Company(most=one.most, padded=one.padded) for one in found.sizes}
+    return {_size(one.size): Company(most=one.most, padded=one.padded, threads=one.threads) for one in found.sizes}
 
 
 def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measured:
@@ -53,21 +54,38 @@ def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measure
         smallest = sizes[0]
         time = partial(forward.seconds_of, network, smallest, per_picture=checkpoint.rows_per_picture)
         budget = measure(time, checkpoint.tokens_at(smallest))
-    return Measured(tokens=budget.tokens, sizes=tuple(_sound(checkpoint, network, budget, sizes)))
+    found = [
+        (size, _sound(checkpoint, network, budget, size), _threads(checkpoint, network, runtime, size))
+        for size in sizes
+    ]
+    return Measured(
+        tokens=budget.tokens,
+        sizes=tuple(
+            SizeFound(size=str(size), most=company.most, padded=company.padded, threads=threads)
+            for size, company, threads in found
+            if company != ALONE or threads > 1
+        ),
+    )
 
 
-def _sound(checkpoint: Checkpoint, network: Network, budget: Budget, sizes: list[Size]) -> Iterator[SizeFound]:
-    for size in sizes:
-        tokens = checkpoint.tokens_at(size)
-        for company in (
-            Company(most=min(budget.tokens // tokens, MOST_PICTURES)),
-            Company(most=min(budget.padded // tokens, MOST_PICTURES), padded=True),
+def _sound(checkpoint: Checkpoint, network: Network, budget: Budget, size: Size) -> Company:
+    tokens = checkpoint.tokens_at(size)
+    for company in (
+        Company(most=min(budget.tokens // tokens, MOST_PICTURES)),
+        Company(most=min(budget.padded // tokens, MOST_PICTURES), padded=True),
+    ):
+        if company.most > 1 and forward.holds(
+            network, size, company, per_picture=checkpoint.rows_per_picture, seconds=_TEST_S
         ):
-            if company.most > 1 and forward.holds(
-                network, size, company, per_picture=checkpoint.rows_per_picture, seconds=_TEST_S
-            ):
-                yield SizeFound(size=str(size), most=company.most, padded=company.padded)
-                break
+            return company
+    return ALONE
+
+
+def _threads(checkpoint: Checkpoint, network: Network, runtime: Runtime, size: Size) -> int:
+    most = runtime.most_threads
+    if most > 1 and forward.holds_with_threads(network, size, most, per_picture=checkpoint.rows_per_picture):
+        return most
+    return 1
 
 
 def _size(text: str) -> Size:
