@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxserve.catalogue import Size
 from fluxserve.engine.device import Runtime
-from fluxserve.engine.fingerprint import fingerprint, weights_hash
+from fluxserve.engine.fingerprint import fingerprint, sources_hash, weights_hash
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 
@@ -33,6 +33,34 @@ def test_the_fingerprint_changes_with_whatever_may_change_a_pixel(dev_folder: Pa
     ]
     assert len(set(words)) == len(words)
     assert fingerprint(weights_hash(dev_folder), replace(CPU, token_budget=1), {Size(256, 256): 1}) == words[0]
+
+
+def test_other_code_that_draws_is_another_word(tmp_path: Path) -> None:
+    engine, catalogue = tmp_path / "engine", tmp_path / "catalogue"
+    for folder in (engine / "networks", catalogue):
+        folder.mkdir(parents=True)
+        (folder / "some.py").write_text("1")
+
+    def word() -> str:
+        sources_hash.cache_clear()
+        return sources_hash((engine, catalogue))
+
+    words = [word()]
+    (engine / "networks" / "notes.txt").write_text("no code")
+    assert word() == words[0]
+    for change in (engine / "networks" / "some.py", engine / "new.py", catalogue / "some.py"):
+        change.write_text("2")
+        words.append(word())
+    (engine / "new.py").rename(engine / "other.py")
+    words.append(word())
+    assert len(set(words)) == len(words)
+    sources_hash.cache_clear()
+
+
+def test_the_code_that_draws_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = fingerprint("weights", CPU, {})
+    monkeypatch.setattr("fluxserve.engine.fingerprint._SOURCES", (tmp_path,))
+    assert fingerprint("weights", CPU, {}) != before
 
 
 @pytest.mark.parametrize("variable", ["MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE"])

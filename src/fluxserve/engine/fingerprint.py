@@ -12,14 +12,19 @@ import platform
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
-from fluxserve import __version__
+from fluxserve import __version__, catalogue
 from fluxserve.catalogue import Size
 from fluxserve.engine import layout
 from fluxserve.engine.device import Runtime
 
 _LENGTH = 16
+#: What turns a request into pixels: the engine, and the sizes and defaults of the catalogue.
+_SOURCES = (Path(__file__).parent, Path(catalogue.__file__).parent)
+_DRAWING_LIBRARIES = ("diffusers", "transformers", "tokenizers", "pillow")
 _READERS = 4
 #: Ways to compute attention that torch may choose between, by shapes and device.
 _ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
@@ -49,6 +54,16 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+@cache
+def sources_hash(folders: tuple[Path, ...]) -> str:
+    """SHA-256 over all code that draws: another release may draw otherwise, and nobody has to remember to say so."""
+    files = sorted(
+        (file.relative_to(folder.parent).as_posix(), file) for folder in folders for file in folder.rglob("*.py")
+    )
+    listing = "\n".join(f"{name} {_digest(file)}" for name, file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> str:
     """The word for these weights, drawn this way by this code on this kind of machine.
 
@@ -56,15 +71,13 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
     measures nothing (`device.apply`), the networks are not compiled, and all other libraries choose by shapes, by the
     processor and by what is named here. So a process draws what the last one of its fingerprint drew.
     """
-    import diffusers
     import torch
-    import transformers
 
     backends = torch.backends
     cuda = torch.cuda.is_available() and runtime.device.startswith("cuda")
     facts = {
         "weights": weights,
-        "code": [__version__, torch.__version__, diffusers.__version__, transformers.__version__],
+        "code": [__version__, sources_hash(_SOURCES), torch.__version__, *map(metadata.version, _DRAWING_LIBRARIES)],
         "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device,
         "instructions": [platform.machine(), backends.cpu.get_cpu_capability(), _processor()],
         "libraries": [torch.version.cuda, backends.cudnn.version()],  # type: ignore[no-untyped-call]
