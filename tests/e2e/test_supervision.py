@@ -173,6 +173,7 @@ def test_workers_that_the_system_refuses_memory_end_every_task_and_draw_the_same
             assert details["pixels_sha256"] == sound or "drawn_with" in details
         else:
             assert (polled["status"], polled["cost"]) == ("Error", 0.0)
+            assert "out of memory" in str(details["error"])
     assert books_are_in_order(server)
     with capsys.disabled():
         failed = sum(polled["status"] == "Error" for polled in short)

@@ -227,10 +227,13 @@ def cannot_decode(stage: Stage, means: Means, rows: int) -> bool:
     return False
 
 
-def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles_and_says_so(dev_folder: Path) -> None:
+@pytest.mark.parametrize("name", ["dev", "mini"])
+def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles_and_says_so(
+    checkpoints: dict[str, Checkpoint], name: str
+) -> None:
     large = replace(BAD, size=Size(1024, 768), steps=1)
-    expected = House(dev_folder, never).draw(large)
-    house = House(dev_folder, cannot_decode)
+    expected = House(checkpoints[name].path, never).draw(large)
+    house = House(checkpoints[name].path, cannot_decode)
     drawn = house.draw(large)
     assert drawn.facts["drawn_with"] == "decoded in tiles"
     assert drawn.facts["fingerprint"] != expected.facts["fingerprint"]

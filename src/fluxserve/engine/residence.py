@@ -90,6 +90,8 @@ class Residence:
     def _in_tiles(self) -> Iterator[None]:
         vae = self._parts.vae
         vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._vae_factor
+        if hasattr(vae, "spatial_scale_factor"):  # AutoencoderTiny's own is right only for eight pixels to a latent
+            vae.spatial_scale_factor = self._vae_factor
         vae.use_tiling = True
         try:
             yield
