@@ -439,13 +439,14 @@ print(draw(small))
 
 
 @linux
-@pytest.mark.parametrize(("megabytes", "outcome"), [(5, "OutOfMemory"), (60, "decoded in tiles")])
+@pytest.mark.parametrize("megabytes", [5, 60])
 def test_an_engine_that_really_runs_out_of_memory_draws_in_tiles_or_fails_and_then_as_before(
-    dev_folder: Path, megabytes: int, outcome: str
+    dev_folder: Path, megabytes: int
 ) -> None:
     """The system refuses the process its memory: nothing of this is played.
 
-    Which of its threads found none for a kernel, if any did, is another matter each time, and must not show.
+    How much the process has to spare inside is another matter each time. So which of the two comes out is as well, and
+    whether a thread found none for a kernel; what comes after must not show it.
     """
     run = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, str(dev_folder), str(megabytes)],
@@ -458,6 +459,6 @@ def test_an_engine_that_really_runs_out_of_memory_draws_in_tiles_or_fails_and_th
     expected = [
         f"as usual {sound.draw(one).facts['pixels_sha256']}" for one in (small, replace(small, size=Size(1024, 1024)))
     ]
-    assert short.startswith(outcome)
+    assert short.startswith(("OutOfMemory", "decoded in tiles"))
     assert before == beside == after == expected[0]
     assert whole == expected[1]

@@ -141,7 +141,12 @@ async def until_it_ends(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def test_a_worker_whose_process_is_spent_ends_what_spent_it_hands_on_all_else_and_makes_way(
     engine_class: type[FakeEngine], prompt: str
 ) -> None:
-    engine = engine_class(Settings(fake_latency=0.4, fake_steps=4))
+    now = [0.0]  # moved by waiting alone, so that all step together
+    engine = engine_class(
+        Settings(fake_latency=0.4, fake_steps=4),
+        clock=lambda: now[0],
+        wait=lambda seconds: now.__setitem__(0, now[0] + seconds),
+    )
     stuck = structs.replace(TASK, task_id="t0", generation=replace(TASK.generation, prompt=prompt))
     crowd = [stuck, *(structs.replace(TASK, task_id=f"t{number}") for number in range(1, engine.capacity + 2))]
     welcome = p.Welcome(heartbeat=60, lease=600, kept=(), waypoint_interval=60)
