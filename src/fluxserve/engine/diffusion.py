@@ -50,6 +50,7 @@ class _Wish:
 
     generation: Generation
     turn: float
+    flow: str
     waypoint: bytes | None = None
     means: Means = USUAL
 
@@ -135,9 +136,11 @@ class DiffusionEngine:
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take a generation in: its prompt is read beside the steps, then it starts, or goes on from its waypoint."""
-        self._read(ref, _Wish(generation=generation, turn=turn, waypoint=waypoint))
+        self._read(ref, _Wish(generation=generation, turn=turn, flow=flow, waypoint=waypoint))
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
@@ -237,10 +240,10 @@ class DiffusionEngine:
         drawer = self._drawers[wish.generation.model]
         if wish.waypoint is not None:
             try:
-                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint)
+                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow)
             except WaypointRefused as error:
                 waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, wish.turn, wish.means)
+        return drawer.start(ref, wish.generation, wish.turn, wish.means, wish.flow)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
@@ -249,6 +252,7 @@ class DiffusionEngine:
                 key=self._key(trajectory),
                 most=self._most(trajectory),
                 turn=trajectory.turn,
+                flow=self._flow(trajectory),
             )
             for ref, trajectory in self._trajectories.items()
         ]
@@ -256,6 +260,10 @@ class DiffusionEngine:
     def _key(self, trajectory: Trajectory) -> Hashable:
         """Equal for those that can share a forward pass."""
         return self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means
+
+    def _flow(self, trajectory: Trajectory) -> str:
+        """Whom it shares a pass with fairly: a pass that is filled up takes as long whoever is in it."""
+        return "" if self._drawer(trajectory).company_of(trajectory).padded else trajectory.flow
 
     def _most(self, trajectory: Trajectory) -> int:
         """How many may share a forward pass with it, itself among them, as far as is known by now."""
@@ -320,7 +328,8 @@ class DiffusionEngine:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
         _log_means(trajectory.ref, means, error)
         self._trajectories.pop(trajectory.ref, None)
-        self._read(trajectory.ref, _Wish(generation=trajectory.generation, turn=trajectory.turn, means=means))
+        wish = _Wish(generation=trajectory.generation, turn=trajectory.turn, flow=trajectory.flow, means=means)
+        self._read(trajectory.ref, wish)
 
     def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
         """Act; where memory runs out, again with everything off the device that the stage does not need."""
