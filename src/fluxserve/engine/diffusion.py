@@ -25,6 +25,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.lanes import Lane
 from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
+from fluxserve.engine.networks import Network
 from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
@@ -332,10 +333,10 @@ class DiffusionEngine:
         self._read(trajectory.ref, wish)
 
     def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
-        """Act; where memory runs out, again with everything off the device that the stage does not need."""
+        """Act; where memory runs out, again with the device for itself: whatever else was at work may have taken it."""
         outcome = self._recovery.attempt(act, ref)
-        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.make_room(stage):
-            return self._recovery.attempt(act, ref)
+        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.is_movable:
+            return self._recovery.attempt(partial(_alone, drawer.network, stage, act), ref)
         return outcome
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
@@ -386,6 +387,11 @@ class DiffusionEngine:
             for event in self.step():
                 if isinstance(event, Failed):
                     raise event.error
+
+
+def _alone(network: Network, stage: Stage, act: Callable[[], _T]) -> _T:
+    with network.alone(stage):
+        return act()
 
 
 def _log_means(ref: str, means: Means, error: EngineError) -> None:
