@@ -112,7 +112,7 @@ def test_a_worker_whose_engine_breaks_says_so_in_one_line_and_ends(level: str) -
         )
         _, writer = await asyncio.wait_for(arrived.get(), 20.0)
         writer.write(protocol.to_frame(protocol.Welcome(heartbeat=5.0, lease=30.0, kept=())))
-        task = protocol.Assignment(task_id="t1", fence=1, turn=1.0, generation=unheard_of)
+        task = protocol.Assignment(task_id="t1", fence=1, turn=1.0, flow="k", generation=unheard_of)
         writer.write(protocol.to_frame(protocol.Tasks(assignments=(task,))))
         _, said = await asyncio.wait_for(worker.communicate(), 20.0)
         writer.close()

@@ -155,8 +155,12 @@ class Watched:
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         return self._network.using(stage, means)
 
-    def make_room(self, stage: Stage) -> bool:
-        return self._network.make_room(stage)
+    @property
+    def is_movable(self) -> bool:
+        return self._network.is_movable
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        return self._network.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         return self._network.encode(prompt)

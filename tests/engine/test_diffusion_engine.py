@@ -82,8 +82,12 @@ class Breaking:
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         return self._network.using(stage, means)
 
-    def make_room(self, stage: Stage) -> bool:
-        return self._network.make_room(stage)
+    @property
+    def is_movable(self) -> bool:
+        return self._network.is_movable
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        return self._network.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         conditioning = self._network.encode(prompt)
@@ -275,7 +279,12 @@ def test_the_lowest_turn_steps_and_those_like_it_join_in_the_order_of_their_turn
     many, tall = replace(APPLE, steps=50), replace(APPLE, steps=50, size=Size(256, 320))
     for ref, wish, turn in (("second", many, 2.0), ("third", many, 3.0), ("first", many, 1.0), ("tall", tall, 1.5)):
         orderly.admit(ref, wish, turn=turn)
-    assert [moved(orderly.step()) for _ in range(4)] == [["first"], ["first"], ["first", "second"], ["first", "second"]]
+    assert [moved(orderly.step()) for _ in range(4)] == [
+        ["first"],
+        ["first", "second"],
+        ["first", "second"],
+        ["first", "second"],
+    ]
     orderly.admit("tall at once", tall, turn=0.5)
     assert moved(orderly.step()) == ["tall at once"]  # that size was not tested: one at a time
     orderly.discard("tall at once")
@@ -283,6 +292,25 @@ def test_the_lowest_turn_steps_and_those_like_it_join_in_the_order_of_their_turn
     assert moved(orderly.step()) == ["tall"]
     orderly.discard("tall")
     assert moved(orderly.step()) == ["second", "third"]
+
+
+def test_a_pass_is_shared_between_flows_and_those_that_are_parked_for_it_have_the_same_pixels(
+    settings_for: Callable[..., Settings], dev_folder: Path
+) -> None:
+    engine = DiffusionEngine(
+        settings_for({"flux-dev": dev_folder}, 4).model_copy(update={"threads": 2}), open_on_one_core
+    )
+    engine.warm()
+    wishes = [replace(APPLE, seed=seed, steps=3) for seed in range(5)]
+    alone = [finish(engine, wish).pixels for wish in wishes]
+    engine.admit("0", wishes[0], turn=0.0, flow="one")
+    for number in range(1, 5):
+        engine.admit(str(number), wishes[number], turn=number, flow="many")
+    told = [engine.step() for _ in range(4)]
+    assert [moved(events) for events in told] == [["0"], ["0", "1"], ["0", "1"], ["1", "2", "3"]]
+    events = [event for step in told for event in step] + list(run(engine))
+    drawn = {event.ref: event.pixels for event in events if isinstance(event, Finished)}
+    assert [drawn[ref] for ref in "01234"] == alone
 
 
 def test_of_equal_turns_the_first_that_came_is_drawn_to_its_end(orderly: DiffusionEngine) -> None:

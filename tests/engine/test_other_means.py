@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -60,8 +60,12 @@ class Failing:
         with self._network.using(stage, means):
             yield
 
-    def make_room(self, stage: Stage) -> bool:
-        return self._network.make_room(stage)
+    @property
+    def is_movable(self) -> bool:
+        return self._network.is_movable
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        return self._network.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         if "bad" in prompt:

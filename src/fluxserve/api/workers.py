@@ -416,5 +416,10 @@ class Gateway:
 
 def _assignment(record: TaskRecord, waypoint: bytes | None) -> p.Assignment:
     return p.Assignment(
-        task_id=record.id, fence=record.fence, generation=record.generation, turn=record.turn, waypoint=waypoint
+        task_id=record.id,
+        fence=record.fence,
+        generation=record.generation,
+        turn=record.turn,
+        flow=record.key_id,
+        waypoint=waypoint,
     )

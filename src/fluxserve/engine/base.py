@@ -90,11 +90,14 @@ class Engine(Protocol):
     def warm(self) -> None:
         """Load the weights and draw once; raises ConfigurationError or EngineError."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take a generation in, or up again where `waypoint` says; its first event comes from a later `step`.
 
         The lowest `turn` is in the next step, those that can step with it join in the order of their turns, and the
-        others stay parked as they are; among equal turns who was admitted first.
+        others stay parked as they are; among equal turns who was admitted first. What is done in company is shared
+        fairly between `flow`s: names for those it is drawn for, which say nothing else.
         A waypoint that does not fit is left aside, with a line in the log: the generation then starts over.
         """
 

@@ -25,6 +25,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.lanes import Lane
 from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
+from fluxserve.engine.networks import Network
 from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
@@ -50,6 +51,7 @@ class _Wish:
 
     generation: Generation
     turn: float
+    flow: str
     waypoint: bytes | None = None
     means: Means = USUAL
 
@@ -135,9 +137,11 @@ class DiffusionEngine:
         for path in opened:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take a generation in: its prompt is read beside the steps, then it starts, or goes on from its waypoint."""
-        self._read(ref, _Wish(generation=generation, turn=turn, waypoint=waypoint))
+        self._read(ref, _Wish(generation=generation, turn=turn, flow=flow, waypoint=waypoint))
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
@@ -237,10 +241,10 @@ class DiffusionEngine:
         drawer = self._drawers[wish.generation.model]
         if wish.waypoint is not None:
             try:
-                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint)
+                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow)
             except WaypointRefused as error:
                 waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, wish.turn, wish.means)
+        return drawer.start(ref, wish.generation, wish.turn, wish.means, wish.flow)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
@@ -249,6 +253,7 @@ class DiffusionEngine:
                 key=self._key(trajectory),
                 most=self._most(trajectory),
                 turn=trajectory.turn,
+                flow=self._flow(trajectory),
             )
             for ref, trajectory in self._trajectories.items()
         ]
@@ -256,6 +261,10 @@ class DiffusionEngine:
     def _key(self, trajectory: Trajectory) -> Hashable:
         """Equal for those that can share a forward pass."""
         return self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means
+
+    def _flow(self, trajectory: Trajectory) -> str:
+        """Whom it shares a pass with fairly: a pass that is filled up takes as long whoever is in it."""
+        return "" if self._drawer(trajectory).company_of(trajectory).padded else trajectory.flow
 
     def _most(self, trajectory: Trajectory) -> int:
         """How many may share a forward pass with it, itself among them, as far as is known by now."""
@@ -320,13 +329,14 @@ class DiffusionEngine:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
         _log_means(trajectory.ref, means, error)
         self._trajectories.pop(trajectory.ref, None)
-        self._read(trajectory.ref, _Wish(generation=trajectory.generation, turn=trajectory.turn, means=means))
+        wish = _Wish(generation=trajectory.generation, turn=trajectory.turn, flow=trajectory.flow, means=means)
+        self._read(trajectory.ref, wish)
 
     def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
-        """Act; where memory runs out, again with everything off the device that the stage does not need."""
+        """Act; where memory runs out, again with the device for itself: whatever else was at work may have taken it."""
         outcome = self._recovery.attempt(act, ref)
-        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.make_room(stage):
-            return self._recovery.attempt(act, ref)
+        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.is_movable:
+            return self._recovery.attempt(partial(_alone, drawer.network, stage, act), ref)
         return outcome
 
     def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
@@ -377,6 +387,11 @@ class DiffusionEngine:
             for event in self.step():
                 if isinstance(event, Failed):
                     raise event.error
+
+
+def _alone(network: Network, stage: Stage, act: Callable[[], _T]) -> _T:
+    with network.alone(stage):
+        return act()
 
 
 def _log_means(ref: str, means: Means, error: EngineError) -> None:

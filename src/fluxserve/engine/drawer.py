@@ -46,7 +46,7 @@ class Drawer:
     fingerprint: str
     previewer: Previewer
 
-    def start(self, ref: str, generation: Generation, turn: float, means: Means = USUAL) -> Trajectory:
+    def start(self, ref: str, generation: Generation, turn: float, means: Means = USUAL, flow: str = "") -> Trajectory:
         """Encode the prompt, unless it was read before, and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
         latents = self.network.noise(generation.seed, size)
@@ -58,13 +58,14 @@ class Drawer:
             sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
             latents=latents,
             turn=turn,
+            flow=flow,
             means=means,
         )
 
-    def resume(self, ref: str, generation: Generation, turn: float, saved: bytes) -> Trajectory:
+    def resume(self, ref: str, generation: Generation, turn: float, saved: bytes, flow: str = "") -> Trajectory:
         """Encode the prompt and go on from a waypoint; raises WaypointRefused."""
         reached = waypoint.decode(saved, generation, self.fingerprint)
-        return self.start(ref, generation, turn).at(reached)
+        return self.start(ref, generation, turn, flow=flow).at(reached)
 
     def save(self, trajectory: Trajectory) -> bytes | None:
         """The trajectory as a waypoint; None where nobody could go on from it."""

@@ -143,7 +143,15 @@ class FakeEngine:
     def warm(self) -> None:
         """Nothing to load."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        turn: float = 0.0,
+        flow: str = "",  # noqa: ARG002 - all step at once, so there is nothing to share
+    ) -> None:
         """Take a generation in, or up again."""
         steps = self._steps or generation.steps
         begun = _Trajectory(generation=generation, steps=steps, begun=self._clock(), turn=turn)

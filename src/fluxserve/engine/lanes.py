@@ -1,5 +1,7 @@
-"""Lanes beside the step loop: reading prompts and decoding pictures, each one at a time, the lowest turn first.
+"""Lanes beside the step loop: reading prompts and decoding pictures, each one at a time.
 
+The lowest turn first, but whoever waited longest is passed by once only: the next piece is his. So a short picture
+waits for two pieces at most, however many came before it, and nobody waits for more than twice those that did.
 Where a core or a device is left over, a lane has a thread of its own and works while others step. Where steps take
 all cores, it would only hold them up: there it works a piece at a time between two steps.
 What it does not know: what the work is, steps.
@@ -7,13 +9,11 @@ What it does not know: what the work is, steps.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fluxserve.engine.device import Runtime, apply, surroundings
@@ -23,12 +23,11 @@ T = TypeVar("T")
 HANGS_S = 60.0
 
 
-@dataclass(order=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Work(Generic[T]):
+    ref: str
     turn: float
-    number: int
-    ref: str = field(compare=False)
-    do: Callable[[], T] = field(compare=False)
+    do: Callable[[], T]
 
 
 class Lane(Generic[T]):
@@ -43,16 +42,17 @@ class Lane(Generic[T]):
         )
         self._surroundings = surroundings(runtime)
         self._news = news
-        self._numbers = itertools.count()
+        #: In the order they came.
         self._waiting: list[_Work[T]] = []
+        self._passed_by = False
         self._done: list[tuple[str, T]] = []
         self._broken: BaseException | None = None
         self._begun: float | None = None
 
     def submit(self, ref: str, turn: float, do: Callable[[], T]) -> None:
-        """Let `do` be done; equal turns in the order they came."""
+        """Let `do` be done; of equal turns the first that came is first."""
         with self._news:
-            heapq.heappush(self._waiting, _Work(turn, next(self._numbers), ref, do))
+            self._waiting.append(_Work(ref=ref, turn=turn, do=do))
         if self._threads is not None:
             self._threads.submit(self._do_next)
 
@@ -60,7 +60,6 @@ class Lane(Generic[T]):
         """Forget what waits or is done under this name; what is under way comes out all the same."""
         with self._news:
             self._waiting = [work for work in self._waiting if work.ref != ref]
-            heapq.heapify(self._waiting)
             self._done = [done for done in self._done if done[0] != ref]
 
     def take(self) -> Iterator[tuple[str, T]]:
@@ -83,11 +82,18 @@ class Lane(Generic[T]):
     def _hangs(self) -> bool:
         return self._begun is not None and time.monotonic() - self._begun > HANGS_S
 
+    def _take_next(self) -> _Work[T]:
+        oldest = self._waiting[0]
+        work = oldest if self._passed_by else min(self._waiting, key=lambda one: one.turn)
+        self._passed_by = work is not oldest
+        self._waiting.remove(work)
+        return work
+
     def _do_next(self) -> None:
         with self._news:
             if not self._waiting:  # dropped
                 return
-            work = heapq.heappop(self._waiting)
+            work = self._take_next()
             self._begun = time.monotonic()
         try:
             with self._surroundings():

@@ -30,7 +30,8 @@ class Residence:
     def __init__(self, parts: Parts, vae_factor: int) -> None:
         self._parts = parts
         self._vae_factor = vae_factor
-        self._in_use = {stage: threading.Lock() for stage in Stage}
+        #: Whoever is alone has them all and then uses his own.
+        self._in_use = {stage: threading.RLock() for stage in Stage}
         self._away: set[Stage] = set()
 
     @contextlib.contextmanager
@@ -47,31 +48,34 @@ class Residence:
                 stack.enter_context(self._in_tiles())
             yield
 
-    def make_room(self, stage: Stage) -> bool:
-        """Move what `stage` does not need to the machine's own memory; False where there is nothing to move.
+    @property
+    def is_movable(self) -> bool:
+        """Whether parts can be taken off the device: there is another memory than its own."""
+        return self._parts.device.type == "cuda"
 
-        What another stage is just using stays.
+    @contextlib.contextmanager
+    def alone(self, stage: Stage) -> Iterator[None]:
+        """Inside, no other stage is at work, and what only those need is in the machine's own memory.
+
+        Waits for those that are: a step, a picture, a prompt. They come back when they are needed next.
         """
-        if self._parts.device.type != "cuda":
-            return False
-        moved = [other for other in Stage if other is not stage and self._send_away(other)]
-        release_memory()
-        return bool(moved)
+        with contextlib.ExitStack() as stack:
+            for lock in self._in_use.values():  # always in this order, so that no two wait for each other
+                stack.enter_context(lock)
+            for other in Stage:
+                if other is not stage:
+                    self._send_away(other)
+            release_memory()
+            yield
 
-    def _send_away(self, stage: Stage) -> bool:
-        lock = self._in_use[stage]
-        if stage in self._away or not lock.acquire(blocking=False):
-            return False
+    def _send_away(self, stage: Stage) -> None:
+        """As much of it as the machine has room for. One that could not come back whole is not all away either."""
+        self._away.add(stage)  # first: where moving stops halfway, all of it comes back
         try:
-            self._away.add(stage)  # first: where moving stops halfway, all of it comes back
             self._move(stage, "cpu")
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return False
-        finally:
-            lock.release()
-        return True
 
     def _move(self, stage: Stage, device: torch.device | str) -> None:
         for module in self._modules(stage):

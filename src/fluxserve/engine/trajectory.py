@@ -40,7 +40,7 @@ class Conditioning:
 class Trajectory:
     """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; the lowest `turn` steps.
 
-    `means`: how it is drawn, from its start to its end.
+    `flow`: whom a pass is shared with fairly. `means`: how it is drawn, from its start to its end.
     """
 
     ref: str
@@ -50,6 +50,7 @@ class Trajectory:
     sigmas: tuple[float, ...]
     latents: Tensor
     turn: float
+    flow: str
     means: Means
     position: int = 0
 

@@ -267,7 +267,8 @@ class Worker:
         taken = holding.assignment
         # Before it is true, so that a death in between is not nobody's, again and again.
         self._send(p.Progress(task_id=taken.task_id, fence=taken.fence, step=0, steps=taken.generation.steps))
-        await self._watched(partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint, turn=taken.turn))
+        admit = partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint)
+        await self._watched(partial(admit, turn=taken.turn, flow=taken.flow))
         holding.is_drawn = True
         holding.admitted_at = holding.saved_at = time.monotonic()
 

@@ -81,12 +81,17 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One claimed task, and what the worker may go on from. Of what it holds, the lowest `turn` is drawn first."""
+    """One claimed task, and what the worker may go on from.
+
+    Of what it holds, the lowest `turn` is drawn first; what is drawn in company is shared fairly between `flow`s, which
+    are equal for the tasks of one key and say nothing else.
+    """
 
     task_id: str
     fence: int
     generation: Generation
     turn: float
+    flow: str
     waypoint: bytes | None = None
 
 

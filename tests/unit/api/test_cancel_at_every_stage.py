@@ -39,9 +39,11 @@ class Watched(FakeEngine):
         self.clock = clock
         self.made: dict[str, int] = {}
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn)
+        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
         self.made[ref] = 0
 
     def step(self) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""Lanes: one piece of work at a time, the lowest turn first, beside the steps or between them."""
+"""Lanes: one piece of work at a time, by turn, beside the steps or between them, and nobody is passed by twice."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -80,10 +80,30 @@ def test_what_waits_is_done_in_the_order_of_turns_and_equal_turns_as_they_came(
     busy: tuple["Lane[str]", threading.Condition, Gate],
 ) -> None:
     lane, news, gate = busy
-    for ref, turn in {"late": 2.0, "one": 1.0, "other": 1.0, "first": -1.0}.items():
+    for ref, turn in {"one": 1.0, "other": 1.0, "late": 2.0, "first": -1.0}.items():
         lane.submit(ref, turn, says(ref))
     gate.go_on.set()
     assert [ref for ref, _ in taken(lane, news, 5)] == ["gate", "first", "one", "other", "late"]
+
+
+def test_a_short_one_waits_for_two_pieces_at_most_however_many_came_before_it() -> None:
+    lane, _ = lane_of(2, "between")
+    for number in range(9):
+        lane.submit(str(number), 1.0 + number, says("long"))
+    for passed_by in range(3):
+        lane.submit("short", 0.0, says("short"))
+        order = [next(lane.take())[0] for _ in range(2)]
+        assert "short" in order, passed_by
+
+
+def test_who_waits_longest_is_passed_by_once_only_however_many_lower_turns_come() -> None:
+    lane, _ = lane_of(2, "between")
+    lane.submit("large", 1000.0, says("large"))
+    order = []
+    for number in range(4):
+        lane.submit(f"tiny {number}", float(number), says("tiny"))
+        order.append(next(lane.take())[0])
+    assert order == ["tiny 0", "large", "tiny 1", "tiny 2"]
 
 
 def test_what_is_dropped_is_not_done(busy: tuple["Lane[str]", threading.Condition, Gate]) -> None:

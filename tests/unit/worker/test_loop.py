@@ -26,7 +26,7 @@ from fluxserve.worker.loop import Worker
 
 SETTINGS = Settings(heartbeat=60, lease=600)
 PATIENCE_S = 5.0
-TASK = p.Assignment(task_id="t1", fence=1, turn=1.0, generation=generation())
+TASK = p.Assignment(task_id="t1", fence=1, turn=1.0, flow="k", generation=generation())
 
 
 @asynccontextmanager
@@ -222,9 +222,11 @@ async def test_a_task_that_is_to_be_shown_sends_small_pictures_of_itself_and_its
 class BreaksAtAdmission(FakeEngine):
     """An engine with a defect."""
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Raise."""
-        raise ZeroDivisionError(ref, generation, waypoint, turn)
+        raise ZeroDivisionError(ref, generation, waypoint, turn, flow)
 
 
 class BreaksAtAStep(FakeEngine):
@@ -258,9 +260,11 @@ class Stepped(FakeEngine):
         self.refs: list[set[str]] = []
         self._held: set[str] = set()
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn)
+        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
         self._held.add(ref)
 
     def discard(self, ref: str) -> None:
@@ -332,9 +336,11 @@ class Parking(Stepped):
         """Two."""
         return 2
 
-    def admit(self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0) -> None:
+    def admit(
+        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+    ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn)
+        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
         self.turns[ref.partition("/")[0]] = turn
 
 

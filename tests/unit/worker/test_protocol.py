@@ -44,10 +44,15 @@ FROM_SERVER: list[p.FromServer] = [
     p.Tasks(
         assignments=(
             p.Assignment(
-                task_id="t1", fence=1, turn=1.5, generation=generation(seed=2**64 - 1, prompt="\u2028 🍎\x00")
+                task_id="t1", fence=1, turn=1.5, flow="k", generation=generation(seed=2**64 - 1, prompt="\u2028 🍎\x00")
             ),
             p.Assignment(
-                task_id="t2", fence=1, turn=1e12, generation=generation(size=Size(3136, 1344)), waypoint=b"\0\xff"
+                task_id="t2",
+                fence=1,
+                turn=1e12,
+                flow="",
+                generation=generation(size=Size(3136, 1344)),
+                waypoint=b"\0\xff",
             ),
         )
     ),

@@ -28,8 +28,12 @@ class Network(Protocol):
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """Inside, what `stage` needs is on the device and computes by these means."""
 
-    def make_room(self, stage: Stage) -> bool:
-        """Take what `stage` does not need off the device until it is needed; False: nothing can be taken off."""
+    @property
+    def is_movable(self) -> bool:
+        """Whether what a stage does not need can be taken off the device."""
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        """Inside, `stage` has the device to itself: others wait, and what only they need is off it until then."""
 
     def encode(self, prompt: str) -> Conditioning:
         """The prompt as the transformer reads it; always one row."""

@@ -45,9 +45,14 @@ class Flux1:
         """See `residence`."""
         return self._residence.using(stage, means)
 
-    def make_room(self, stage: Stage) -> bool:
+    @property
+    def is_movable(self) -> bool:
         """See `residence`."""
-        return self._residence.make_room(stage)
+        return self._residence.is_movable
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        """See `residence`."""
+        return self._residence.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""
