@@ -184,14 +184,16 @@ def completion(
     )
 
 
-def failure(task: TaskRecord, *, now: float = NOW) -> Failure:
+def failure(task: TaskRecord, *, drawn: float = 0.0, now: float = NOW) -> Failure:
     """`task` failed under the claim that the record shows."""
-    return Failure(task_id=task.id, fence=task.fence, reason=REASON, now=now)
+    return Failure(task_id=task.id, fence=task.fence, reason=REASON, drawn=drawn, now=now)
 
 
-def cancellation(task: TaskRecord, *, account_id: str | None = None, now: float = NOW) -> Cancellation:
+def cancellation(
+    task: TaskRecord, *, account_id: str | None = None, drawn: float = 0.0, now: float = NOW
+) -> Cancellation:
     """`task` is no longer wanted; `account_id` None: by the account that it is of."""
-    return Cancellation(task_id=task.id, account_id=account_id or task.account_id, now=now)
+    return Cancellation(task_id=task.id, account_id=account_id or task.account_id, drawn=drawn, now=now)
 
 
 def loss(task: TaskRecord, *, step: int = 0, suspected: bool = True, now: float = NOW) -> Loss:

@@ -38,9 +38,10 @@ def test_a_task_is_told_from_its_queue_to_its_result(server: Server, prefix: str
     pending = {
         "id": task["id"], "status": "Pending", "result": None, "progress": 0, "details": None, "preview": None,
     }  # fmt: skip
-    assert stream.event() == Event("status", "1", pending | {"details": {"queue_position": 0}})
+    first = {"details": {"queue_position": 0}}
+    assert stream.event() == Event("status", "1", pending | first)
     (record,) = server.claim()
-    assert stream.event() == Event("status", "2", pending)
+    assert stream.event() == Event("status", "2", pending | first)
     for number, step in enumerate((7, 14, 28), start=3):
         server.service.advance(record.id, step, 28)
         assert stream.event() == Event("progress", str(number), pending | {"progress": step / 28})

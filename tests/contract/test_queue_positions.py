@@ -44,12 +44,23 @@ def test_seconds_are_told_once_a_worker_has_shown_how_fast_it_is_and_only_shrink
     tasks = [server.submit() for _ in range(2)]
     assert [details(server, task)["eta_seconds"] for task in tasks] == [6.0, 12.0]
     (record, _) = server.claim()
-    assert details(server, tasks[0]) == {"eta_seconds": 6.0}
+    assert details(server, tasks[0]) == {"queue_position": 0, "eta_seconds": 6.0}
     server.service.advance(record.id, 14, 28)
-    assert [details(server, task)["eta_seconds"] for task in tasks] == [3.0, 9.0]
+    assert details(server, tasks[0]) == {"eta_seconds": 3.0}
+    assert details(server, tasks[1]) == {"queue_position": 0, "eta_seconds": 9.0}
     server.draw_claimed(record)
     assert server.poll(tasks[0])["status"] == "Ready"
     assert "eta_seconds" not in server.poll(tasks[0])["details"]
+
+
+def test_a_task_that_is_handed_out_ahead_has_a_position_and_counts_for_those_behind_it(server: Server) -> None:
+    tasks = [server.submit() for _ in range(3)]
+    records = server.claim()
+    tasks.append(server.submit())
+    assert [details(server, task)["queue_position"] for task in tasks] == [0, 1, 2, 3]
+    server.service.advance(records[0].id, 1, 28)
+    assert "queue_position" not in details(server, tasks[0])
+    assert [details(server, task)["queue_position"] for task in tasks[1:]] == [0, 1, 2]
 
 
 def test_an_equal_request_waits_as_long_as_the_one_that_it_follows(server: Server) -> None:

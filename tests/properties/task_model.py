@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from builders import NOW, PATIENCE_S
 from fluxserve.catalogue import Generation
 from fluxserve.store.base import Kept, TaskRecord
 from fluxserve.tasks.task import Attempts, State
-from fluxserve.tasks.turns import FRESH, Place, moved_clock, next_place
+from fluxserve.tasks.turns import FRESH, Place, Stay, charged, given_back, moved_clock, next_place
 
 #: Thousandths of a credit that each task costs.
 COST = 1000
+#: Of every drawing.
+STEPS = 28
 #: Of the three keys.
 WEIGHTS = (1.0, 2.0, 0.5)
 
@@ -29,6 +31,7 @@ class Expected:
     drawing: Generation
     work: float
     place: Place = NOWHERE
+    payer: int | None = None
     state: State = State.QUEUED
     fence: int = 0
     attempts: Attempts = field(default_factory=Attempts)
@@ -45,6 +48,11 @@ class Expected:
     def turn(self) -> float:
         """What it is drawn by."""
         return self.place.turn
+
+    @property
+    def drawn_before(self) -> float:
+        """How far workers got that lost it."""
+        return min(1.0, self.attempts.best_step / STEPS)
 
     @property
     def leads(self) -> bool:
@@ -108,7 +116,23 @@ class Model:
             return False
         cached.used_at = self.now
         self.is_ready(task, cached.object_name)
+        self.give_back(task, 0.0)
         return True
+
+    def give_back(self, task: Expected, drawn: float) -> None:
+        """What was not drawn of a task, by the payer's other tasks' moving up."""
+        if task.payer is None:
+            return
+        others = [
+            one for one in self.tasks
+            if one.payer == task.payer and one is not task and one.state in (State.QUEUED, State.RUNNING)
+        ]  # fmt: skip
+        stays = [Stay(place=other.place, work=other.work) for other in others]
+        ended = Stay(place=task.place, work=task.work)
+        share = max(drawn, task.drawn_before)
+        self.ends[task.payer], places = given_back(self.ends[task.payer], self.clock, ended, share, stays)
+        for other, place in zip(others, places, strict=True):
+            other.place = place
 
     def is_ready(self, task: Expected, object_name: str) -> list[str]:
         """The task has its picture, and its followers have it too; their ids."""
@@ -118,14 +142,25 @@ class Model:
             ready.object_name, ready.finished_at = object_name, self.now
         return [follower.id for follower in followers]
 
-    def is_without(self, task: Expected, state: State) -> list[str]:
-        """The task ended without a picture, and its first follower takes its place; that one's id."""
+    def is_without(self, task: Expected, state: State, drawn: float = 0.0) -> list[str]:
+        """The task ended without a picture, and its first follower takes its place; that one's id.
+
+        What is drawn once more is paid once more; a task that was cancelled leaves its heir its waypoint.
+        """
         self.spent -= COST
         heirs = self.followers(task.recipe)[:1] if task.leads else []
+        waypoint = task.waypoint if state is State.CANCELLED else None
         task.ends(state)
         task.finished_at = self.now
+        if not heirs:
+            self.give_back(task, drawn)
         for heir in heirs:
-            heir.state = State.QUEUED
+            heir.state, heir.place, heir.payer = State.QUEUED, task.place, task.payer
+            again = max(drawn, task.drawn_before) - (waypoint[0] / STEPS if waypoint else 0.0)
+            if task.payer is not None and again > 0:
+                length = again * (task.turn - task.place.start)
+                self.ends[task.payer] = charged(self.ends[task.payer], self.clock, length, task.work)
+            heir.waypoint, heir.waits_since = waypoint, self.now
         return [heir.id for heir in heirs]
 
     def keep(self, task: Expected, kept: Kept | None) -> None:
@@ -167,15 +202,19 @@ class Model:
         leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
         place, ends = next_place(self.ends[task.who], self.clock, task.work / WEIGHTS[task.who], task.work)
         if leader is None or not task.repeatable:
-            self.ends[task.who], task.place = ends, place
+            self.ends[task.who], task.place, task.payer = ends, place, task.who
             return
         task.state = State.FOLLOWING
         if leader.turn <= place.turn:
             task.place = leader.place
             return
         self.ends[task.who] = ends
-        for equal in (task, leader, *self.followers(task.recipe)):
-            equal.place = place
+        former = replace(leader)
+        task.place = leader.place = place
+        leader.payer = task.who
+        if leader.state is State.QUEUED:
+            former.attempts = Attempts()
+            self.give_back(former, 0.0)
 
     def expected_claim(self, worker: str, limit: int, models: tuple[str, ...], fingerprint: str) -> list[Expected]:
         """Fair turns, compatible tasks, a suspect one with a worker alone."""

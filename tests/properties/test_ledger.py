@@ -293,7 +293,7 @@ class Ledger(RuleBasedStateMachine):
         """Cancelled by its account, perhaps twice."""
         task = data.draw(st.sampled_from(self.tasks))
         account_id = self.keys[task.wish.who].key.account_id
-        wish = Cancellation(task_id=task.id, account_id=account_id, now=NOW)
+        wish = Cancellation(task_id=task.id, account_id=account_id, drawn=0.0, now=NOW)
         answers = self.run(self.store.cancel_many([wish] * times))
         ends = task.state in ("queued", "running")
         assert [answer is not None for answer in answers] == [ends, False][:times]

@@ -139,6 +139,7 @@ WISHES = st.builds(
     recipe=st.sampled_from([None, b"r1", b"r2", b"r3"]),
     repeatable=st.sampled_from([True, True, False]),
 )
+SHARES = st.sampled_from([0.0, 0.25, 1.0])
 KEPT = st.none() | st.builds(
     Kept, fingerprint=st.sampled_from(FINGERPRINTS), size=st.integers(0, 3), budget=st.integers(2, 5)
 )
@@ -272,37 +273,38 @@ class TaskMachine(RuleBasedStateMachine):
             if task.object_name is not None:
                 self.model.let_go(task.object_name)
 
-    @rule(claim=claims)
-    def fail(self, claim: TaskRecord) -> None:
+    @rule(claim=claims, drawn=SHARES)
+    def fail(self, claim: TaskRecord, drawn: float) -> None:
         """A failure under a claim, which may be lost by now."""
-        (record,) = self.run(self.store.fail_many([failure(claim, now=self.model.now)]))
+        (record,) = self.run(self.store.fail_many([failure(claim, drawn=drawn, now=self.model.now)]))
         task = self.model.holding(claim)
         assert (record is None) == (task is None)
         if task is not None and record is not None:
-            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR)
+            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR, drawn)
 
     @precondition(lambda self: self.model.tasks)
     @rule(data=st.data())
     def fail_as_the_server(self, data: st.DataObject) -> None:
         """The server may end whatever is unfinished."""
         task = data.draw(st.sampled_from(self.model.tasks))
-        decision = Failure(task_id=task.id, fence=None, reason=REASON, now=self.model.now)
+        decision = Failure(task_id=task.id, fence=None, reason=REASON, drawn=0.0, now=self.model.now)
         (record,) = self.run(self.store.fail_many([decision]))
         assert (record is None) == task.state.is_final
         if record is not None:
             assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR)
 
     @precondition(lambda self: self.model.tasks)
-    @rule(data=st.data(), who=st.integers(0, 2))
-    def cancel(self, data: st.DataObject, who: int) -> None:
+    @rule(data=st.data(), who=st.integers(0, 2), drawn=SHARES)
+    def cancel(self, data: st.DataObject, who: int, drawn: float) -> None:
         """An account ends what is its own and unfinished."""
         task = data.draw(st.sampled_from(self.model.tasks))
-        wish = Cancellation(task_id=task.id, account_id=self.keys[who].key.account_id, now=self.model.now)
+        account = self.keys[who].key.account_id
+        wish = Cancellation(task_id=task.id, account_id=account, drawn=drawn, now=self.model.now)
         (record,) = self.run(self.store.cancel_many([wish]))
         own = self.keys[who].account_name == self.keys[task.who].account_name
         assert (record is None) == (task.state.is_final or not own)
         if record is not None:
-            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.CANCELLED)
+            assert [follower.id for follower in record.followers] == self.model.is_without(task, State.CANCELLED, drawn)
 
     @rule(claim=claims, picture_first=st.booleans())
     def cancel_while_it_is_handed_in(self, claim: TaskRecord, picture_first: bool) -> None:
@@ -361,7 +363,7 @@ class TaskMachine(RuleBasedStateMachine):
             task.waits_since = self.model.now
             if task.attempts.is_exhausted:
                 for equal in (*(self.model.followers(task.recipe) if task.leads else ()), task):
-                    self.model.is_without(equal, State.ERROR)
+                    self.model.is_without(equal, State.ERROR, 1.0)
             else:
                 task.ends(State.QUEUED)
 

@@ -70,7 +70,7 @@ class Session:
 
     @property
     def room(self) -> int:
-        """Tasks that its engine could draw at once with what it has; what comes on top waits there."""
+        """Tasks that its engine could hold beside what it has; what comes on top waits there."""
         return max(0, self.hello.capacity - sum(not claim.settling for claim in self.claims.values()))
 
     @property
@@ -91,7 +91,7 @@ class Session:
         a limit: as many as its engine holds.
         """
         capacity = self.hello.capacity
-        is_full = 2 * capacity <= sum(not claim.settling for claim in self.claims.values()) < 3 * capacity
+        is_full = capacity <= sum(not claim.settling for claim in self.claims.values()) < 2 * capacity
         if not is_full or self.draining or self.closed:
             return -math.inf
         return next(iter(self.turns[1:]), math.inf)

@@ -296,8 +296,10 @@ class Gateway:
                     claim.step, claim.stepped = step, step >= steps
                     if claim.stepped:
                         session.look.set()
-                    if step:  # 0 says that it was admitted: it may go on from further
+                    if step:
                         self._service.advance(task_id, step, steps)
+                    else:  # it was admitted, and may go on from further
+                        self._service.take_up(task_id)
             case p.Waypoint():
                 self._outcomes.write_down(session, message)
             case p.Preview(task_id=task_id, picture=picture):

@@ -100,7 +100,7 @@ def resolve(
     return Resolved(
         generation=generation,
         cost=spec.price.millicredits,
-        work=generation.steps * spec.network.step_work(generation.size),
+        work=spec.network.work(generation.size, generation.steps),
         warnings=_warnings(spec, values, ignored=ignored),
     )
 

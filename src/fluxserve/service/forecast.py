@@ -1,7 +1,7 @@
-"""When a task's turn comes: how many wait before it, and in about how many seconds it is ready.
+"""When a task's turn comes: how many come before it, and in about how many seconds it is ready.
 
-Work that is left, by turn, over how fast the workers of a model have been drawing lately. Nothing is said of what is
-not known: no worker draws the model, none has finished a task yet, or nothing has moved for too long.
+What is left, by turn, as fast as the workers of a model have been drawing lately. Nothing is said of what is not
+known: no worker draws the model, none has finished a task yet, or nothing has moved for too long.
 What it does not know: the store, who asks.
 """
 
@@ -10,21 +10,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fluxserve.service.line import Line, Place
+from fluxserve.service.speed import Speed
 from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
 
-#: What a finished task adds to what is known of a speed; the newest 32 count for most of it.
-_FORGET = 1 - 1 / 32
 #: Where no worker has made a step for so many seconds, nobody knows when the next one comes.
 QUIET_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """`position`: how many wait before it; None: a worker has it. `seconds` until it is ready; None: nobody knows."""
+    """`position`: how many that have made no step yet come before it; None: it has made one, and is drawn.
+
+    `seconds` until it is ready; None: nobody knows.
+    """
 
     position: int | None
     seconds: float | None
@@ -40,37 +42,88 @@ class Head:
 
 @dataclass(slots=True, kw_only=True)
 class _Entry:
-    """`worker_id` None: it waits. `begun` and `progress`, from 0 to 1: where its worker took it up, and is now."""
+    """`worker_id` None: it is in the queue. `progress`, from 0 to 1, is where it is, and `step` what one step adds.
+
+    `is_taken_up`: its worker is about to make a step, or has (`is_drawn`). What is neither is held ahead.
+    """
 
     model: str
     place: Place
     work: float
+    step: float
     worker_id: str | None = None
-    begun: float = 0.0
     progress: float = 0.0
+    is_taken_up: bool = False
+    is_drawn: bool = False
+
+    @property
+    def share(self) -> float:
+        """What is left of it, from 0 to 1."""
+        return 1 - self.progress
 
     @property
     def left(self) -> float:
-        return self.work * (1 - self.progress)
+        """The work that is left of it."""
+        return self.work * self.share
 
 
 @dataclass(slots=True)
 class _Team:
-    """Workers that draw the same models: how many, and what they did in how many seconds of one worker's time."""
+    """Workers that draw the same models: how many, and how fast one of them is."""
 
     models: frozenset[str]
     workers: int = 0
+    speed: Speed = field(default_factory=Speed)
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What a worker holds, and what it did since `counted_at`: parts of tasks, and the work in them."""
+
+    counted_at: float
+    held: set[str] = field(default_factory=set)
+    tasks: float = 0.0
     work: float = 0.0
-    seconds: float = 0.0
 
-    @property
-    def rate(self) -> float | None:
-        """TFLOP a second of one worker."""
-        return self.work / self.seconds if self.work > 0 and self.seconds > 0 else None
 
-    def learn(self, work: float, seconds: float) -> None:
-        self.work = self.work * _FORGET + work
-        self.seconds = self.seconds * _FORGET + seconds
+@dataclass(slots=True)
+class _Lines:
+    """The tasks of a model by turn: in the queue, held ahead, and drawn.
+
+    Of those that are drawn `shares` has what is left of each task, where the others have what is left of its work.
+    """
+
+    queued: Line = field(default_factory=Line)
+    ahead: Line = field(default_factory=Line)
+    drawn: Line = field(default_factory=Line)
+    shares: Line = field(default_factory=Line)
+
+    def add(self, entry: _Entry) -> None:
+        self._of(entry).add(entry.place, entry.left)
+        if entry.is_drawn:
+            self.shares.add(entry.place, entry.share)
+
+    def remove(self, entry: _Entry) -> None:
+        self._of(entry).remove(entry.place)
+        if entry.is_drawn:
+            self.shares.remove(entry.place)
+
+    def change(self, entry: _Entry) -> None:
+        """Another step was made for one that is drawn."""
+        self.drawn.change(entry.place, entry.left)
+        self.shares.change(entry.place, entry.share)
+
+    def before(self, place: Place) -> tuple[int, float, float]:
+        """How many have made no step yet, and how many tasks and how much work are left, of all before it."""
+        queued, queued_work = self.queued.before(place)
+        ahead, ahead_work = self.ahead.before(place)
+        drawn_work, shares = self.drawn.before(place)[1], self.shares.before(place)[1]
+        return queued + ahead, queued + ahead + shares, queued_work + ahead_work + drawn_work
+
+    def _of(self, entry: _Entry) -> Line:
+        if entry.worker_id is None:
+            return self.queued
+        return self.drawn if entry.is_drawn else self.ahead
 
 
 class Forecast:
@@ -79,13 +132,11 @@ class Forecast:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._entries: dict[str, _Entry] = {}
-        self._waiting: dict[str, Line] = {}
-        self._drawing: dict[str, Line] = {}
+        self._lines: dict[str, _Lines] = {}
         self._teams: dict[frozenset[str], _Team] = {}
         self._team_of: dict[str, _Team] = {}
-        #: By worker: what it holds, and since when its work is not counted yet.
-        self._held: dict[str, set[str]] = {}
-        self._counted_at: dict[str, float] = {}
+        #: By worker; none of one that holds nothing.
+        self._desks: dict[str, _Desk] = {}
         self._moved_at = -math.inf
         self._numbers = itertools.count()
 
@@ -112,10 +163,10 @@ class Forecast:
         number = next(self._numbers) if former is None else former.place[1]
         entry = _Entry(
             model=record.generation.model, place=(record.turn, number), work=record.work,
-            worker_id=record.worker_id, begun=progress, progress=progress,
+            step=1 / record.generation.steps, worker_id=record.worker_id, progress=progress,
         )  # fmt: skip
         self._entries[record.id] = entry
-        self._line_of(entry).add(entry.place, entry.left)
+        self._lines_of(entry).add(entry)
         if record.worker_id is not None:
             self._hold(record.id, record.worker_id)
 
@@ -123,25 +174,50 @@ class Forecast:
         """The task got an earlier turn, if this one is earlier."""
         entry = self._entries.get(task_id)
         if entry is not None and turn < entry.place[0]:
-            line = self._line_of(entry)
-            line.remove(entry.place)
+            lines = self._lines_of(entry)
+            lines.remove(entry)
             entry.place = (turn, entry.place[1])
-            line.add(entry.place, entry.left)
+            lines.add(entry)
+
+    def take_up(self, task_id: str) -> None:
+        """The task's worker is about to make a step."""
+        entry = self._entries.get(task_id)
+        if entry is not None and entry.worker_id is not None:
+            entry.is_taken_up = True
+
+    def drawn(self, task_id: str) -> float:
+        """The share of the task that is drawn, with the step that is being made, from 0 to 1."""
+        entry = self._entries.get(task_id)
+        if entry is None:
+            return 0.0
+        return min(1.0, entry.progress + (entry.step if entry.is_taken_up else 0.0))
 
     def advance(self, task_id: str, progress: float) -> None:
         """The task's worker has made a step."""
         entry = self._entries.get(task_id)
         if entry is not None and entry.worker_id is not None:
-            entry.progress = progress
-            self._line_of(entry).change(entry.place, entry.left)
+            self._count(entry, entry.worker_id, progress)
+            if entry.is_drawn:
+                entry.progress = progress
+                self._lines_of(entry).change(entry)
+            else:
+                self._lines_of(entry).remove(entry)
+                entry.progress, entry.is_taken_up, entry.is_drawn = progress, True, True
+                self._lines_of(entry).add(entry)
             self._moved_at = self._now()
+
+    def _count(self, entry: _Entry, worker_id: str, progress: float) -> None:
+        """What its worker has done for it since it was last heard of."""
+        desk, done = self._desks[worker_id], max(0.0, progress - entry.progress)
+        desk.tasks += done
+        desk.work += done * entry.work
 
     def head(self, models: Sequence[str]) -> Head | None:
         """What comes first of all that waits for one of these models."""
         firsts = [
             (first, model)
             for model in models
-            if (line := self._waiting.get(model)) is not None and (first := line.first) is not None
+            if (lines := self._lines.get(model)) is not None and (first := lines.queued.first) is not None
         ]
         (turn, _), model = min(firsts, default=((math.inf, 0), ""))
         return Head(turn=turn, model=model) if firsts else None
@@ -151,70 +227,75 @@ class Forecast:
         entry = self._entries.get(task_id)
         if entry is None:
             return None
+        position, tasks, work = self._before(entry)
         if entry.worker_id is not None:
-            return Outlook(position=None, seconds=self._seconds_at(entry, entry.worker_id))
-        position, work = self._before(entry)
-        return Outlook(position=position, seconds=self._seconds_in_line(entry, work))
+            seconds = self._seconds_at(entry, entry.worker_id)
+        else:
+            seconds = self._seconds_in_line(entry, tasks, work)
+        return Outlook(position=None if entry.is_drawn else position, seconds=seconds)
 
-    def _before(self, entry: _Entry) -> tuple[int, float]:
-        """What comes before it of all that the workers of its model draw: how many wait, and the work that is left."""
+    def _before(self, entry: _Entry) -> tuple[int, float, float]:
+        """What comes before it of all that its model's workers draw: how many that have made no step yet, and all that
+        is left, in tasks and in work."""
         related = set().union({entry.model}, *(team.models for team in self._serving(entry.model)))
-        position, work = 0, 0.0
-        for model in related:
-            if (waiting := self._waiting.get(model)) is not None:
-                count, left = waiting.before(entry.place)
-                position, work = position + count, work + left
-            if (drawing := self._drawing.get(model)) is not None:
-                work += drawing.before(entry.place)[1]
-        return position, work
+        parts = [lines.before(entry.place) for model in related if (lines := self._lines.get(model)) is not None]
+        return sum(part[0] for part in parts), sum(part[1] for part in parts), sum(part[2] for part in parts)
 
     def _serving(self, model: str) -> list[_Team]:
         return [team for team in self._teams.values() if team.workers and model in team.models]
 
-    def _seconds_in_line(self, entry: _Entry, before: float) -> float | None:
+    def _seconds_in_line(self, entry: _Entry, tasks: float, work: float) -> float | None:
         """All workers together get through what comes before it, then one of them draws it."""
-        known = [(team.workers, rate) for team in self._serving(entry.model) if (rate := team.rate) is not None]
-        if not known or self._is_quiet:
+        if self._is_quiet:
             return None
-        workers, together = sum(count for count, _ in known), sum(count * rate for count, rate in known)
-        return before / together + entry.left * workers / together
+        before, own = self._together(entry.model, tasks, work), self._together(entry.model, entry.share, entry.left)
+        if own is None or (before is None and tasks):
+            return None
+        return (before[0] if before is not None else 0.0) + own[0] * own[1]
+
+    def _together(self, model: str, tasks: float, work: float) -> tuple[float, int] | None:
+        """In how many seconds the workers of the model whose speed is known do as much, and how many they are."""
+        known = [
+            (team.workers, seconds)
+            for team in self._serving(model)
+            if (seconds := team.speed.seconds_for(tasks, work)) is not None and seconds > 0
+        ]
+        if not known:
+            return None
+        return 1 / sum(count / seconds for count, seconds in known), sum(count for count, _ in known)
 
     def _seconds_at(self, entry: _Entry, worker_id: str) -> float | None:
         """Its worker draws what it holds one after the other, by turn."""
         team = self._team_of.get(worker_id)
-        rate = None if team is None else team.rate
-        if rate is None or self._is_quiet:
+        if team is None or self._is_quiet:
             return None
-        held = (self._entries[task_id] for task_id in self._held[worker_id])
-        return sum(other.left for other in held if other.place <= entry.place) / rate
+        held = [self._entries[task_id] for task_id in self._desks[worker_id].held]
+        first = [other for other in held if other.place <= entry.place]
+        return team.speed.seconds_for(sum(other.share for other in first), sum(other.left for other in first))
 
     @property
     def _is_quiet(self) -> bool:
         return self._now() - self._moved_at > QUIET_S
 
-    def _line_of(self, entry: _Entry) -> Line:
-        lines = self._waiting if entry.worker_id is None else self._drawing
-        return lines.setdefault(entry.model, Line())
+    def _lines_of(self, entry: _Entry) -> _Lines:
+        return self._lines.setdefault(entry.model, _Lines())
 
     def _hold(self, task_id: str, worker_id: str) -> None:
         self._moved_at = self._now()
-        held = self._held.setdefault(worker_id, set())
-        if not held:
-            self._counted_at[worker_id] = self._moved_at
-        held.add(task_id)
+        self._desks.setdefault(worker_id, _Desk(self._moved_at)).held.add(task_id)
 
     def _take_out(self, task_id: str, entry: _Entry, *, finished: bool) -> None:
-        """Out of its line; what its worker has done for it tells how fast that is."""
-        self._line_of(entry).remove(entry.place)
+        """Out of its line; what its worker has done since it last finished one tells how fast that is."""
+        self._lines_of(entry).remove(entry)
         if entry.worker_id is None:
             return
         now = self._moved_at = self._now()
-        done = entry.work * ((1.0 if finished else entry.progress) - entry.begun)
-        team = self._team_of.get(entry.worker_id)
-        if done > 0 and team is not None:
-            team.learn(done, max(0.0, now - self._counted_at[entry.worker_id]))
-            self._counted_at[entry.worker_id] = now
-        held = self._held[entry.worker_id]
-        held.discard(task_id)
-        if not held:
-            del self._held[entry.worker_id], self._counted_at[entry.worker_id]
+        desk, team = self._desks[entry.worker_id], self._team_of.get(entry.worker_id)
+        if finished:
+            self._count(entry, entry.worker_id, 1.0)
+            if team is not None:
+                team.speed.learn(desk.tasks, desk.work, max(0.0, now - desk.counted_at))
+            desk.tasks, desk.work, desk.counted_at = 0.0, 0.0, now
+        desk.held.discard(task_id)
+        if not desk.held:
+            del self._desks[entry.worker_id]

@@ -233,7 +233,9 @@ class Service:
             self._show(follower)
             if follower.state is State.QUEUED:
                 logger.info("Task takes an equal one's place", extra={"action": "promoted", **follower.log_context})
-        if record.state is State.QUEUED:
+        for task_id, turn in record.moved:
+            self._forecast.move_up(task_id, turn)
+        if record.state is State.QUEUED or record.moved:
             self.queue_changed.fire()
         if record.is_answered:
             logger.info("Task answered", extra={"action": "answered", **record.log_context})
@@ -265,10 +267,13 @@ class Service:
             return None
         if view.state.is_final:
             return view
-        cancellation = Cancellation(task_id=task_id, account_id=account_id, now=self._now())
+        drawn = self._forecast.drawn(task_id)
+        cancellation = Cancellation(task_id=task_id, account_id=account_id, drawn=drawn, now=self._now())
         record = (await self._store.cancel_many([cancellation]))[0]
         if record is None:  # it ended meanwhile
             return await self.look(task_id)
+        for heir in record.followers:
+            self._waypoints.pass_on(task_id, heir.id)
         view = self._show(record)
         for tell in self.on_cancelled:
             tell(task_id)
@@ -395,7 +400,8 @@ class Service:
 
     async def fail(self, task_id: str, fence: int, reason: Reason) -> bool:
         """End the task in error and give its credits back; False when the claim was lost before."""
-        failure = Failure(task_id=task_id, fence=fence, reason=reason, now=self._now())
+        drawn = self._forecast.drawn(task_id)
+        failure = Failure(task_id=task_id, fence=fence, reason=reason, drawn=drawn, now=self._now())
         record = (await self._store.fail_many([failure]))[0]
         if record is None:
             return False
@@ -437,6 +443,10 @@ class Service:
     async def lapsed(self) -> list[TaskRecord]:
         """Running tasks whose lease has ended."""
         return await self._store.lapsed(self._now())
+
+    def take_up(self, task_id: str) -> None:
+        """Its worker has begun with it; steps are still to come."""
+        self._forecast.take_up(task_id)
 
     def advance(self, task_id: str, step: int, steps: int) -> None:
         """Show a step."""

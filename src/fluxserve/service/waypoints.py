@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from fluxserve.catalogue import Generation
 from fluxserve.delivery.storage import Storage, new_object_name
@@ -116,6 +117,11 @@ class Waypoints:
     async def forget(self, task_ids: Iterable[str]) -> None:
         """These tasks have ended, and their rows with them."""
         await self._delete([kept for task_id in task_ids if (kept := self._kept.pop(task_id, None)) is not None])
+
+    def pass_on(self, task_id: str, heir_id: str) -> None:
+        """The heir has taken the task's place, and the store has given it the task's waypoint."""
+        if (kept := self._kept.pop(task_id, None)) is not None:
+            self._kept[heir_id] = replace(kept, task_id=heir_id)
 
     async def sweep(self, written_before: float) -> int:
         """Delete the files of servers that died while they wrote or deleted; how many."""

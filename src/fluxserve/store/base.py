@@ -50,8 +50,9 @@ class TaskRecord:
     """A task as written down. Times are seconds since the epoch, `cost` thousandths of a credit.
 
     `recipe` is equal for equal requests of an account; a `repeatable` one may lead or follow equal tasks. `followers`
-    is not written down: those that the change behind this record has answered or promoted. `turn` says when it is
-    drawn, lowest first, and `work` how much that is, in predicted TFLOP.
+    is not written down: those that the change behind this record has answered or promoted; nor is `moved`: the new
+    turns of waiting tasks that it moved up, by their ids. `turn` says when it is drawn, lowest first, and `work` how
+    much that is, in predicted TFLOP.
     """
 
     id: str
@@ -78,11 +79,17 @@ class TaskRecord:
     drawn: Drawn | None
     reason: Reason | None
     followers: tuple[TaskRecord, ...] = field(default=(), compare=False)
+    moved: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     @property
     def is_answered(self) -> bool:
         """Its picture was drawn for an equal task."""
         return self.drawn is not None and CACHED in self.drawn.facts
+
+    @property
+    def drawn_before(self) -> float:
+        """How far workers got that lost it, from 0 to 1."""
+        return min(1.0, self.attempts.best_step / self.generation.steps)
 
     @property
     def log_context(self) -> dict[str, str]:
@@ -193,20 +200,25 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A task that ends in error. `fence` None: whoever holds it (a queued task, or the server's decision)."""
+    """A task that ends in error. `fence` None: whoever holds it (a queued task, or the server's decision).
+
+    Its key gets back what was not drawn: `drawn` is the share that was, from 0 to 1.
+    """
 
     task_id: str
     fence: int | None
     reason: Reason
+    drawn: float
     now: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation:
-    """A task that its account no longer wants."""
+    """A task that its account no longer wants. `drawn` is the share of it that is drawn, from 0 to 1."""
 
     task_id: str
     account_id: str
+    drawn: float
     now: float
 
 
@@ -335,7 +347,10 @@ class Store(Protocol):
         """
 
     async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
-        """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already."""
+        """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already.
+
+        The follower that takes its place takes its waypoint too.
+        """
 
     async def release_many(self, losses: Sequence[Loss]) -> list[TaskRecord | None]:
         """Back in the queue; None for a stale fence.

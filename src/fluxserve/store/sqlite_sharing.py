@@ -14,22 +14,21 @@ from fluxserve.store import sqlite_cache
 from fluxserve.store.base import CACHED, Drawn, Offer, Submission, TaskRecord
 from fluxserve.store.sqlite_cache import Found
 from fluxserve.store.sqlite_rows import COLUMNS, encode, end_task, states_before, to_record
-from fluxserve.tasks.task import Event
-from fluxserve.tasks.turns import Place
+from fluxserve.store.sqlite_turns import Paid, Turns
+from fluxserve.tasks.task import Event, State
+from fluxserve.tasks.turns import Place, Stay
 
 #: The predicate of the index `tasks_leading`, word for word: at most one task leads the equal ones.
 _LEADS = "repeatable = 1 AND state IN ('queued', 'running')"
-SELECT_LEADER = f"SELECT id, start, turn FROM tasks WHERE recipe = ? AND {_LEADS}"
+SELECT_LEADER = f"SELECT id, state, start, turn, work, payer FROM tasks WHERE recipe = ? AND {_LEADS}"
 SELECT_FOLLOWERS = "SELECT id FROM tasks WHERE recipe = ? AND state = 'following' ORDER BY seq"
-MOVE_LEADER = f"UPDATE tasks SET start = ?, turn = ? WHERE recipe = ? AND {_LEADS}"
-MOVE_FOLLOWERS = "UPDATE tasks SET start = ?, turn = ? WHERE recipe = ? AND state = 'following'"
+MOVE_LEADER = f"UPDATE tasks SET start = ?, turn = ?, payer = ? WHERE recipe = ? AND {_LEADS}"
 ANSWER = f"""
     UPDATE tasks SET state = 'ready', finished_at = ?, object_name = ?, result = ?
-    WHERE id = ? AND state IN ({states_before(Event.ANSWERED)}) RETURNING {COLUMNS}
+    WHERE id = ? AND state IN ({states_before(Event.ANSWERED)}) RETURNING {COLUMNS}, start, payer
 """
-#: A follower has its leader's turn, so it is queued at its leader's place.
 PROMOTE = f"""
-    UPDATE tasks SET state = 'queued'
+    UPDATE tasks SET state = 'queued', start = ?, turn = ?, payer = ?
     WHERE id = ? AND state IN ({states_before(Event.PROMOTED)}) RETURNING {COLUMNS}
 """
 SELECT_ANSWERABLE = """
@@ -43,7 +42,13 @@ class Leader:
     """A task that is drawn, or will be, and that others may follow."""
 
     id: str
-    place: Place
+    is_queued: bool
+    paid: Paid
+
+    @property
+    def turn(self) -> float:
+        """What it is drawn by."""
+        return self.paid.stay.place.turn
 
 
 def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | None:
@@ -54,23 +59,33 @@ def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | Non
 def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | None:
     """An equal task that waits or is drawn."""
     row = connection.execute(SELECT_LEADER, (new.recipe,)).fetchone()
-    return None if row is None else Leader(id=row[0], place=Place(start=row[1], turn=row[2]))
+    if row is None:
+        return None
+    task_id, state, start, turn, work, payer = row
+    paid = Paid(payer=payer, stay=Stay(place=Place(start=start, turn=turn), work=work))
+    return Leader(id=task_id, is_queued=state == State.QUEUED, paid=paid)
 
 
 def move_up(connection: sqlite3.Connection, new: Submission, place: Place) -> None:
-    """The leader of `new` and those that follow it already get an earlier place."""
-    connection.execute(MOVE_LEADER, (place.start, place.turn, new.recipe))
-    connection.execute(MOVE_FOLLOWERS, (place.start, place.turn, new.recipe))
+    """The leader of `new` gets an earlier place, which the key of `new` pays."""
+    connection.execute(MOVE_LEADER, (place.start, place.turn, new.key_id, new.recipe))
 
 
-def answer(connection: sqlite3.Connection, task_id: str, found: Found, now: float) -> TaskRecord | None:
-    """Ready with a picture that was drawn for another task, settled, in the outbox."""
+def answer(
+    connection: sqlite3.Connection, task_id: str, found: Found, now: float, turns: Turns | None = None
+) -> TaskRecord | None:
+    """Ready with a picture that was drawn for another task, settled, in the outbox.
+
+    `turns`: the task was waiting to be drawn itself, and gives back what was paid for that.
+    """
     row = connection.execute(ANSWER, (now, found.object_name, encode(_again(found.drawn)), task_id)).fetchone()
     if row is None:
         return None
     record = to_record(row)
     end_task(connection, record, Move.SETTLE, settled(record.cost, record.cost), now)
-    return record
+    if turns is None:
+        return record
+    return replace(record, moved=turns.give_back(paid_for(record, row), record.drawn_before))
 
 
 def answer_followers(
@@ -88,24 +103,37 @@ def followers_of(connection: sqlite3.Connection, leader: TaskRecord) -> list[str
     return [task_id for (task_id,) in connection.execute(SELECT_FOLLOWERS, (leader.recipe,))]
 
 
-def hand_on(connection: sqlite3.Connection, ended: TaskRecord) -> tuple[TaskRecord, ...]:
+def paid_for(record: TaskRecord, row: Sequence[object]) -> Paid:
+    """What was paid for a task; its row ends in its start and its payer."""
+    *_, start, payer = row
+    place = Place(start=start, turn=record.turn)  # type: ignore[arg-type]
+    return Paid(payer=payer, stay=Stay(place=place, work=record.work))  # type: ignore[arg-type]
+
+
+def promote(connection: sqlite3.Connection, ended: TaskRecord, paid: Paid) -> TaskRecord | None:
     """A task ended without a picture. If it led, its first follower takes its place, and the others follow that one."""
     if not ended.repeatable or connection.execute(SELECT_LEADER, (ended.recipe,)).fetchone() is not None:
-        return ()
+        return None
     row = connection.execute(f"{SELECT_FOLLOWERS} LIMIT 1", (ended.recipe,)).fetchone()
-    return () if row is None else tuple(map(to_record, connection.execute(PROMOTE, row).fetchall()))
+    if row is None:
+        return None
+    place = paid.stay.place
+    return to_record(connection.execute(PROMOTE, (place.start, place.turn, paid.payer, row[0])).fetchone())
 
 
 def answer_many(connection: sqlite3.Connection, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
     """Answer what waits for a model with the pictures that its workers would draw again."""
-    return [_answer_waiting(connection, offer) for offer in offers]
+    turns = Turns(connection)
+    answered = [_answer_waiting(connection, offer, turns) for offer in offers]
+    turns.write()
+    return answered
 
 
-def _answer_waiting(connection: sqlite3.Connection, offer: Offer) -> list[TaskRecord]:
+def _answer_waiting(connection: sqlite3.Connection, offer: Offer, turns: Turns) -> list[TaskRecord]:
     answered: list[TaskRecord] = []
     for task_id, recipe in connection.execute(SELECT_ANSWERABLE, (offer.model,)).fetchall():
         found = sqlite_cache.find(connection, recipe, offer.fingerprints, offer.now)
-        if found is not None and (record := answer(connection, task_id, found, offer.now)) is not None:
+        if found is not None and (record := answer(connection, task_id, found, offer.now, turns)):
             answered += (record, *answer_followers(connection, record, found, offer.now))
     return answered
 

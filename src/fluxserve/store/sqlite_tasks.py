@@ -38,10 +38,10 @@ SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = 
 COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
-    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, start, turn, work, generation, warnings, "
-    "dialect, origin, webhook_url, webhook_secret, idempotency_key, request_hash, recipe, repeatable, cost, "
-    "created_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, start, turn, work, payer, generation, "
+    "warnings, dialect, origin, webhook_url, webhook_secret, idempotency_key, request_hash, recipe, repeatable, "
+    "cost, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 SELECT_HEAD = f"""
@@ -69,11 +69,12 @@ COMPLETE = f"""
 FAIL = f"""
     UPDATE tasks SET state = 'error', finished_at = ?, error = ?, worker_id = NULL, lease_until = NULL
     WHERE id = ? AND ((fence = ? AND state = 'running') OR ? IS NULL) AND state IN ({states_before(Event.FAILED)})
-    RETURNING {COLUMNS}
+    RETURNING {COLUMNS}, start, payer
 """
 CANCEL = f"""
     UPDATE tasks SET state = 'cancelled', finished_at = ?, worker_id = NULL, lease_until = NULL
-    WHERE id = ? AND account_id = ? AND state IN ({states_before(Event.CANCELLED)}) RETURNING {COLUMNS}
+    WHERE id = ? AND account_id = ? AND state IN ({states_before(Event.CANCELLED)})
+    RETURNING {COLUMNS}, start, payer
 """
 RELEASE = f"""
     UPDATE tasks SET state = 'queued', worker_id = NULL, lease_until = NULL, spoiled = ?, best_step = ?
@@ -123,7 +124,7 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
     leader = sqlite_sharing.find_leader(connection, new) if new.repeatable and found is None else None
-    place = turns.now if found is not None else _take_place(connection, new, leader, turns)
+    place, moved = (turns.now, ()) if found is not None else _take_place(connection, new, leader, turns)
     # One that is answered is never queued, so that no worker and no equal task ever sees it waiting.
     state = State.QUEUED if found is None and leader is None else State.FOLLOWING
     connection.execute(INSERT_TASK, _task_row(new, state, place))
@@ -132,39 +133,43 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
         connection.execute(INSERT_EXTRAS, (new.id, encode(new.extras)))
     if found is not None:
         return Submitted(verdict=Verdict.ACCEPTED, record=sqlite_sharing.answer(connection, new.id, found, new.now))
-    return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, state, place))
+    return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, state, place, moved))
 
 
-def _take_place(connection: sqlite3.Connection, new: Submission, leader: Leader | None, turns: Turns) -> Place:
-    """A follower has its leader's place. Where its own would come earlier, the leader is moved up.
+def _take_place(
+    connection: sqlite3.Connection, new: Submission, leader: Leader | None, turns: Turns
+) -> tuple[Place, tuple[tuple[str, float], ...]]:
+    """A follower has its leader's place. Where its own would come earlier, the leader is moved up there.
 
-    So nobody waits behind the flood of another key because somebody there asked for the same.
+    So nobody waits behind the flood of another key because somebody there asked for the same. A drawing is paid once:
+    by the key whose place it has. What else moved up by that comes with the place.
     """
     if leader is None:
-        return turns.take(new)
-    if leader.place.turn <= turns.next(new).turn:
-        return leader.place
+        return turns.take(new), ()
+    if leader.turn <= turns.next(new).turn:
+        return leader.paid.stay.place, ()
     place = turns.take(new)
     sqlite_sharing.move_up(connection, new, place)
-    return place
+    return place, turns.give_back(leader.paid, 0.0) if leader.is_queued else ()
 
 
 def _task_row(new: Submission, state: State, place: Place) -> tuple[object, ...]:
+    payer = new.key_id if state is State.QUEUED else None
     return (
         new.id, new.account_id, new.key_id, state, new.generation.model, new.generation.batch_key,
-        place.start, place.turn, new.work, encode(new.generation), encode(new.warnings), new.dialect, new.origin,
+        place.start, place.turn, new.work, payer, encode(new.generation), encode(new.warnings), new.dialect, new.origin,
         new.webhook_url, new.webhook_secret, new.idempotency_key, new.request_hash, new.recipe, new.repeatable,
         new.cost, new.now,
     )  # fmt: skip
 
 
-def _fresh_record(new: Submission, state: State, place: Place) -> TaskRecord:
+def _fresh_record(new: Submission, state: State, place: Place, moved: tuple[tuple[str, float], ...]) -> TaskRecord:
     return TaskRecord(
         id=new.id, account_id=new.account_id, key_id=new.key_id, state=state, generation=new.generation,
         warnings=new.warnings, dialect=new.dialect, origin=new.origin, webhook_url=new.webhook_url, cost=new.cost,
         turn=place.turn, work=new.work, fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe,
         repeatable=new.repeatable, created_at=new.now, started_at=None, finished_at=None, object_name=None, drawn=None,
-        reason=None,
+        reason=None, moved=moved,
     )  # fmt: skip
 
 
@@ -218,10 +223,13 @@ def _complete(connection: sqlite3.Connection, done: Completion) -> TaskRecord | 
 
 def fail_many(connection: sqlite3.Connection, failures: Sequence[Failure]) -> list[TaskRecord | None]:
     """Error, refunded, in the outbox; its first follower takes its place."""
-    return [_fail(connection, failure) for failure in failures]
+    turns = Turns(connection)
+    failed = [_fail(connection, failure, turns) for failure in failures]
+    turns.write()
+    return failed
 
 
-def _fail(connection: sqlite3.Connection, failure: Failure) -> TaskRecord | None:
+def _fail(connection: sqlite3.Connection, failure: Failure, turns: Turns) -> TaskRecord | None:
     row = connection.execute(
         FAIL,
         (failure.now, encode(failure.reason), failure.task_id, failure.fence, failure.fence),
@@ -230,24 +238,38 @@ def _fail(connection: sqlite3.Connection, failure: Failure) -> TaskRecord | None
         return None
     record = to_record(row)
     end_task(connection, record, Move.REFUND, record.cost, failure.now)
-    return replace(record, followers=sqlite_sharing.hand_on(connection, record))
+    paid, drawn = sqlite_sharing.paid_for(record, row), max(failure.drawn, record.drawn_before)
+    heir = sqlite_sharing.promote(connection, record, paid)
+    if heir is None:
+        return replace(record, moved=turns.give_back(paid, drawn))
+    turns.charge(paid, drawn)  # it starts over: what was drawn may be what is wrong
+    return replace(record, followers=(heir,))
 
 
 def cancel_many(connection: sqlite3.Connection, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
-    """Cancelled, refunded, in the outbox; its first follower takes its place.
+    """Cancelled, refunded, in the outbox; its first follower takes its place and goes on with what was drawn for it.
 
     The fence stays: it is the state that refuses what comes too late.
     """
-    return [_cancel(connection, cancellation) for cancellation in cancellations]
+    turns = Turns(connection)
+    cancelled = [_cancel(connection, cancellation, turns) for cancellation in cancellations]
+    turns.write()
+    return cancelled
 
 
-def _cancel(connection: sqlite3.Connection, wish: Cancellation) -> TaskRecord | None:
+def _cancel(connection: sqlite3.Connection, wish: Cancellation, turns: Turns) -> TaskRecord | None:
     row = connection.execute(CANCEL, (wish.now, wish.task_id, wish.account_id)).fetchone()
     if row is None:
         return None
     record = to_record(row)
+    paid, drawn = sqlite_sharing.paid_for(record, row), max(wish.drawn, record.drawn_before)
+    heir = sqlite_sharing.promote(connection, record, paid)
+    if heir is not None:
+        turns.charge(paid, drawn - sqlite_waypoints.pass_on(connection, record.id, heir.id, wish.now))
     end_task(connection, record, Move.REFUND, record.cost, wish.now)
-    return replace(record, followers=sqlite_sharing.hand_on(connection, record))
+    if heir is None:
+        return replace(record, moved=turns.give_back(paid, drawn))
+    return replace(record, followers=(heir,))
 
 
 def release_many(connection: sqlite3.Connection, losses: Sequence[Loss]) -> list[TaskRecord | None]:
@@ -271,9 +293,11 @@ def _quarantine(connection: sqlite3.Connection, loss: Loss) -> TaskRecord | None
     """The followers first: left to take its place, each of them would end engines as their leader did."""
     leader = to_record(connection.execute(SELECT_TASK, (loss.task_id,)).fetchone())
     ids = [*sqlite_sharing.followers_of(connection, leader), loss.task_id]
-    *followers, record = [
-        _fail(connection, Failure(task_id=task_id, fence=None, reason=loss.reason, now=loss.now)) for task_id in ids
-    ]
+    # What ended engines gives nothing back.
+    *followers, record = fail_many(
+        connection,
+        [Failure(task_id=task_id, fence=None, reason=loss.reason, drawn=1.0, now=loss.now) for task_id in ids],
+    )
     if record is None:
         return None
     return replace(record, followers=tuple(follower for follower in followers if follower is not None))

@@ -20,6 +20,8 @@ DROP = "DELETE FROM waypoints WHERE task_id = ? AND object_name = ?"
 FORGET = "DELETE FROM waypoints WHERE task_id = ?"
 #: In the transaction that puts the task back in the queue.
 WAIT = "UPDATE waypoints SET waits_since = ? WHERE task_id = ?"
+#: An equal task takes the place of the one that it was written for.
+GO_TO_HEIR = "UPDATE waypoints SET task_id = ?, waits_since = ? WHERE task_id = ? RETURNING step, steps"
 SELECT_ALL = f"SELECT {COLUMNS} FROM waypoints ORDER BY waits_since, task_id"
 #: Bound to a time and to fingerprints by model, as JSON: a task that was written down is kept for workers of its
 #: fingerprint, and is anybody's once it has waited since that time.
@@ -46,6 +48,12 @@ def _keep(connection: sqlite3.Connection, new: NewWaypoint) -> bool:
 def drop_many(connection: sqlite3.Connection, waypoints: Sequence[KeptWaypoint]) -> list[bool]:
     """Their tasks start over; False where another one is kept by now."""
     return [bool(connection.execute(DROP, (one.task_id, one.object_name)).rowcount) for one in waypoints]
+
+
+def pass_on(connection: sqlite3.Connection, task_id: str, heir: str, now: float) -> float:
+    """The heir goes on from where the task was last written down; how far that is, from 0 to 1."""
+    row = connection.execute(GO_TO_HEIR, (heir, now, task_id)).fetchone()
+    return 0.0 if row is None else float(row[0] / row[1])
 
 
 def select_all(connection: sqlite3.Connection) -> list[KeptWaypoint]:

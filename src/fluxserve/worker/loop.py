@@ -220,10 +220,10 @@ class Worker:
 
     @property
     def _room(self) -> int:
-        """What the engine can hold and one batch ahead, but not for ever while nothing is settled."""
+        """What the engine can hold, which is a batch and one ahead, but not for ever while nothing is settled."""
         capacity = self._engine.capacity
         unfinished = sum(holding.outcome is None for holding in self._holdings.values())
-        return max(0, min(2 * capacity - unfinished, 4 * capacity - len(self._holdings)))
+        return max(0, min(capacity - unfinished, 2 * capacity - len(self._holdings)))
 
     def _send(self, message: p.FromWorker) -> None:
         if self._writer is not None and not self._writer.is_closing():

@@ -46,7 +46,7 @@ async def test_active_tasks_are_all_that_wait_or_run(store: Store) -> None:
     running = await claimed_one(store)
     await store.complete_many([completion(await claimed_one(store))])
     await store.fail_many([failure(await claimed_one(store))])
-    assert await store.active() == [running, last]
+    assert [task.id for task in await store.active()] == [running.id, last.id]
 
 
 @in_event_loop

@@ -96,7 +96,7 @@ async def test_a_queued_task_can_be_failed_by_the_server_but_not_under_a_fence(s
     (task,) = await submitted(store, entry)
 
     assert await store.fail_many([failure(task)]) == [None]
-    (failed,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, now=NOW)])
+    (failed,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, drawn=0.0, now=NOW)])
 
     assert failed is not None
     assert failed.state is State.ERROR
@@ -161,7 +161,7 @@ async def test_a_finished_task_never_changes_again(store: Store, first: str) -> 
     left = await balance(store, key)
 
     assert await all_outcomes_of(store, task) == (None, None, None)
-    assert await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, now=NOW)]) == [None]
+    assert await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, drawn=0.0, now=NOW)]) == [None]
 
     assert await store.get_many([task.id]) == [final]
     assert await balance(store, key) == left

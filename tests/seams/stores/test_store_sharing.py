@@ -231,7 +231,7 @@ async def test_when_a_leader_ends_without_a_picture_its_first_follower_takes_its
     elif how == "failed":
         (ended,) = await store.fail_many([failure(task)])
     else:
-        (ended,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, now=NOW)])
+        (ended,) = await store.fail_many([Failure(task_id=task.id, fence=None, reason=REASON, drawn=0.0, now=NOW)])
 
     assert ended is not None
     assert ended.state.is_final

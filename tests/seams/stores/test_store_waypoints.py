@@ -99,7 +99,7 @@ async def test_the_end_of_a_task_is_the_end_of_its_waypoint(store: Store, end: s
     elif end == "cancelled":
         await store.cancel_many([cancellation(task)])
     elif end == "ended by the server":
-        await store.fail_many([Failure(task_id=task.id, fence=None, reason=failure(task).reason, now=NOW)])
+        await store.fail_many([Failure(task_id=task.id, fence=None, reason=failure(task).reason, drawn=0.0, now=NOW)])
     else:
         for _ in range(MAX_ATTEMPTS):
             assert len(await store.waypoints()) == 1

@@ -11,12 +11,12 @@ from fluxserve.tasks.task import SUSPECT_AFTER
 from fluxserve.worker import protocol as p
 
 
-async def full_worker(house: GatewayHouse, name: str = "w1", *, capacity: int = 2) -> ByHand:
-    """A worker that holds twice what its engine does, all of them long tasks of one key."""
+async def full_worker(house: GatewayHouse, name: str = "w1", *, capacity: int = 4) -> ByHand:
+    """A worker that holds as much as its engine does, all of them long tasks of one key."""
     worker = await house.connect(name, capacity=capacity)
-    worker.send(p.Want(count=2 * capacity))
-    await house.submit(2 * capacity, work=1000.0)
-    await worker.gets(2 * capacity)
+    worker.send(p.Want(count=capacity))
+    await house.submit(capacity, work=1000.0)
+    await worker.gets(capacity)
     return worker
 
 
@@ -33,7 +33,7 @@ async def test_a_full_worker_is_handed_a_shorter_task_that_it_draws_at_once(tmp_
 async def test_a_shorter_task_of_the_same_key_is_handed_to_a_full_worker_too(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         entry = await house.store.create_key(new_key())
-        worker = await house.connect(capacity=2)
+        worker = await house.connect(capacity=4)
         worker.send(p.Want(count=4))
         await house.submit(100, work=1000.0, entry=entry)
         await worker.gets(4)
@@ -54,21 +54,21 @@ async def test_what_is_as_long_as_the_rest_waits_until_the_worker_wants_more(tmp
 
 
 @in_event_loop
-async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_one_batch_in_all(tmp_path: Path) -> None:
+async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_an_engine_full_in_all(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         worker = await full_worker(house)
         await house.submit(5, work=10.0)
         await worker.gets(6)
         assert await worker.settle_down() == 6
-        for work in (1.0, 0.1):
+        for work in (1.0, 0.1, 0.01):
             await house.submit(work=work)
-        assert await worker.settle_down() == 6
+        assert await worker.settle_down() == 8
 
 
 @in_event_loop
 async def test_the_next_short_task_comes_when_the_first_has_made_its_last_step(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
-        worker = await full_worker(house, capacity=3)
+        worker = await full_worker(house, capacity=6)
         shorts = await house.submit(3, work=10.0)
         held = await worker.gets(8)
         worker.send(p.Progress(task_id=held[6].task_id, fence=1, step=3, steps=4))
@@ -81,7 +81,7 @@ async def test_the_next_short_task_comes_when_the_first_has_made_its_last_step(t
 async def test_of_full_workers_the_one_that_would_draw_it_at_once_gets_it(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         entry = await house.store.create_key(new_key())
-        workers = [await house.connect(name, capacity=1) for name in ("w1", "w2")]
+        workers = [await house.connect(name, capacity=2) for name in ("w1", "w2")]
         for worker in workers:
             worker.send(p.Want(count=2))
         await house.submit(8, work=1000.0, entry=entry)
@@ -101,11 +101,11 @@ async def test_a_task_goes_where_it_is_drawn_at_once_though_another_worker_has_m
         roomy.send(p.Want(count=1))
         await house.submit(1, work=1000.0, entry=entry)
         await roomy.gets(1)
-        full = await house.connect("w2", capacity=1)
+        full = await house.connect("w2", capacity=2)
         full.send(p.Want(count=2))
         await house.submit(2, work=1000.0, entry=entry)
         await full.gets(2)
-        roomy.send(p.Want(count=5))
+        roomy.send(p.Want(count=2))
         (short,) = await house.submit(work=10.0)
         assert (await full.gets(3))[2].task_id == short
         assert await roomy.settle_down() == 1

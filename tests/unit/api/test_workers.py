@@ -257,7 +257,7 @@ async def cancel(house: GatewayHouse, task_id: str) -> None:
 @in_event_loop
 async def test_a_worker_is_told_at_once_that_its_task_was_cancelled_and_gets_another(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
-        worker, other = await house.connect("w1"), await house.connect("w2")
+        worker, other = await house.connect("w1", capacity=2), await house.connect("w2")
         worker.send(p.Want(count=1))
         first, second = await house.submit(2)
         (held,) = await worker.gets(1)

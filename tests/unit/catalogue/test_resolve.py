@@ -42,7 +42,7 @@ def test_a_prompt_alone_is_drawn_with_the_models_defaults(model: str, size: Size
             model=model, prompt="a red apple", size=size, seed=5, steps=steps, guidance=3.5, output_format="jpeg"
         ),
         cost=cost,
-        work=steps * MODELS[model].network.step_work(size),
+        work=MODELS[model].network.work(size, steps),
         warnings=(),
     )
 

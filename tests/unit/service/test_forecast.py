@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from builders import NOW, generation
 from fluxserve.service.forecast import QUIET_S, Forecast, Head, Outlook
 from fluxserve.store.base import TaskRecord
@@ -64,6 +66,7 @@ def test_of_equal_turns_the_one_that_came_first_is_first_also_after_it_was_lost(
     house.wait("a", turn=1.0)
     house.wait("b", turn=1.0)
     house.put("a", State.RUNNING, "w1")
+    house.forecast.advance("a", 0.1)
     assert house.look("b").position == 0
     house.put("a", State.QUEUED)
     assert [house.look(task_id).position for task_id in "ab"] == [0, 1]
@@ -76,8 +79,36 @@ def test_nothing_is_said_of_seconds_before_a_worker_of_the_model_has_drawn_anyth
     house.forecast.arrive("w1", DEV)
     house.wait("b", turn=2.0)
     house.put("a", State.RUNNING, "w1")
-    assert house.look("a") == Outlook(position=None, seconds=None)
+    assert house.look("a") == Outlook(position=0, seconds=None)
     assert house.look("b").seconds is None
+
+
+def test_what_a_worker_holds_without_having_made_a_step_for_it_waits_too() -> None:
+    house = House()
+    for task_id, turn in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0)):
+        house.wait(task_id, turn=turn)
+    for task_id in "abc":
+        house.put(task_id, State.RUNNING, "w1")
+        house.forecast.take_up(task_id)
+    assert [house.look(task_id).position for task_id in "abcd"] == [0, 1, 2, 3]
+    house.forecast.advance("b", 0.1)
+    assert [house.look(task_id).position for task_id in "abcd"] == [0, None, 1, 2]
+    house.put("b", State.QUEUED, progress=0.1)
+    assert [house.look(task_id).position for task_id in "abcd"] == [0, 1, 2, 3]
+
+
+def test_what_is_drawn_of_a_task_has_the_step_in_it_that_is_being_made() -> None:
+    house = House()
+    house.wait("a", turn=1.0)
+    assert [house.forecast.drawn(task_id) for task_id in ("a", "nobody")] == [0.0, 0.0]
+    house.put("a", State.RUNNING, "w1")
+    assert house.forecast.drawn("a") == 0.0
+    house.forecast.take_up("a")
+    assert house.forecast.drawn("a") == 1 / 28
+    house.forecast.advance("a", 27 / 28)
+    assert house.forecast.drawn("a") == 1.0
+    house.put("a", State.QUEUED, progress=0.5)
+    assert house.forecast.drawn("a") == 0.5
 
 
 def test_seconds_follow_from_the_work_before_a_task_and_the_speed_that_was_measured() -> None:
@@ -88,24 +119,26 @@ def test_seconds_follow_from_the_work_before_a_task_and_the_speed_that_was_measu
     house.wait("a", turn=2.0, work=100.0)
     house.wait("b", turn=3.0, work=40.0)
     house.put("a", State.RUNNING, "w1")
-    assert house.look("a") == Outlook(position=None, seconds=5.0)
-    assert house.look("b") == Outlook(position=0, seconds=7.0)
+    assert house.look("a") == Outlook(position=0, seconds=5.0)
+    assert house.look("b") == Outlook(position=1, seconds=8.5)  # 40 of 100 take 2 s by work, and 5 s by tasks
     house.forecast.advance("a", 0.5)
-    assert house.look("a").seconds == 2.5
-    assert house.look("b").seconds == 4.5
+    assert house.look("a") == Outlook(position=None, seconds=2.5)
+    assert house.look("b") == Outlook(position=0, seconds=6.0)
 
 
 def test_what_a_short_task_overtakes_is_not_counted_before_it() -> None:
     house = House()
     house.forecast.arrive("w1", DEV)
-    house.wait("first", turn=1.0)
-    house.draw("first", 10.0)
+    for work in (10.0, 100.0, 900.0):
+        house.wait("first", turn=1.0, work=work)
+        house.draw("first", work / 10)
     house.wait("long", turn=900.0, work=900.0)
     house.put("long", State.RUNNING, "w1")
     house.wait("short", turn=10.0, work=10.0)
-    assert house.look("short") == Outlook(position=0, seconds=1.0)
+    assert house.look("short") == Outlook(position=0, seconds=pytest.approx(1.0, abs=0.5))
+    assert house.look("long") == Outlook(position=1, seconds=pytest.approx(90.0, rel=0.01))
     house.put("short", State.RUNNING, "w1")
-    assert house.look("long").seconds == 91.0
+    assert house.look("long") == Outlook(position=1, seconds=pytest.approx(91.0, rel=0.01))
 
 
 def test_workers_share_what_waits_but_each_task_is_drawn_by_one() -> None:
@@ -195,7 +228,7 @@ def test_where_nothing_moves_for_long_nobody_pretends_to_know() -> None:
     house.wait("b", turn=3.0)
     house.now += QUIET_S + 1
     assert house.look("a").seconds is None
-    assert house.look("b") == Outlook(position=0, seconds=None)
+    assert house.look("b") == Outlook(position=1, seconds=None)
     house.forecast.advance("a", 0.1)
     assert house.look("a").seconds == 9.0
 

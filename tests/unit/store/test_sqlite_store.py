@@ -26,7 +26,7 @@ from builders import (
 )
 from fluxserve import database
 from fluxserve.errors import DatabaseDamaged, DatabaseTooNew
-from fluxserve.store import sqlite_cache, sqlite_lists, sqlite_sharing
+from fluxserve.store import sqlite_cache, sqlite_lists, sqlite_sharing, sqlite_turns
 from fluxserve.store.base import KeyEntry, PageRequest, Store
 from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
 from fluxserve.tasks.task import State
@@ -223,7 +223,7 @@ def test_a_page_walks_along_an_index_and_sorts_no_more_than_it_answers(path: Pat
         sqlite_sharing.SELECT_LEADER,
         sqlite_sharing.SELECT_FOLLOWERS,
         sqlite_sharing.MOVE_LEADER,
-        sqlite_sharing.MOVE_FOLLOWERS,
+        sqlite_turns.SELECT_STAYS,
         sqlite_cache.SELECT_ENTRY,
         sqlite_cache.SELECT_HOLDER,
         sqlite_cache.DELETE_ENTRY_OF,
