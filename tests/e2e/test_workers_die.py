@@ -155,6 +155,23 @@ def test_a_server_that_stood_still_does_not_blame_its_workers(make_server: MakeS
     assert attempts(server, task) == (1, 0)
 
 
+def test_a_whole_tree_that_stood_still_blames_no_task_for_the_engines_that_end_when_it_wakes(
+    make_server: MakeServer,
+) -> None:
+    server = make_server(fake_latency="8", fake_steps="100", step_patience="1").start()
+    task = server.submit("a red apple")
+    server.wait_until_running(task)
+    assert server.process is not None
+    tree = [server.process.pid, *(worker.pid for worker in server.workers())]
+    for pid in tree:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)  # longer than the watchdog's patience: the time that is lost is what this test is about
+    for pid in tree:
+        os.kill(pid, signal.SIGCONT)
+    assert server.wait(task)["status"] == "Ready"
+    assert attempts(server, task)[1] == 0
+
+
 @pytest.mark.parametrize("directive", ["[[error]]", "[[oom]]", "[[black]]"])
 def test_a_task_that_cannot_be_drawn_ends_in_error_and_its_worker_lives_on(
     make_server: MakeServer, directive: str

@@ -321,6 +321,50 @@ def test_each_size_is_drawn_in_as_much_company_as_the_budget_and_the_self_test_a
     assert company_of(drawer, Leaking(drawer.network), 2 * TINY_TOKENS) == {}
 
 
+class Short(Counting):
+    """A network whose passes have memory for so many pictures, and whose bits may show their number."""
+
+    def __init__(
+        self, network: Network, *, fits: int, counts: bool = False, error: type[Exception] = torch.OutOfMemoryError
+    ) -> None:
+        super().__init__(network)
+        self._fits, self._counts, self._error = fits, counts, error
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+    ) -> Tensor:
+        if len(latents) > self._fits:
+            raise self._error("no such kernel")
+        predict = super().predict if self._counts else self._network.predict
+        return predict(latents, sigmas, guidance, conditioning, size)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("fits", "most"), [(8, 8), (7, 4), (2, 2), (1, 1), (0, 1)])
+def test_pictures_that_run_out_of_memory_in_the_self_test_have_less_company(
+    drawers: Mapping[str, Drawer], padded: bool, fits: int, most: int
+) -> None:
+    drawer = drawers["dev"]
+    found = company_of(drawer, Short(drawer.network, fits=fits, counts=padded), 8 * TINY_TOKENS)
+    assert found.get(SIZE, ALONE) == Company(most=most, padded=padded and most > 1)
+    assert all(company.most <= fits for company in found.values())
+
+
+@pytest.mark.parametrize("fits", [3, 1, 0])
+def test_pictures_that_run_out_of_memory_while_the_budget_is_measured_end_measuring_and_not_the_start(
+    drawers: Mapping[str, Drawer], fits: int
+) -> None:
+    drawer = drawers["dev"]
+    found = company_of(drawer, Short(drawer.network, fits=fits), 0)
+    assert all(company.most <= fits for company in found.values())
+
+
+def test_a_self_test_that_fails_otherwise_ends_the_start(drawers: Mapping[str, Drawer]) -> None:
+    network = Short(drawers["dev"].network, fits=1, error=RuntimeError)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        company_of(drawers["dev"], network, 2 * TINY_TOKENS)
+
+
 def test_only_what_is_filled_up_is_part_of_the_fingerprint(drawers: Mapping[str, Drawer]) -> None:
     checkpoint = drawers["dev"].checkpoint
     assert open_drawer(checkpoint, replace(CPU, token_budget=2 * TINY_TOKENS)).fingerprint == drawers["dev"].fingerprint

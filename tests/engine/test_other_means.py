@@ -174,7 +174,7 @@ def test_a_bad_picture_is_drawn_once_more_in_float32_and_says_so(dev_folder: Pat
     assert drawn.facts["fingerprint"] not in (usual, exact.engine.fingerprints["flux-dev"])
     assert difference(drawn, exact.draw(BAD)) < 2  # the weights alone are rounded
     assert house.draw(BAD) == drawn
-    assert beside == house.draw(APPLE) == replace(sound, ref=beside.ref) or beside.pixels == sound.pixels
+    assert beside == replace(sound, ref="1")
     assert house.draw(APPLE) == sound
 
 

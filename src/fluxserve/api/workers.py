@@ -35,6 +35,8 @@ from fluxserve.worker.connection import same_user
 logger = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 10.0
 REAP_INTERVAL_S = 0.5
+#: So long after it stood still, this process takes the deaths of its local workers for part of that.
+WAKING_S = 5.0
 #: A worker without tasks looks again this often, for a disk or a store that was in trouble.
 LOOK_S = 1.0
 
@@ -72,6 +74,8 @@ class Gateway:
         self._nobodys: Head | None = None
         self._outcomes = Outcomes(service)
         self._stopping = False
+        #: When it last looked whether it has stood still, and until when it is still waking up.
+        self._looked_at, self._waking_until = math.inf, -math.inf
         service.on_cancelled.append(self._discard)
         service.on_previews_wanted.append(self._ask_for_previews)
 
@@ -355,7 +359,7 @@ class Gateway:
             self._service.part(session.id)
         logger.info("Worker gone", extra={"action": "worker_gone", "worker": session.id, "held": len(session.claims)})
         if session.is_local:
-            self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.told))
+            self._outcomes.give_back(session.claims, suspected=not (self._stopping or session.told or self._is_waking))
         elif is_current and session.claims:
             self._departed[session.id] = session.claims
 
@@ -365,17 +369,29 @@ class Gateway:
 
     async def reap(self) -> None:
         """For ever: end the leases of silent workers, and of those that never returned."""
-        looked_at = self._steady()
+        self._looked_at = self._steady()
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
             now = self._steady()
-            self._end_silent(now, stood_still=max(0.0, now - looked_at - 2 * REAP_INTERVAL_S))
-            looked_at = now
+            stood_still = self._stood_still(now)
+            if stood_still:
+                self._waking_until = now + WAKING_S
+            self._looked_at = now
+            self._end_silent(now, stood_still=stood_still)
             with contextlib.suppress(FluxserveError, OSError):  # the next round tries again
                 await self._release_departed()
 
+    def _stood_still(self, now: float) -> float:
+        """Seconds since it last looked in which this process did not run and could hear nobody."""
+        return max(0.0, now - self._looked_at - 2 * REAP_INTERVAL_S)
+
+    @property
+    def _is_waking(self) -> bool:
+        """It stood still a moment ago, and so did, most likely, its local workers: their watchdogs may end them now."""
+        now = self._steady()
+        return self._stood_still(now) > 0 or now < self._waking_until
+
     def _end_silent(self, now: float, *, stood_still: float) -> None:
-        """`stood_still`: seconds in which this process did not run and could hear nobody."""
         for session in list(self._sessions.values()):
             session.heard_at += stood_still
             if now - session.heard_at > self._service.settings.lease:

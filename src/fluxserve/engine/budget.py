@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 #: No pass has more pictures, and measuring stops after so many seconds.
 MOST_PICTURES = 16
@@ -29,16 +30,28 @@ class Budget:
     padded: int
 
 
-def measure(seconds_of: Callable[[int], float], tokens: int) -> Budget:
-    """Time passes of 1, 2, 4, ... pictures of `tokens` each; `seconds_of(count)` runs one."""
+def measure(seconds_of: Callable[[int], float | None], tokens: int) -> Budget:
+    """Time passes of 1, 2, 4, ... pictures of `tokens` each; `seconds_of(count)` runs one, None: it does not fit.
+
+    Where one picture does not fit beside all else that is there now, it may still be drawn by other means.
+    """
     times: dict[int, float] = {}
     count, spent = 1, 0.0
-    while count <= MOST_PICTURES and spent < PATIENCE_S:
-        rounds = [seconds_of(count)]
-        while len(rounds) < _ROUNDS and spent + sum(rounds) < PATIENCE_S:
-            rounds.append(seconds_of(count))
+    while count <= MOST_PICTURES and spent < PATIENCE_S and (rounds := _rounds(partial(seconds_of, count), spent)):
         times[count], spent, count = min(rounds), spent + sum(rounds), 2 * count
+    if not times:
+        return Budget(tokens=tokens, padded=tokens)
     return Budget(tokens=tokens * _smallest_that_is_enough(times), padded=tokens * _largest_that_pays(times))
+
+
+def _rounds(seconds_of: Callable[[], float | None], spent: float) -> list[float]:
+    """How long each pass took; none where one did not fit."""
+    rounds: list[float] = []
+    while len(rounds) < _ROUNDS and (not rounds or spent + sum(rounds) < PATIENCE_S):
+        if (seconds := seconds_of()) is None:
+            return []
+        rounds.append(seconds)
+    return rounds
 
 
 def _smallest_that_is_enough(times: Mapping[int, float]) -> int:

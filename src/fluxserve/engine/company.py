@@ -2,7 +2,8 @@
 
 Passes of any number of pictures are tried first: they cost a picture alone nothing, and change no fingerprint. Where
 the number shows in the bits, passes that are always filled up to one number are tried, if that costs a picture alone
-little enough. Else, and at sizes that are not tested, pictures are drawn one at a time. Whether a picture alone may be
+little enough. Else, and at sizes that are not tested, pictures are drawn one at a time. Where memory runs out, half as
+many are tried. Whether a picture alone may be
 drawn with more threads while cores are idle is tested likewise.
 What it does not know: steps, trajectories.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from fluxserve.catalogue import Size
@@ -21,6 +23,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.forward import ALONE, Company
 from fluxserve.engine.measured import Measured, SizeFound
 from fluxserve.engine.networks import Network
+from fluxserve.engine.recovery import unless_out_of_memory
 
 logger = logging.getLogger(__name__)
 #: Common sizes: what they are drawn at is tested.
@@ -52,8 +55,7 @@ def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measure
         budget = Budget(tokens=runtime.token_budget, padded=runtime.token_budget)
     else:
         smallest = sizes[0]
-        time = partial(forward.seconds_of, network, smallest, per_picture=checkpoint.rows_per_picture)
-        budget = measure(time, checkpoint.tokens_at(smallest))
+        budget = measure(partial(_seconds_of, checkpoint, network, smallest), checkpoint.tokens_at(smallest))
     found = [
         (size, _sound(checkpoint, network, budget, size), _threads(checkpoint, network, runtime, size))
         for size in sizes
@@ -70,22 +72,27 @@ def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measure
 
 def _sound(checkpoint: Checkpoint, network: Network, budget: Budget, size: Size) -> Company:
     tokens = checkpoint.tokens_at(size)
-    for company in (
-        Company(most=min(budget.tokens // tokens, MOST_PICTURES)),
-        Company(most=min(budget.padded // tokens, MOST_PICTURES), padded=True),
-    ):
-        if company.most > 1 and forward.holds(
-            network, size, company, per_picture=checkpoint.rows_per_picture, seconds=_TEST_S
-        ):
-            return company
+    holds = partial(forward.holds, network, size, per_picture=checkpoint.rows_per_picture, seconds=_TEST_S)
+    for most, padded in ((budget.tokens // tokens, False), (budget.padded // tokens, True)):
+        company = Company(most=min(most, MOST_PICTURES), padded=padded)
+        sound = None
+        while sound is None and company.most > 1:
+            sound = unless_out_of_memory(partial(holds, company))
+            if sound:
+                return company
+            company = replace(company, most=company.most // 2)
     return ALONE
+
+
+def _seconds_of(checkpoint: Checkpoint, network: Network, size: Size, count: int) -> float | None:
+    per_picture = checkpoint.rows_per_picture
+    return unless_out_of_memory(partial(forward.seconds_of, network, size, count, per_picture=per_picture))
 
 
 def _threads(checkpoint: Checkpoint, network: Network, runtime: Runtime, size: Size) -> int:
     most = runtime.most_threads
-    if most > 1 and forward.holds_with_threads(network, size, most, per_picture=checkpoint.rows_per_picture):
-        return most
-    return 1
+    holds = partial(forward.holds_with_threads, network, size, most, per_picture=checkpoint.rows_per_picture)
+    return most if most > 1 and unless_out_of_memory(holds) else 1
 
 
 def _size(text: str) -> Size:

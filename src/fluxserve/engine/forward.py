@@ -93,12 +93,14 @@ def holds_with_threads(network: Network, size: Size, threads: int, *, per_pictur
 
     def drawn(number: int) -> tuple[list[list[Tensor]], Pixels]:
         device.use_threads(number)
-        return [predict(network, [picture], size, ALONE)[0] for picture in pictures], network.decode(noise, size)
+        try:
+            return [predict(network, [picture], size, ALONE)[0] for picture in pictures], network.decode(noise, size)
+        finally:
+            device.use_threads(1)
 
     pictures = [_random_picture(network, size, seed, per_picture) for seed in range(_WITH_THREADS)]
     noise = network.noise(0, size)
     alone, together = drawn(1), drawn(threads)
-    device.use_threads(1)
     return alone[1] == together[1] and all(map(_equal, alone[0], together[0]))
 
 

@@ -86,6 +86,18 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
+def unless_out_of_memory(act: Callable[[], _T]) -> _T | None:
+    """What `act` returns; None where memory ran out for it, which is then given back."""
+    try:
+        return act()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not before: an error holds the frames it came through, and these hold tensors.
+    release_memory()
+    return None
+
+
 def release_memory() -> None:
     """Give back what nothing holds any more."""
     import torch

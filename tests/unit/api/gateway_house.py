@@ -86,9 +86,12 @@ class GatewayHouse:
             keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20), now=lambda: NOW,
             rng=random.Random(1),
         )  # fmt: skip
+        #: What the gateway measures silence by.
+        self.steady = 0.0
         self.gateway = Gateway(
-            self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None
-        )
+            self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None,
+            steady=lambda: self.steady,
+        )  # fmt: skip
         self._serving: set[asyncio.Task[None]] = set()
         self._workers: list[ByHand] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gateway_house import GatewayHouse, gateway_house
 
-from builders import in_event_loop
+from builders import in_event_loop, new_key
 from fluxserve.errors import StoreUnavailable
 from fluxserve.store.base import ClaimRequest, Completion, Drawn, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -357,3 +357,38 @@ async def test_a_worker_that_dies_while_it_makes_way_by_its_own_wish_may_have_di
         (record,) = await house.store.get_many([task])
         assert record is not None
         assert record.attempts.spoiled == spoiled
+
+
+@pytest.mark.parametrize(("seconds", "spoiled"), [(0.5, 1), (60.0, 0)])
+@in_event_loop
+async def test_a_worker_that_dies_as_its_server_wakes_up_from_standing_still_died_of_that(
+    tmp_path: Path, seconds: float, spoiled: int
+) -> None:
+    async with gateway_house(tmp_path, local=True) as house:
+        reaping = asyncio.create_task(house.gateway.reap())
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        worker.send(p.Progress(task_id=task, fence=held.fence, step=0, steps=28))
+        house.steady += seconds
+        worker.writer.close()
+        await until_state(house, task, "queued", 1)
+        reaping.cancel()
+        (record,) = await house.store.get_many([task])
+        assert record is not None
+        assert record.attempts.spoiled == spoiled
+
+
+@in_event_loop
+async def test_tasks_are_of_one_flow_if_they_are_of_one_key(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect(capacity=4)
+        key = await house.store.create_key(new_key())
+        for entry in (key, key, None):
+            await house.submit(entry=entry)
+        worker.send(p.Want(count=4))
+        await worker.gets(3)
+        flows = [one.flow for one in worker.assigned]
+        assert flows.count(key.key.id) == 2
+        assert len(set(flows)) == 2

@@ -39,6 +39,28 @@ def test_a_pass_that_something_else_held_up_does_not_count() -> None:
     assert measure(seconds_of, TOKENS).tokens == MOST_PICTURES * TOKENS
 
 
+@pytest.mark.parametrize(("fits", "most"), [(0, 1), (1, 1), (2, 2), (7, 4), (8, 8)])
+def test_measuring_ends_with_what_fits_into_memory(fits: int, most: int) -> None:
+    passes: list[int] = []
+
+    def seconds_of(count: int) -> float | None:
+        passes.append(count)
+        return 0.004 if count <= fits else None
+
+    assert measure(seconds_of, TOKENS) == Budget(tokens=most * TOKENS, padded=most * TOKENS)
+    assert [count for count in passes if count > fits] == ([2 * most] if fits else [1])
+
+
+def test_a_number_of_pictures_that_fits_only_sometimes_does_not_count() -> None:
+    passes: list[int] = []
+
+    def seconds_of(count: int) -> float | None:
+        passes.append(count)
+        return None if passes.count(4) == 2 else 0.004
+
+    assert measure(seconds_of, TOKENS).tokens == 2 * TOKENS
+
+
 def test_measuring_a_slow_device_stops_after_one_pass() -> None:
     passes: list[int] = []
 

@@ -329,7 +329,7 @@ class Parking(Stepped):
 
     def __init__(self) -> None:
         super().__init__(Settings(fake_latency=60, fake_steps=50))
-        self.turns: dict[str, float] = {}
+        self.turns: dict[str, tuple[float, str]] = {}
 
     @property
     def capacity(self) -> int:
@@ -341,7 +341,7 @@ class Parking(Stepped):
     ) -> None:
         """Take it in."""
         super().admit(ref, generation, waypoint, turn=turn, flow=flow)
-        self.turns[ref.partition("/")[0]] = turn
+        self.turns[ref.partition("/")[0]] = turn, flow
 
 
 async def in_the_engine(engine: Parking, streams: Streams, *arrivals: dict[str, float]) -> list[set[str]]:
@@ -350,7 +350,9 @@ async def in_the_engine(engine: Parking, streams: Streams, *arrivals: dict[str, 
     await heard(reader, p.Want)
     held: list[set[str]] = []
     for number, arriving in enumerate(arrivals):
-        tasks = tuple(structs.replace(TASK, task_id=name, turn=turn) for name, turn in arriving.items())
+        tasks = tuple(
+            structs.replace(TASK, task_id=name, turn=turn, flow=f"flow of {name}") for name, turn in arriving.items()
+        )
         writer.write(p.to_frame(p.Tasks(assignments=tasks)))
         writer.write(p.to_frame(p.Discard(task_id="never heard of", fence=1)))
         await heard(reader, p.Want)  # so it has read what came before
@@ -368,7 +370,9 @@ async def test_a_worker_takes_in_at_the_next_step_what_comes_before_all_that_it_
     async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, streams):
         held = await in_the_engine(engine, streams, {"c": 300, "a": 100, "b": 200}, {"between": 150, "short": 10})
         assert held == [{"a", "b"}, {"a", "b", "short"}]
-        assert engine.turns == {"a": 100.0, "b": 200.0, "short": 10.0}
+        assert engine.turns == {
+            name: (turn, f"flow of {name}") for name, turn in (("a", 100), ("b", 200), ("short", 10))
+        }
 
 
 @in_event_loop

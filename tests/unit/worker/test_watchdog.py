@@ -52,6 +52,15 @@ def test_before_the_first_news_it_waits_as_long_as_warming_took() -> None:
     assert clock.expect(2.0, since=0.0, now=0.0) == pytest.approx(140.0)
 
 
+def test_one_slow_step_is_remembered_through_quick_ones() -> None:
+    """A tenth less with each: what took so long once may do so again."""
+    clock = Clock()
+    clock.dog.heard(100.0, 1.0)
+    for _ in range(3):
+        clock.dog.heard(0.1, 1.0)
+    assert clock.expect(1.0, since=0.0, now=0.0) == pytest.approx(HANG_FACTOR * 72.9)
+
+
 def test_one_slow_step_is_forgotten_after_a_while() -> None:
     clock = Clock()
     clock.dog.heard(100.0, 1.0)
