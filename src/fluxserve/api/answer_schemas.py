@@ -107,7 +107,8 @@ RESULT: Schema = {
                 "queue_position": {
                     "type": "integer",
                     "minimum": 0,
-                    "description": "How many tasks are drawn before this one, while it waits for a worker.",
+                    "description": "How many tasks that have made no step yet come before this one; until its own "
+                    "first step is made.",
                 },
                 "eta_seconds": {
                     "type": "number",

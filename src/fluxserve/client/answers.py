@@ -37,8 +37,8 @@ class Entry:
 class Progress:
     """How far a task is, from 0 to 1; `preview` is a small JPEG of what it is heading for, where there is one.
 
-    `queue_position`: so many tasks are drawn before it, None once it is drawn itself; `eta_seconds`: until it is ready.
-    None too where the server does not say.
+    `queue_position`: so many come before it that have made no step yet, None once it has made one; `eta_seconds`: until
+    it is ready. None too where the server does not say.
     """
 
     progress: float

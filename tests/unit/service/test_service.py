@@ -448,3 +448,28 @@ async def test_a_worker_that_returns_while_its_task_is_cancelled_keeps_it_not(
     house.store.go_on.set()
     assert await returning == []
     await house.store.close()
+
+
+@in_event_loop
+async def test_a_cancelled_task_gives_back_what_was_not_drawn_of_it_and_others_move_up_at_once(house: House) -> None:
+    key = await house.key()
+    first, second = await house.submit(key), await house.submit(key)
+    assert (await house.claim()).id == first.id
+    house.service.take_up(first.id)
+    house.service.advance(first.id, 13, 28)  # the step after that is being made
+    await house.service.cancel(first.id, key.account_id)
+    head = house.service.head(EVERY_MODEL)
+    assert head is not None
+    assert head.turn == pytest.approx(second.turn - first.work / 2)
+    await house.service.cancel(second.id, key.account_id)
+    assert (await house.submit(key)).turn == pytest.approx(1.5 * first.work)
+
+
+@in_event_loop
+async def test_a_failed_task_gives_back_what_was_not_drawn_of_it(house: House) -> None:
+    key = await house.key()
+    first = await house.submit(key)
+    task = await house.claim()
+    house.service.advance(task.id, 6, 28)
+    assert await house.service.fail(task.id, task.fence, REASON)
+    assert (await house.submit(key)).turn == pytest.approx(1.25 * first.work)

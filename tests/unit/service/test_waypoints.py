@@ -226,6 +226,23 @@ async def test_the_end_of_a_task_deletes_its_file(house: House, end: str) -> Non
     assert len(files(house)) == 1
 
 
+@in_event_loop
+async def test_whoever_takes_the_place_of_a_cancelled_task_goes_on_where_it_stood(house: House) -> None:
+    key = await house.key()
+    leader = await house.submit(key, {"seed": 1})
+    follower = await house.submit(key, {"seed": 1})
+    task = await house.claim()
+    assert task.id == leader.id
+    data = await keep(house, task, 14)
+    assert await house.service.cancel(task.id, task.account_id)
+    again = await house.claim("w2")
+    assert again.id == follower.id
+    assert await progress(house, again) == 14 / STEPS
+    assert await house.service.read_waypoint(again, MINE) == data
+    assert await house.service.complete(again.id, again.fence, b"picture", "jpeg", DRAWN)
+    assert (await house.store.waypoints(), files(house)) == ([], [])
+
+
 # The budget and the disk
 
 

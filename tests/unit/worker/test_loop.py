@@ -61,6 +61,25 @@ async def heard(reader: asyncio.StreamReader, kind: type[p.FromWorker]) -> None:
             pass
 
 
+@in_event_loop
+async def test_a_worker_wants_no_more_than_its_engine_holds() -> None:
+    engine = FakeEngine(Settings(fake_latency=60, fake_steps=4))
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        crowd = tuple(structs.replace(TASK, task_id=f"t{number}") for number in range(3))
+        assert await wanted(reader) == engine.capacity
+        writer.write(p.to_frame(p.Tasks(assignments=crowd)))
+        writer.write(p.to_frame(p.Discard(task_id="t0", fence=1)))
+        assert await wanted(reader) == engine.capacity - 2
+
+
+async def wanted(reader: asyncio.StreamReader) -> int:
+    """How much the worker asks for next."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not isinstance(message := await p.read_from_worker(reader), p.Want):
+            pass
+    return message.count
+
+
 @pytest.mark.parametrize("welcome", [
     p.Welcome(heartbeat=0.02, lease=600, kept=()),
     p.Welcome(heartbeat=60, lease=0.06, kept=()),
