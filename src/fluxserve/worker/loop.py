@@ -78,6 +78,11 @@ class Worker:
         seconds = time.monotonic() - started
         logger.info("Engine warm", extra={"action": "warm", "seconds": round(seconds, 2)})
         self._watchdog.warmed(seconds)
+        if over := excess(self._settings, device=self._engine.device_memory):
+            logger.warning(
+                "Each picture will cost a new worker: the networks alone take more than the limit. Set a higher one.",
+                extra={"action": "limit_too_low", **over},
+            )
         parts = [
             asyncio.create_task(part)
             for part in (self._stay_connected(), self._draw(), self._beat(), self._over.wait())

@@ -96,6 +96,24 @@ async def test_a_worker_that_has_grown_too_large_gives_back_what_waits_finishes_
     assert not any(isinstance(message, p.Want) for message in told[told.index(returned) :])
 
 
+@in_event_loop
+async def test_a_limit_below_what_the_networks_take_is_told_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    for limit, told in ((2**20 - 1, True), (2**20, False)):
+        caplog.clear()
+        settings = SETTINGS.model_copy(update={"device_memory": limit})
+        async with hired(HoldsAMegabyte(Settings()), p.Welcome(heartbeat=60, lease=600, kept=()), settings):
+            assert ("cost a new worker" in caplog.text) == told
+
+
+class HoldsAMegabyte(FakeEngine):
+    """An engine that takes memory before it draws."""
+
+    @property
+    def device_memory(self) -> int:
+        """Of its networks."""
+        return 2**20
+
+
 class Spends(FakeEngine):
     """An engine that ran out of memory over its first task for good when that has made a step, and still draws it."""
 
