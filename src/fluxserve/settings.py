@@ -104,11 +104,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
     )
-    threads: int = Field(
-        0,
-        ge=0,
-        description="CPU threads of a worker; 0: all cores, for tiny networks one, or two while others are idle.",
-    )
+    threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
     token_budget: int = Field(
         0, ge=0, description="Tokens of pictures and their texts in a forward pass; 0: measured at the first start."
     )

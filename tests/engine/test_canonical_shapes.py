@@ -1,7 +1,6 @@
 """The numerics contract: equal bits alone, in company, late and parked, within one fingerprint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from torch import Tensor
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward
 from fluxserve.engine.base import Event, Finished, Pixels, Progressed
-from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.checkpoints import drawn_size
 from fluxserve.engine.company import find_company
-from fluxserve.engine.cores import Cores
-from fluxserve.engine.device import Runtime, cores
+from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.forward import ALONE, Company
-from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, Trajectory
 from fluxserve.settings import Settings
@@ -152,16 +149,6 @@ class Watched:
         self._network = network
         self.passes: list[set[int]] = []
 
-    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
-        return self._network.using(stage, means)
-
-    @property
-    def is_movable(self) -> bool:
-        return self._network.is_movable
-
-    def alone(self, stage: Stage) -> AbstractContextManager[None]:
-        return self._network.alone(stage)
-
     def encode(self, prompt: str) -> Conditioning:
         return self._network.encode(prompt)
 
@@ -232,78 +219,6 @@ def test_the_self_test_stops_after_a_hundred_trials(drawers: Mapping[str, Drawer
     network = Watched(drawers["schnell"].network)
     assert holds(network, Company(most=2), seconds=600, size=Size(64, 64))
     assert len(network.passes) == 4 + 100
-
-
-class Threaded(Watched):
-    """A network whose bits depend on how many threads its kernels have, as those of libraries may."""
-
-    def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
-    ) -> Tensor:
-        velocity = super().predict(latents, sigmas, guidance, conditioning, size)
-        return velocity * (1 + 1e-6 * torch.get_num_threads())
-
-
-class ThreadedDecoder(Watched):
-    """The same of its decoder."""
-
-    def decode(self, latents: Tensor, size: Size) -> Pixels:
-        drawn = super().decode(latents, size)
-        return Pixels(size=drawn.size, data=bytes(len(drawn.data))) if torch.get_num_threads() > 1 else drawn
-
-
-def threads_of(drawer: Drawer, network: Network) -> set[int]:
-    with torch.inference_mode():
-        found = find_company(drawer.checkpoint, network, replace(CPU, most_threads=2), "name")
-    assert torch.get_num_threads() == 1
-    return {company.threads for company in found.values()}
-
-
-def test_a_picture_alone_may_have_two_threads_where_that_changes_no_bit(drawers: Mapping[str, Drawer]) -> None:
-    drawer = drawers["mini"]
-    assert threads_of(drawer, drawer.network) == {2}
-    assert threads_of(drawer, Threaded(drawer.network)) == set()
-    assert threads_of(drawer, ThreadedDecoder(drawer.network)) == set()
-
-
-def test_a_picture_alone_has_the_cores_of_idle_workers_and_the_same_pixels(tmp_path: Path) -> None:
-    """Of mini, through the engine as it comes; `seen` are the threads of its steps and of decoding."""
-    seen: list[int] = []
-
-    class Seen(Watched):
-        def predict(
-            self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
-        ) -> Tensor:
-            seen.append(torch.get_num_threads())
-            return super().predict(latents, sigmas, guidance, conditioning, size)
-
-        def decode(self, latents: Tensor, size: Size) -> Pixels:
-            seen.append(torch.get_num_threads())
-            return super().decode(latents, size)
-
-    def opened(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime)
-        return replace(drawer, network=Seen(drawer.network))
-
-    engine = DiffusionEngine(Settings(data_dir=tmp_path, device="cpu"), opened)
-    engine.warm()
-    neighbour = Cores(tmp_path / "cores", cores())
-
-    def drawn(*wanted: Generation) -> tuple[set[int], Pixels]:
-        seen.clear()
-        finished = finish_all(engine, {0: wanted})
-        return set(seen), finished["0"].pixels
-
-    idle = drawn(WANTED[0])
-    assert neighbour.share() == cores()  # it rests as soon as it has nothing to do
-    busy = drawn(WANTED[0])
-    neighbour.rest()
-    together = drawn(*WANTED[:2])
-    assert idle[1] == busy[1] == together[1]
-    if cores() == 2:
-        assert idle[0] == {2}
-        assert busy[0] == {1}
-    assert 1 in together[0]
 
 
 def company_of(drawer: Drawer, network: Network, token_budget: int) -> Mapping[Size, Company]:

@@ -3,8 +3,7 @@
 Passes of any number of pictures are tried first: they cost a picture alone nothing, and change no fingerprint. Where
 the number shows in the bits, passes that are always filled up to one number are tried, if that costs a picture alone
 little enough. Else, and at sizes that are not tested, pictures are drawn one at a time. Where memory runs out, half as
-many are tried. Whether a picture alone may be
-drawn with more threads while cores are idle is tested likewise.
+many are tried.
 What it does not know: steps, trajectories.
 """
 
@@ -46,7 +45,7 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
         ", ".join(f"{one.size} {one.most}{' (padded)' if one.padded else ''}" for one in found.sizes) or "one",
         extra={"action": "token_budget", "tokens": found.tokens},
     )
-    return {_size(one.size): Company(most=one.most, padded=one.padded, threads=one.threads) for one in found.sizes}
+    return {_size(one.size): Company(most=one.most, padded=one.padded) for one in found.sizes}
 
 
 def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measured:
@@ -56,16 +55,13 @@ def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measure
     else:
         smallest = sizes[0]
         budget = measure(partial(_seconds_of, checkpoint, network, smallest), checkpoint.tokens_at(smallest))
-    found = [
-        (size, _sound(checkpoint, network, budget, size), _threads(checkpoint, network, runtime, size))
-        for size in sizes
-    ]
+    found = [(size, _sound(checkpoint, network, budget, size)) for size in sizes]
     return Measured(
         tokens=budget.tokens,
         sizes=tuple(
-            SizeFound(size=str(size), most=company.most, padded=company.padded, threads=threads)
-            for size, company, threads in found
-            if company != ALONE or threads > 1
+            SizeFound(size=str(size), most=company.most, padded=company.padded)
+            for size, company in found
+            if company != ALONE
         ),
     )
 
@@ -87,12 +83,6 @@ def _sound(checkpoint: Checkpoint, network: Network, budget: Budget, size: Size)
 def _seconds_of(checkpoint: Checkpoint, network: Network, size: Size, count: int) -> float | None:
     per_picture = checkpoint.rows_per_picture
     return unless_out_of_memory(partial(forward.seconds_of, network, size, count, per_picture=per_picture))
-
-
-def _threads(checkpoint: Checkpoint, network: Network, runtime: Runtime, size: Size) -> int:
-    most = runtime.most_threads
-    holds = partial(forward.holds_with_threads, network, size, most, per_picture=checkpoint.rows_per_picture)
-    return most if most > 1 and unless_out_of_memory(holds) else 1
 
 
 def _size(text: str) -> Size:

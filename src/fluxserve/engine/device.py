@@ -15,19 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fluxserve.engine.cores import MOST_WORKERS
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
-#: Weights up to this many bytes are a tiny network: one thread for each of several pictures beats several for one.
+#: Weights up to this many bytes are a tiny network: more threads than one only slow it down.
 TINY_WEIGHTS = 256 * 2**20
-#: Most threads of a tiny network where cores are idle: two draw mini's pictures a quarter faster than one.
-_MOST_THREADS = 2
 #: What a worker with tiny networks takes: more of them than fit into half of the memory are too many.
 _TINY_WORKER_BYTES = 2**30
+_MOST_WORKERS = 16
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
@@ -36,16 +34,14 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 class Runtime:
     """The settings with every `auto` resolved on this machine.
 
-    `most_threads`: for one picture, where other workers are idle and it changes no bit. `token_budget` 0: to be
-    measured. `prompt_cache`: bytes for each checkpoint. `kept_in`: the folder for what was measured, None where nothing
-    is to be kept.
+    `token_budget` 0: to be measured. `prompt_cache`: bytes for each checkpoint. `kept_in`: the folder for what was
+    measured, None where nothing is to be kept.
     """
 
     device: str
     dtype: Literal["float32", "bfloat16", "float16"]
     threads: int
     token_budget: int
-    most_threads: int = 1
     prompt_cache: int = 0
     kept_in: Path | None = None
 
@@ -75,14 +71,12 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
     if not _is_there(device):
         raise ConfigurationError(f"device = {device}: torch finds no such device here. Use auto or cpu.")
     on_cpu = device == "cpu"
-    is_tiny = weight_bytes <= TINY_WEIGHTS
     auto_dtype: Literal["float32", "bfloat16"] = "float32" if on_cpu else "bfloat16"
     return Runtime(
         device=device,
         dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
-        threads=settings.threads or (1 if is_tiny else cores()),
+        threads=settings.threads or (1 if weight_bytes <= TINY_WEIGHTS else _cores()),
         token_budget=settings.token_budget,
-        most_threads=min(_MOST_THREADS, cores()) if on_cpu and is_tiny and not settings.threads else 1,
         prompt_cache=settings.prompt_cache,
         kept_in=settings.data_dir / "measured",
     )
@@ -97,7 +91,7 @@ def sensible_workers(settings: Settings, weight_bytes: int) -> int:
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not _may_have_gpu())
     if not on_cpu or weight_bytes > TINY_WEIGHTS or settings.threads > 1:
         return 1
-    return max(1, min(cores(), MOST_WORKERS, _memory() // (2 * _TINY_WORKER_BYTES)))
+    return max(1, min(_cores(), _MOST_WORKERS, _memory() // (2 * _TINY_WORKER_BYTES)))
 
 
 def apply(runtime: Runtime) -> None:
@@ -107,14 +101,6 @@ def apply(runtime: Runtime) -> None:
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-
-
-def use_threads(number: int) -> None:
-    """Let kernels that this thread calls use so many threads; those of other threads may follow."""
-    import torch
-
-    if torch.get_num_threads() != number:
-        torch.set_num_threads(number)
 
 
 def surroundings(runtime: Runtime) -> Callable[[], AbstractContextManager[None]]:
@@ -185,6 +171,6 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def cores() -> int:
+def _cores() -> int:
     """Cores this process may use; a container often has fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,7 +20,6 @@ from fluxserve.engine import device, waypoint
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
-from fluxserve.engine.cores import Cores
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.lanes import Lane
@@ -72,13 +71,10 @@ class DiffusionEngine:
         self._previews: dict[str, Pixels] = {}
         #: Of those that can share a pass, how many fit into memory, where more of them did not.
         self._fitting: dict[Hashable, int] = {}
-        #: Cores that fall to this engine, while it works.
-        self._share = 1
         self._news = threading.Condition()
         self._reading: Lane[tuple[_Wish, Trajectory | Failed]]
         self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
         self._runtime: Runtime
-        self._cores: Cores
         self._recovery: Recovery
 
     @property
@@ -124,8 +120,6 @@ class DiffusionEngine:
         self._runtime = device.resolve(self._settings, weights)
         device.apply(self._runtime)
         self._recovery = Recovery(self._runtime)
-        lends = self._runtime.most_threads > 1
-        self._cores = Cores(self._settings.data_dir / "cores", device.cores() if lends else 1)
         with torch.inference_mode():
             opened = {path: self._open_drawer(checkpoint, self._runtime) for path, checkpoint in checkpoints.items()}
             for drawer in opened.values():
@@ -150,10 +144,6 @@ class DiffusionEngine:
 
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""
-        self._forget(ref)
-        self._rest_if_idle()
-
-    def _forget(self, ref: str) -> None:
         for held in (self._wishes, self._trajectories, self._drawn, self._previews):
             held.pop(ref, None)
         self._shown.discard(ref)
@@ -171,7 +161,6 @@ class DiffusionEngine:
             return ()
         import torch
 
-        self._share = self._cores.share()
         self._wait_for_news()
         with torch.inference_mode():
             # 1. Take in those whose prompts were read.
@@ -184,20 +173,7 @@ class DiffusionEngine:
             # 4. Tell of progress; those that are done go on to be decoded.
             progress = [event for outcome in moved for event in self._tell(outcome)]
         # 5. Hand out what was decoded.
-        events = (*failed, *progress, *self._take_decoded())
-        self._rest_if_idle()
-        return events
-
-    def _rest_if_idle(self) -> None:
-        if not self.active:
-            self._cores.rest()
-
-    def _use_cores(self, trajectory: Trajectory) -> None:
-        """The next kernels are for this picture, which gets idle cores if it is alone and that changes no bit."""
-        threads = self._runtime.threads
-        if self.active == 1:
-            threads = max(threads, min(self._share, self._drawer(trajectory).company_of(trajectory).threads))
-        device.use_threads(threads)
+        return (*failed, *progress, *self._take_decoded())
 
     def _wait_for_news(self) -> None:
         """Where nobody can step, until a prompt was read or a picture decoded, but only for a moment."""
@@ -211,7 +187,7 @@ class DiffusionEngine:
             if self._wishes.get(ref) is not wish:  # discarded meanwhile
                 continue
             if isinstance(outcome, Failed):
-                self._forget(ref)
+                self.discard(ref)
                 failed.append(outcome)
             else:
                 del self._wishes[ref]
@@ -276,7 +252,6 @@ class DiffusionEngine:
         if not trajectories:
             return ()
         drawer, first = self._drawer(trajectories[0]), trajectories[0]
-        self._use_cores(first)
         predict = partial(drawer.velocities, trajectories)
         if len(trajectories) == 1:
             velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
@@ -351,11 +326,11 @@ class DiffusionEngine:
 
     def _tell(self, outcome: Trajectory | Failed) -> Sequence[Event]:
         if isinstance(outcome, Failed):
-            self._forget(outcome.ref)
+            self.discard(outcome.ref)
             return (outcome,)
         preview = self._previews.pop(outcome.ref, None)
         if outcome.is_done:
-            self._forget(outcome.ref)
+            self.discard(outcome.ref)
             self._drawn[outcome.ref] = outcome
             self._decoding.submit(outcome.ref, outcome.turn, partial(self._decode, outcome))
         else:
@@ -365,7 +340,6 @@ class DiffusionEngine:
     def _decode(self, trajectory: Trajectory) -> tuple[Trajectory, Finished | Failed]:
         """Beside the steps. Where memory runs out, in tiles."""
         ref, drawer, means = trajectory.ref, self._drawer(trajectory), trajectory.means
-        self._use_cores(trajectory)
         outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory):
             tiled = with_less_memory(means, Stage.DECODE, fills_up=False)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Size
-from fluxserve.engine import device
-from fluxserve.engine.base import Pixels
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRIALS = 100
-_WITH_THREADS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +40,10 @@ Rows = Sequence[Row]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Company:
-    """Up to `most` pictures share a forward pass; `padded`: every pass is filled up to exactly that many.
-
-    A picture that is alone may be drawn with up to `threads` threads at any of its steps.
-    """
+    """Up to `most` pictures share a forward pass; `padded`: every pass is filled up to exactly that many."""
 
     most: int
     padded: bool = False
-    threads: int = 1
 
 
 ALONE = Company(most=1)
@@ -86,22 +79,6 @@ def holds(
             return False
         tried += 1
     return True
-
-
-def holds_with_threads(network: Network, size: Size, threads: int, *, per_picture: int) -> bool:
-    """The self-test of threads: a picture comes out the same with one and with `threads`, bit by bit, and decoded."""
-
-    def drawn(number: int) -> tuple[list[list[Tensor]], Pixels]:
-        device.use_threads(number)
-        try:
-            return [predict(network, [picture], size, ALONE)[0] for picture in pictures], network.decode(noise, size)
-        finally:
-            device.use_threads(1)
-
-    pictures = [_random_picture(network, size, seed, per_picture) for seed in range(_WITH_THREADS)]
-    noise = network.noise(0, size)
-    alone, together = drawn(1), drawn(threads)
-    return alone[1] == together[1] and all(map(_equal, alone[0], together[0]))
 
 
 def seconds_of(network: Network, size: Size, count: int, *, per_picture: int) -> float:

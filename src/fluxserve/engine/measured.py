@@ -19,15 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class SizeFound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Up to `most` pictures of one size may share a pass; `padded`: always filled up to that many.
-
-    One that is alone comes out the same with up to `threads` threads.
-    """
+    """Up to `most` pictures of one size may share a pass; `padded`: always filled up to that many."""
 
     size: str
     most: int
     padded: bool
-    threads: int
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ import pytest
 from fluxserve.engine import measured
 from fluxserve.engine.measured import Measured, SizeFound
 
-FOUND = Measured(tokens=1104, sizes=(SizeFound(size="256x256", most=4, padded=True, threads=2),))
+FOUND = Measured(tokens=1104, sizes=(SizeFound(size="256x256", most=4, padded=True),))
 
 
 def test_what_was_kept_is_read_at_the_next_start(tmp_path: Path) -> None:
