@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 #: Common sizes: what they are drawn at is tested.
 _COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
 #: About the longest self-test of one size.
-_TEST_S = 1.0
+_TEST_S = 0.3
 
 
 def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, name: str) -> Mapping[Size, Company]:
