@@ -17,7 +17,7 @@ from schemathesis.engine import events, from_schema
 from fluxserve.api.query import MAX_WAIT
 
 #: Generated per operation beyond the boundary cases, of which there are several hundred in all.
-QUICK, LONG = 15, 300
+QUICK, LONG = 8, 300
 MAX_RATIO = 21 / 9
 WHOLE = ("width", "height", "steps", "seed", "safety_tolerance")
 

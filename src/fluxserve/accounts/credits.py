@@ -37,10 +37,10 @@ def parse_credits(text: str) -> int:
     """`"12.5"` -> 12500; raises ConfigurationError for anything that is no positive number of thousandths."""
     try:
         exact = Decimal(text) * UNITS
-        amount = int(exact)
+        amount = int(exact) if 0 < exact < 2**53 else 0  # the digits of "1e999990" take long to write out
     except (ArithmeticError, ValueError):
         exact, amount = Decimal(), 0
-    if not 0 < amount < 2**53 or amount != exact:
+    if not amount or amount != exact:
         raise ConfigurationError(
             f"{text!r} is not a positive number of credits with at most three decimals, up to {2**53 // UNITS}."
         )
