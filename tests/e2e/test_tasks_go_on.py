@@ -146,7 +146,7 @@ def test_tasks_whose_workers_are_killed_go_on_and_end_in_the_same_pixels(
 
     assert pixels(server, tasks) == undisturbed
     steps = went_on(server)
-    assert assassin.kills >= len(tasks) / 4
+    assert assassin.kills >= max(2, len(tasks) / 16)  # each ends up to sixteen that are drawn together
     assert len({task for task, _ in steps}) >= len(tasks) / 4
     assert all(step >= 1 for _, step in steps)
     assert max(assassin.redone) <= 1.01  # the interval is one step
