@@ -33,9 +33,11 @@ class Flux1:
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
         from fluxserve.engine.apart import keep_apart
+        from fluxserve.engine.networks.linear_tail import fold_linear_tail
 
         keep_apart(parts.transformer)
         take_shortcuts(parts.transformer)
+        fold_linear_tail(parts.vae)
         self._checkpoint = checkpoint
         self._parts = parts
         self._residence = Residence(parts, checkpoint.vae_factor)
