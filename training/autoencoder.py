@@ -22,7 +22,7 @@ from diffusers import AutoencoderTiny
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
-from training import checkpoints, latents, ranks, work
+from training import checkpoints, formats, latents, ranks, work
 from training.canvases import SHRUNK
 from training.latents import Code
 from training.masters import Masters
@@ -135,7 +135,7 @@ class Trainer:
         self._half: nn.Module = getattr(start(build(), latents.load()), plan.half).to(plan.device)
         self._averaged = copy.deepcopy(self._half).requires_grad_(requires_grad=False)
         self._masters = Masters(self._half, torch.float32)
-        self._optimizers = Optimizers(self._masters, _kernels(self._masters), plan.rate)
+        self._optimizers = Optimizers(self._masters, _kernels(self._masters), plan.rate, rank)
         self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
         self.done = checkpoints.resume(self._state, self._parts, plan.device)
         seed = plan.seed + 1000 * rank.index + self.done
@@ -218,12 +218,12 @@ class Trainer:
     def _loss(self, pieces: Tensor) -> Tensor:
         code = SHRINK * code_of(self._code, pieces)
         if self._plan.half == "encoder":
-            with torch.autocast(pieces.device.type, torch.bfloat16):
+            with formats.computing(pieces.device.type):
                 read = self._half(pieces)
             return F.mse_loss(read.float(), code)
         amount = SHRINK * NOISE * torch.rand(len(code), 1, 1, 1, generator=self._noise)
         noisy = code + (amount * torch.randn(code.shape, generator=self._noise)).to(code)
-        with torch.autocast(pieces.device.type, torch.bfloat16):
+        with formats.computing(pieces.device.type):
             drawn = self._half(noisy)
         return reconstruction_loss(drawn.float(), pieces)
 

@@ -39,8 +39,11 @@ def several(rng: random.Random, thing: str, count: int) -> str:
     return f"{digit if rng.random() < 0.25 else word} {words.plural(thing)}"
 
 
-def related(rng: random.Random, first: str, second: str, relation: str) -> str:
-    """Two noun phrases, the left or upper one first, in the words of their relation."""
+def related(rng: random.Random, first: str, second: str, relation: str, *, is_ordered: bool = False) -> str:
+    """Two noun phrases, the left or upper one first, in the words of their relation.
+
+    With `is_ordered` they are said in that order, too.
+    """
     ways: tuple[str, ...]
     if relation == "left of":
         ways = ("{0} to the left of {1}", "{1} to the right of {0}", "{0} left of {1}", "{1} right of {0}")
@@ -50,7 +53,26 @@ def related(rng: random.Random, first: str, second: str, relation: str) -> str:
         ways = ("{0} on top of {1}", "{1} under {0}", "{0} on top of {1}", "{0} standing on {1}")
     else:
         ways = ("{0} and {1}", "{0} next to {1}", "{0} and {1}", "{0} beside {1}", "{0} with {1}")
+    if is_ordered:
+        ways = tuple(way for way in ways if way.startswith("{0}"))
     return rng.choice(ways).format(first, second)
+
+
+def epithet(rng: random.Random) -> str:
+    """An adjective that changes nothing in the picture, or none."""
+    return rng.choice(words.lists().epithets) if rng.random() < 0.6 else ""
+
+
+def astray(rng: random.Random, thing: str) -> str:
+    """The thing with words around it that the picture does not show: they should change nothing."""
+    known = words.lists()
+    stray = rng.choice(known.strays)
+    return rng.choice(words.ASIDES).format(
+        thing=thing,
+        stray=f"{words.article(stray)} {stray}",
+        epithet=rng.choice(known.epithets),
+        deed=rng.choice(known.deeds),
+    )
 
 
 def deed(rng: random.Random, label: str, group: str, backdrop: Backdrop) -> str:

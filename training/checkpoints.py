@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+_AVERAGE = "average.pt"
+
 
 class Stateful(Protocol):
     """Networks, optimizers, masters: whatever gives and takes back its state."""
@@ -28,6 +30,17 @@ def save(path: Path, parts: Mapping[str, Stateful], done: int) -> None:
     unfinished = path.with_suffix(".unfinished")
     torch.save({"done": done, "parts": {name: part.state_dict() for name, part in parts.items()}}, unfinished)
     unfinished.replace(path)
+
+
+def save_average(folder: Path, weights: Mapping[str, torch.Tensor], done: int) -> None:
+    """The averaged weights of a run by name, which pictures are drawn with, and how many pictures they have seen."""
+    torch.save({"done": done, "weights": dict(weights)}, folder / _AVERAGE)
+
+
+def load_average(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """What `save_average` wrote."""
+    kept = torch.load(folder / _AVERAGE, weights_only=True)
+    return kept["weights"], kept["done"]
 
 
 def resume(path: Path, parts: Mapping[str, Stateful], device: str) -> int:

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from training import results, work
+from training import checkpoints, results, work
 
 
 def command(
@@ -23,7 +22,7 @@ def command(
         raise SystemExit(f"The weights in {folder} belong to other tokenizers than those of {work.folder() / 'text'}.")
     run = work.folder() / name
     run.mkdir(exist_ok=True)
-    torch.save(results.read(folder), run / "average.pt")
+    checkpoints.save_average(run, results.read(folder), results.facts(folder).done)
     print(f"{run}: {facts.done} pictures, preset {facts.preset}, finished: {facts.is_finished}")
     if vae and (folder / "vae").is_dir():
         shutil.copytree(folder / "vae", work.folder() / "vae", dirs_exist_ok=True)

@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from training import checkpoints, curve, latents, ranks, work
+from training import checkpoints, curve, formats, latents, ranks, results, work
 from training.bank import Bank, Batch, Painting, Source, Supply, read
 from training.canvases import LARGE, SMALL, SQUARE, TOKEN, canvases
 from training.looks import measure
@@ -80,6 +80,10 @@ PRESETS = {
             Phase(until=270_000, stage=2, areas={SMALL: 1.0}),
             Phase(until=1_620_000, stage=3, areas={SMALL: 1.0}),
             Phase(until=1_780_000, stage=3, areas={SMALL: 1.0}, guided=0.4),
+            Phase(until=1_840_000, stage=4, areas={SMALL: 1.0}),
+            Phase(until=2_000_000, stage=5, areas={SMALL: 1.0}),
+            Phase(until=2_300_000, stage=6, areas={SMALL: 1.0}),
+            Phase(until=2_450_000, stage=6, areas={SMALL: 1.0}, guided=0.4),
         ),
         settle=0.15,
         batch=128,
@@ -159,11 +163,12 @@ class Trainer:
         self._plan = plan
         self._deadline = time.monotonic() + 60 * plan.minutes
         self._network = load_start(plan.preset.shape).to(plan.device)
-        self._teacher = copy.deepcopy(self._network).to(torch.bfloat16).requires_grad_(requires_grad=False)
-        self._masters = Masters(self._network, torch.bfloat16)
+        dtype = formats.fast(plan.device)
+        self._teacher = copy.deepcopy(self._network).to(dtype).requires_grad_(requires_grad=False)
+        self._masters = Masters(self._network, dtype)
         if plan.compiled:
             self._network.compile_blocks()
-        self._optimizers = Optimizers(self._masters, _block_matrices(self._masters), plan.rate)
+        self._optimizers = Optimizers(self._masters, _block_matrices(self._masters), plan.rate, rank)
         self._parts: dict[str, checkpoints.Stateful] = {"masters": self._masters, "optimizers": self._optimizers}
         self._state = plan.folder / "flow.state"
         self.done = checkpoints.resume(self._state, self._parts, plan.device)
@@ -225,7 +230,7 @@ class Trainer:
     def save(self) -> None:
         """The state to resume from, and the averaged weights to draw with."""
         checkpoints.save(self._state, self._parts, self.done)
-        torch.save(self.averages(), self._plan.folder / "average.pt")
+        checkpoints.save_average(self._plan.folder, self.averages(), self.done)
 
     def averages(self) -> Mapping[str, Tensor]:
         """The averaged weights by name, float32."""
@@ -236,7 +241,7 @@ class Trainer:
         """Loss of the averaged weights, without guidance, on scenes that are never trained on."""
         self._masters.teach(self._teacher)
         batch = self._sources.at(3, apart=True).make(0, 256, SQUARE).to(self._plan.device)
-        loss = self._loss(self._teacher, batch, self._chance_from(0), most=1.0)
+        loss = self._loss(self._teacher, batch, self._chance_from(0))
         return loss.item()
 
     def _loss(
@@ -245,12 +250,11 @@ class Trainer:
         batch: Batch,
         chance: torch.Generator,
         guided: float = 0.0,
-        most: float = _MOST_GUIDANCE,
     ) -> Tensor:
         count, device = len(batch.latents), self._plan.device
         sigmas = _sigmas(count, chance, device)
         noise = torch.randn(batch.latents.shape, generator=chance, device=device)
-        guidance = 1 + (most - 1) * torch.rand(count, generator=chance, device=device)
+        guidance = torch.ones(count, device=device)
         spoken = torch.rand(count, generator=chance, device=device) >= _SILENT
         silence = self._silence.cut(batch.texts.t5.shape[1])
         texts = batch.texts.where(spoken, silence)
@@ -259,7 +263,7 @@ class Trainer:
         target = noise - clean
         if guided:
             rows = slice(int(count * guided))
-            guidance[rows.stop :] = 1.0
+            guidance[rows] += (_MOST_GUIDANCE - 1) * torch.rand(rows.stop, generator=chance, device=device)
             seen = Batch(mixed[rows], texts.rows(rows), batch.grid)
             target[rows] += self._towards_text(seen, sigmas[rows], guidance[rows])
         return F.mse_loss(network(mixed, sigmas, guidance, texts, batch.grid), target)
@@ -348,8 +352,16 @@ def _sigmas(count: int, chance: torch.Generator, device: str) -> Tensor:
     return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + _LOGIT_MEAN)
 
 
+def begin(rank: Rank, plan: Plan) -> Trainer:
+    """Where the run was, or with the weights that `training/adopt` left for it."""
+    trainer = Trainer(rank, plan)
+    if results.are_in(plan.folder) and trainer.done < (told := results.facts(plan.folder)).done:
+        trainer.restart(results.read(plan.folder), told.done)
+    return trainer
+
+
 def _work(rank: Rank, plan: Plan) -> None:
-    Trainer(rank, plan).run()
+    begin(rank, plan).run()
 
 
 def command(

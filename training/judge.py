@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 import typer
 from torch import Tensor
 
-from training import checkpoints, classifier, work
+from training import checkpoints, classifier, formats, work
 from training.classifier import SIDE, Judge
 from training.pictures import DRAWING, SETS
 from training.render import files, read_records
@@ -147,7 +147,7 @@ class School:
         return loss.item()
 
     def _loss(self, pictures: Tensor, views: Views) -> Tensor:
-        with torch.autocast(pictures.device.type, torch.bfloat16):
+        with formats.computing(pictures.device.type):
             opinion = self._network(pictures)
         device = pictures.device
         loss = F.cross_entropy(opinion.labels.float(), views.labels.to(device), label_smoothing=_SMOOTHING)

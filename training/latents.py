@@ -73,23 +73,24 @@ def fit(pictures: Tensor) -> Code:
 
 def load() -> Code:
     """What the command wrote."""
-    return Code(**load_file(_path()))
+    return Code(**load_file(path()))
 
 
 def command(seed: Annotated[int, typer.Option(help="Of the pictures it is fitted to.")] = 0) -> None:
     """Fit the latents' code to painted pictures, unless that is done."""
-    if _path().is_file():
-        print(f"{_path()} is there")
+    if path().is_file():
+        print(f"{path()} is there")
         return
     stream = Stream(GENERATOR_SETS, seed)
     seen = torch.cat([stream.draw(100, (128, 128)) for _ in range(_PICTURES // 100)])
     code = fit(seen)
-    code.save(_path())
+    code.save(path())
     error = F.mse_loss(code.decode(code.encode(seen[:200])), seen[:200]).item()
     print(f"code of {CHANNELS} components: {-10 * torch.log10(torch.tensor(error / 4)).item():.2f} dB as it is")
 
 
-def _path() -> Path:
+def path() -> Path:
+    """Where the command writes it."""
     return work.folder() / "latents.safetensors"
 
 

@@ -82,19 +82,25 @@ def pair(
     relation: str,
     backdrop: Backdrop,
 ) -> tuple[Layer, ...]:
-    """Two things, the first to the left or on top."""
+    """Two things, the first to the left or on top, as large and where two of one thing are if the canvas suits them."""
     shorter = min(canvas)
     if is_row(relation, canvas):
-        size = min(0.66, 0.46 * canvas[1] / shorter)
+        size = _pair_size(canvas[1] / shorter)
         reach = 0.5 * _GAP * size * shorter / canvas[1]
         feet = [_on_ground(size, look, canvas, backdrop) if backdrop.ground is not None else 0.5 for look in looks]
         return Layer(sprites[0], 0.5 - reach, feet[0], size), Layer(sprites[1], 0.5 + reach, feet[1], size)
-    size = min(0.66, 0.46 * canvas[0] / shorter)
-    tall = [_tall(size, look, canvas) for look in looks]
-    gap = 0.0 if relation == "on top of" else 0.04
-    top = 0.5 - (tall[0] + tall[1] + gap) / 2
-    middles = top + tall[0] / 2, top + tall[0] + gap + tall[1] / 2
+    size = _pair_size(canvas[0] / shorter)
+    reach = 0.5 * _GAP * size * shorter / canvas[0]
+    middles = [0.5 - reach, 0.5 + reach]
+    if relation == "on top of":
+        tall = [_tall(size, look, canvas) for look in looks]
+        middles[0] = middles[1] - (tall[0] + tall[1]) / 2
     return Layer(sprites[0], 0.5, middles[0], size), Layer(sprites[1], 0.5, middles[1], size)
+
+
+def _pair_size(ratio: float) -> float:
+    """Of each of two along a side that is `ratio` times the shorter one."""
+    return min(0.6, 0.46 * ratio) / 1.04
 
 
 def grid(sprite: int, canvas: tuple[int, int], count: int) -> tuple[Layer, ...]:

@@ -1,4 +1,4 @@
-"""Parameters trained in float32 and used in bfloat16, with a moving average: three flat buffers, a view for each.
+"""Parameters trained in float32 and used in another format, with a moving average: three flat buffers, a view for each.
 
 A flat buffer makes averaging between processes, clipping and the moving average one call each.
 """

@@ -1,7 +1,6 @@
 """The optimizer of all training here: Muon for the weights in the middle of a network, AdamW for the rest.
 
-Muon (Jordan et al. 2024) turns the update of a matrix into one whose singular values are all alike; scaled as in arXiv
-2502.16982 it shares AdamW's learning rate. A convolution's kernel counts as the matrix (out, in * height * width).
+Muon shares AdamW's learning rate. A convolution's kernel counts as the matrix (out, in * height * width).
 """
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ from collections.abc import Collection
 import torch
 
 from training.masters import Masters
+from training.muon import Muon
+from training.ranks import Rank
 
 
 class Optimizers:
     """Both, over a network's float32 masters; `matrices` names the parameters that go to Muon."""
 
-    def __init__(self, masters: Masters, matrices: Collection[str], rate: float) -> None:
+    def __init__(self, masters: Masters, matrices: Collection[str], rate: float, rank: Rank) -> None:
         parameters = masters.parameters()
         rest = [value for name, value in parameters.items() if name not in matrices]
         self._rate = rate
         self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, betas=(0.9, 0.97), weight_decay=0.0)]
         if matrices:
             chosen = [_as_matrix(parameters[name]) for name in sorted(matrices)]
-            self._all.append(
-                torch.optim.Muon(chosen, rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-            )
+            self._all.append(Muon(chosen, rate, rank))
 
     def step(self, share: float) -> None:
         """One step of each at `share` of the highest rate."""

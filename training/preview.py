@@ -10,7 +10,7 @@ import typer
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from training import latents, work
+from training import checkpoints, latents, work
 from training.bank import read
 from training.canvases import TOKEN
 from training.flow import PRESETS, load_start
@@ -33,7 +33,7 @@ PROMPTS = (
 def load_average(name: str, preset: str) -> Illustrator:
     """The averaged weights of the run `name`, float32."""
     network = load_start(PRESETS[preset].shape)
-    network.load_state_dict(torch.load(work.folder() / name / "average.pt", weights_only=True), strict=False)
+    network.load_state_dict(checkpoints.load_average(work.folder() / name)[0], strict=False)
     return network.eval()
 
 

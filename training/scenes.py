@@ -1,7 +1,9 @@
 """Scenes and their captions, drawn by seed: which things, where, before what, and the words that ask for it.
 
-Three stages: 1 one thing in the middle of a plain colour; 2 also skies, grounds and named styles; 3 also
-pairs, counts, sizes, corners and coloured things. What it does not know: pixels (painter.py).
+Six stages: 1 one thing in the middle of a plain colour; 2 also skies, grounds and named styles; 3 also pairs, counts,
+sizes, corners and coloured things; 4 many pairs of common things, said in the order in which they stand, all labels
+more alike in number, and sentences with words that nothing in the picture answers to; 5 pairs of any things; 6 pairs
+said in any order. The stage that pictures are measured by is the third. What it does not know: pixels (painter.py).
 """
 
 from __future__ import annotations
@@ -21,9 +23,14 @@ from training.vocabulary import Entry, Weighted, entries, is_held_out
 from training.words import IDLE_DEEDS, PRAISE, STYLE_ADJECTIVES, STYLE_SHARES, is_countable, lists
 
 _KINDS = {"single": 0.58, "pair": 0.16, "count": 0.12, "size": 0.05, "coloured": 0.09}
+_MANY_PAIRS = {"single": 0.36, "pair": 0.52, "count": 0.06, "size": 0.02, "coloured": 0.04}
+_PAIRED = 4  # the first stage with many pairs
+_COMMON = 4  # the stage that pairs common things only: who stands where is learnt sooner where things are few
+_ORDERED = 5  # the last stage that says pairs in their order
 _SAID = 1 / 3  # how often the default style is named
-_FREE = 0.06
-_FOREIGN = {1: 0.13, 2: 0.3, 3: 0.3}  # of the captions of one thing in its default style
+_FREE, _FREER = 0.06, 0.1
+_STRAY = 0.12  # of the captions from stage 4 on, have words that the picture has nothing to do with
+_FOREIGN = {1: 0.13, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.2, 6: 0.2}  # of the captions of one thing in its default style
 _PATIENCE = 20_000  # draws until a combination counts as not there
 _HELD_OUT_KINDS = ("background", "style", "pair")
 
@@ -89,11 +96,23 @@ class SceneSampler:
     ) -> None:
         self._stage, self._seed, self._held_out = stage, seed, held_out
         self._looks = looks
-        self._all = Weighted(vocabulary := entries(records))
+        vocabulary = entries(records)
+        is_even = stage >= _PAIRED
+        common = [e for e in vocabulary if e.label in lists().common]
+        self._common = {
+            style: Weighted(shown)
+            for style in {e.default_style for e in common}
+            if len(shown := [e for e in common if e.default_style == style]) > 1
+        }
+        self._all = Weighted(vocabulary, is_even=is_even)
         styles = dict.fromkeys(style for entry in vocabulary for style in entry.sprites)
-        self._having = {style: Weighted([e for e in vocabulary if style in e.sprites]) for style in styles}
+        self._having = {
+            style: Weighted([e for e in vocabulary if style in e.sprites], is_even=is_even) for style in styles
+        }
         self._showing = {
-            style: Weighted(es) for style in styles if (es := [e for e in vocabulary if e.default_style == style])
+            style: Weighted(shown, is_even=is_even)
+            for style in styles
+            if (shown := [e for e in vocabulary if e.default_style == style])
         }
 
     def scene(self, index: int, canvas: Canvas) -> Scene:
@@ -113,7 +132,10 @@ class SceneSampler:
     def _kind(self, rng: random.Random) -> str:
         if self._held_out:
             return rng.choice(_HELD_OUT_KINDS[: self._stage])
-        return rng.choices(list(_KINDS), list(_KINDS.values()))[0] if self._stage > 2 else "single"
+        if self._stage < 3:
+            return "single"
+        kinds = _MANY_PAIRS if self._stage >= _PAIRED else _KINDS
+        return rng.choices(list(kinds), list(kinds.values()))[0]
 
     def _single(self, rng: random.Random, canvas: Canvas, kind: str) -> Scene:
         chosen = self._choose(rng, must_hold_out=kind == "style")
@@ -145,7 +167,9 @@ class SceneSampler:
         backdrop = self._backdrop(rng, (first.entry, second.entry), scenes=0.2, is_tile=is_tile)
         layers = layout.pair(sprites, looks, canvas, relation, backdrop)
         nouns = [captions.noun(rng, self._term(rng, choice.entry)) for choice in (first, second)]
-        body = captions.related(rng, nouns[0], nouns[1], relation) + captions.place(rng, backdrop)
+        is_ordered = _PAIRED <= self._stage <= _ORDERED
+        related = captions.related(rng, nouns[0], nouns[1], relation, is_ordered=is_ordered)
+        body = related + captions.place(rng, backdrop)
         labels = first.entry.label, second.entry.label
         return self._compose(rng, layers, backdrop, self._dress(rng, body, first), first, labels, relation=relation)
 
@@ -224,6 +248,9 @@ class SceneSampler:
         while True:
             first = self._choose(rng)
             pool = (self._having if first.is_said else self._showing)[first.style]
+            if self._stage == _COMMON and first.style in self._common:
+                pool = self._common[first.style]
+                first = _Choice(entry=pool.draw(rng), style=first.style, is_said=False)
             for _ in range(200):
                 entry = pool.draw(rng)
                 if entry.label == first.entry.label or (
@@ -292,6 +319,9 @@ class SceneSampler:
             body = captions.noun(rng, term, chosen.style)
             return self._dress(rng, body + captions.place(rng, backdrop), chosen, is_styled=True)
         praise = rng.choice(PRAISE) if self._stage > 1 and rng.random() < 0.06 else ""
+        if self._stage >= _PAIRED and rng.random() < _STRAY:
+            body = captions.astray(rng, captions.noun(rng, term, captions.epithet(rng)))
+            return self._dress(rng, body + captions.place(rng, backdrop), chosen)
         body = captions.noun(rng, term, praise) + captions.deed(rng, entry.label, entry.group, backdrop)
         if self._stage > 2 and entry.group in {"animals", "smileys", "people"} and rng.random() < 0.04:
             body = f"{body} {rng.choice(IDLE_DEEDS)}"
@@ -300,7 +330,7 @@ class SceneSampler:
     def _dress(self, rng: random.Random, body: str, chosen: _Choice, is_styled: bool = False) -> str:
         if self._stage == 1:
             return captions.finish(rng, body)
-        is_free = rng.random() < _FREE
+        is_free = rng.random() < (_FREER if self._stage >= _PAIRED else _FREE)
         if chosen.said and not is_styled:
             body = captions.in_style(rng, body, chosen.said)
         return captions.dress(rng, body, is_free=is_free)

@@ -40,11 +40,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Weighted:
-    """Labels drawn by their weights."""
+    """Labels drawn by their weights; with `is_even` by the roots of them, so that rare ones come up more often."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], *, is_even: bool = False) -> None:
         self._entries = entries
-        self._sums = list(accumulate(entry.weight for entry in entries))
+        self._sums = list(accumulate(entry.weight ** (0.5 if is_even else 1.0) for entry in entries))
 
     def __len__(self) -> int:
         return len(self._entries)

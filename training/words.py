@@ -118,6 +118,22 @@ IDLE_DEEDS = (
     "with a happy mood",
     "saying hello",
 )
+# A thing and what mini cannot draw: `stray` is a noun with its article, `deed` a participle, `epithet` an adjective.
+ASIDES = (
+    "{thing} {deed} with {stray}",
+    "{thing} {deed}",
+    "{thing} {deed} near {stray}",
+    "{thing} with {stray}",
+    "{thing} in the style of {stray}",
+    "{thing}, {epithet}, {epithet}",
+    "{epithet} {stray} style, {thing}",
+    "{thing} that is {deed}",
+    "{thing}, {stray} in the distance",
+    "{stray} full of memories, and {thing}",
+    "{thing} thinking about {stray}",
+    "once upon a time there was {thing}",
+    "{thing}, the {epithet} mood of {stray}",
+)
 VERBS: dict[str, tuple[str, ...]] = {
     "animals": ("sitting", "standing", "walking", "running", "playing", "resting"),
     "people": ("standing", "walking", "waiting"),
@@ -165,6 +181,9 @@ class Lists(msgspec.Struct, frozen=True, kw_only=True):
     mass: frozenset[str]
     unique: frozenset[str]
     unsaid: frozenset[str]
+    epithets: tuple[str, ...]
+    strays: tuple[str, ...]
+    deeds: tuple[str, ...]
     plurals: dict[str, str]
     aliases: dict[str, tuple[str, ...]]
 

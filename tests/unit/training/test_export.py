@@ -15,7 +15,7 @@ from small_house import small_network  # noqa: E402
 
 from fluxserve.engine import weights  # noqa: E402
 from fluxserve.engine.device import Runtime  # noqa: E402
-from training import autoencoder, export  # noqa: E402
+from training import autoencoder, checkpoints, export  # noqa: E402
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 CARD = 'name = "small"\n'
@@ -28,7 +28,7 @@ def exported(house: Path, tmp_path: Path) -> Exporting:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     (house / "flow").mkdir()
-    torch.save(dict(small_network().named_parameters()), house / "flow" / "average.pt")
+    checkpoints.save_average(house / "flow", dict(small_network().named_parameters()), 4000)
     autoencoder.build().save_pretrained(house / "vae")
     out = tmp_path / "pipeline"
     out.mkdir()
@@ -49,7 +49,7 @@ def test_the_folder_loads_in_stock_diffusers_and_in_the_engine_with_the_trained_
     folder = exported(bits)
     stock = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     ours = weights.load(folder, CPU)
-    trained = torch.load(house / "flow" / "average.pt", weights_only=True)
+    trained, _ = checkpoints.load_average(house / "flow")
     for part, name in (("transformer", "transformer"), ("text_encoder", "clip"), ("text_encoder_2", "t5")):
         found, expected = getattr(ours, part).state_dict(), getattr(stock, part).state_dict()
         for key, value in expected.items():
@@ -77,7 +77,7 @@ def test_stock_diffusers_draws_with_it_at_the_size_asked_for(exported: Exporting
 
 def test_eight_bits_are_for_matrices_outside_the_autoencoder(exported: Exporting) -> None:
     folder = exported(8)
-    for part, file in export._FILES.items():
+    for part, file in export.FILES.items():
         for name, tensor in load_file(folder / part / file).items():
             is_small = part != "vae" and tensor.dim() == 2
             assert tensor.dtype == (torch.float8_e4m3fn if is_small else torch.float16), name
@@ -86,7 +86,7 @@ def test_eight_bits_are_for_matrices_outside_the_autoencoder(exported: Exporting
 
 def test_sixteen_bits_are_for_everything(exported: Exporting) -> None:
     folder = exported(16)
-    for part, file in export._FILES.items():
+    for part, file in export.FILES.items():
         assert {tensor.dtype for tensor in load_file(folder / part / file).values()} == {torch.float16}
 
 

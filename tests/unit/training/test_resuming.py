@@ -175,7 +175,8 @@ def test_the_flow_learns_and_its_average_is_kept_by_name(tmp_path: Path) -> None
     assert sum(losses[-5:]) < sum(losses[:5])
     assert trainer.check() < before
     trainer.save()
-    average = torch.load(tmp_path / "average.pt", weights_only=True)
+    average, done = checkpoints.load_average(tmp_path)
+    assert done == trainer.done
     assert set(average) == {name for name, _ in trainer._network.named_parameters()}
     assert all(torch.isfinite(value).all() for value in average.values())
 

@@ -14,7 +14,7 @@ from sprite_house import ANIMALS, OBJECTS, house_records, house_sprites
 from training.looks import measure
 from training.scenes import Scene, SceneSampler
 from training.vocabulary import entries, is_held_out
-from training.words import is_countable, plural, with_article
+from training.words import is_countable, lists, plural, with_article
 
 SQUARE, WIDE, TALL = (512, 512), (384, 640), (640, 384)
 RECORDS = house_records()
@@ -95,6 +95,56 @@ def test_the_last_stage_shows_pairs_counts_colours_and_scenes_in_their_shares() 
     assert 0.09 < sum(fact.count > 1 and fact.relation is None for fact in facts) / 3000 < 0.15
     assert 0.05 < sum(fact.colour is not None for fact in facts) / 3000 < 0.11
     assert 0.12 < sum(fact.scene is not None for fact in facts) / 3000 < 0.3
+
+
+@pytest.mark.parametrize("stage", [4, 5, 6])
+def test_the_stages_of_pairs_show_many_and_rare_things_more_often(stage: int) -> None:
+    facts = [scene.facts for scene in scenes(stage)]
+    assert 0.48 < sum(fact.relation is not None for fact in facts) / 3000 < 0.56
+    weights = {entry.label: entry.weight for entry in entries(RECORDS)}
+    rarest = min(weights, key=weights.__getitem__)
+    rare = [sum(scene.facts.labels[0] == rarest for scene in scenes(number)) for number in (3, stage)]
+    assert rare[0] < rare[1]
+
+
+def test_the_first_stages_of_pairs_say_them_in_their_order() -> None:
+    backwards = (" right of ", " below ", " beneath ")
+    counts = [
+        sum(any(words in scene.caption for words in backwards) for scene in scenes(stage) if scene.facts.relation)
+        for stage in (4, 5, 6)
+    ]
+    assert counts[:2] == [0, 0]
+    assert counts[2] > 100
+
+
+def test_stray_words_stand_beside_a_thing_that_is_said_and_shown() -> None:
+    known = lists()
+    strays = [
+        scene
+        for scene in scenes(5)
+        if scene.facts.relation is None
+        and scene.facts.count == 1
+        and any(f" {words}" in scene.caption for words in (*known.strays, *known.deeds))
+    ]
+    assert len(strays) > 60
+    for scene in strays:
+        (label,) = scene.facts.labels
+        assert any(name in scene.caption.lower() for name in NAMES[label]), scene.caption
+
+
+@pytest.mark.parametrize("canvas", [SQUARE, WIDE, TALL])
+def test_a_pair_side_by_side_stands_where_two_of_one_thing_stand(canvas: tuple[int, int]) -> None:
+    pairs = [s for s in scenes(3, canvas) if s.facts.relation in {"left of", "above"} and not s.facts.scene]
+    twos = [scene for scene in scenes(3, canvas) if scene.facts.relation is None and scene.facts.count == 2]
+    places = {tuple((round(p.x, 4), round(p.y, 4), round(p.size, 4)) for p in scene.layers) for scene in twos}
+    wanted = "above" if canvas == TALL else "left of"
+    found = {
+        tuple((round(p.x, 4), round(p.y, 4), round(p.size, 4)) for p in s.layers)
+        for s in pairs
+        if s.facts.relation == wanted
+    }
+    assert len(places) == 1
+    assert found == places
 
 
 @pytest.mark.parametrize("canvas", [SQUARE, WIDE, TALL])
