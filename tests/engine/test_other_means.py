@@ -388,6 +388,7 @@ def convolve_in_a_new_shape() -> None:
 
 
 @linux
+@pytest.mark.alone
 def test_a_picture_that_finds_no_memory_for_a_kernel_is_drawn_by_other_means_in_a_thread_that_has_it(
     make_house: MakeHouse,
     dev_folder: Path,
@@ -415,6 +416,7 @@ def test_a_picture_that_finds_no_memory_for_a_kernel_is_drawn_by_other_means_in_
 
 
 @linux
+@pytest.mark.alone
 def test_a_picture_that_finds_no_memory_for_a_kernel_in_any_thread_fails_and_its_process_is_told_of(
     make_house: MakeHouse,
     dev_folder: Path,
