@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import hypothesis
 import pytest
@@ -12,6 +13,10 @@ import pytest
 for name in [name for name in os.environ if name.startswith("FLUXSERVE_")]:
     del os.environ[name]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes are started here. Where an environment forbids to keep bytecode, as many images of containers
+# do, each would compile what it imports anew: torch and what stands on it takes twelve seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 hypothesis.settings.register_profile("quick", deadline=None)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)

@@ -12,23 +12,25 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fluxserve import __version__, catalogue, doctor, engine, generate, logs
+from fluxserve import __version__, catalogue, engine, logs
 from fluxserve.accounts.credits import format_credits, parse_credits
 from fluxserve.api import admin
 from fluxserve.app import administration, licenses
-from fluxserve.app.server import Running, run_server
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
 from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE, DEFAULT_WEIGHT
 from fluxserve.settings import Settings, load
 from fluxserve.worker import process
+
+if TYPE_CHECKING:
+    from fluxserve.app.server import Running
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -120,6 +122,8 @@ def serve(
     )
     logs.configure(settings.log_level, settings.log_format)
     licenses.accept_licenses(settings, _ask_license if sys.stdin.isatty() else None)
+    from fluxserve.app.server import run_server  # takes as long to load as all the rest
+
     run_server(settings, _log_start if settings.log_format == "json" else _banner)
 
 
@@ -200,6 +204,8 @@ def generate_command(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the picture.")] = 600.0,
 ) -> None:
     """Draw one picture: on a running server, or on one that is started for the call."""
+    from fluxserve import generate
+
     fields = {
         "width": width, "height": height, "aspect_ratio": aspect_ratio, "seed": seed, "steps": steps,
         "guidance": guidance, "output_format": output_format,
@@ -245,6 +251,8 @@ def models(config: Config = None) -> None:
 @cli.command(name="doctor")
 def doctor_command(config: Config = None, data_dir: DataDir = None) -> None:
     """What would run where, and what is missing."""
+    from fluxserve import doctor
+
     settings = read_settings(config, {"data_dir": data_dir})
     findings = doctor.examine(settings)
     for finding in findings:

@@ -17,6 +17,8 @@ from uvicorn.server import ServerState
 
 from fluxserve.api.http_protocol import FrontProtocol, Limits, caller_of, make_protocol
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_silent_connection_is_closed_without_a_word(front: Front) -> None:
     began = time.monotonic()

@@ -26,7 +26,9 @@ LIGHT_MODULES = (
     "fluxserve.engine",
     "fluxserve.fleet",
     "fluxserve.client",
-    "fluxserve.app",
+    "fluxserve.app.server",
+    "fluxserve.generate",
+    "fluxserve.doctor",
     "fluxserve.cli",
 )
 
@@ -45,6 +47,11 @@ def test_rooms_import_only_downwards() -> None:
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_a_process_without_an_engine_loads_no_torch(module: str) -> None:
     assert [name for name in HEAVY if name in loaded_by(module)] == []
+
+
+def test_the_command_line_alone_loads_no_server() -> None:
+    """Every worker starts with it."""
+    assert [name for name in ("fastapi", "uvicorn", "httpx") if name in loaded_by("fluxserve.cli")] == []
 
 
 def test_the_client_alone_loads_nothing_else_of_ours() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from fluxserve import mini
+from fluxserve.catalogue import MODELS
 from fluxserve.engine import device
 from fluxserve.engine.checkpoints import Checkpoint, find
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.weights import Parts, load
 from fluxserve.settings import Settings
 
@@ -23,6 +26,7 @@ from fluxserve.settings import Settings
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 #: What a picture of 256 x 256 takes of a token budget in the tiny checkpoints without true guidance.
 TINY_TOKENS = 16**2 + 32
+OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -190,6 +194,22 @@ def drawers(checkpoints: dict[str, Checkpoint]) -> dict[str, Drawer]:
 
 
 @pytest.fixture(scope="session")
+def open_once() -> OpenDrawer:
+    """Like `open_drawer`, but each checkpoint is opened once a runtime, and its networks and what was found with them
+    are shared: for engines that tell of something else than opening. What was read of prompts is each engine's own.
+    """
+    opened: dict[tuple[Path, Runtime], Drawer] = {}
+
+    def open_shared(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+        known = (checkpoint.path, runtime)
+        if known not in opened:
+            opened[known] = open_drawer(checkpoint, runtime)
+        return replace(opened[known], prompts=PromptCache(runtime.prompt_cache))
+
+    return open_shared
+
+
+@pytest.fixture(scope="session")
 def pipelines(checkpoints: dict[str, Checkpoint]) -> dict[str, FluxPipeline]:
     """The stock pipeline over the same weights, for each of `checkpoints`."""
     return {name: stock(load(checkpoint.path, CPU), checkpoint) for name, checkpoint in checkpoints.items()}
@@ -209,12 +229,16 @@ def stock(parts: Parts, checkpoint: Checkpoint) -> FluxPipeline:
     return pipeline
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings_for() -> Callable[..., Settings]:
-    """Settings that map every named model to a folder; so many pictures of 256 x 256 step `together`."""
+    """Settings that map every named model to a folder, or all of them to one, so that no other is opened.
 
-    def make(models: dict[str, Path] | None = None, together: int = 1) -> Settings:
-        named = {model: str(folder) for model, folder in (models or {}).items()}
+    So many pictures of 256 x 256 step `together`.
+    """
+
+    def make(models: dict[str, Path] | Path, together: int = 1) -> Settings:
+        folders = dict.fromkeys(MODELS, models) if isinstance(models, Path) else models
+        named = {model: str(folder) for model, folder in folders.items()}
         return Settings(models=named, device="cpu", token_budget=TINY_TOKENS * together if together > 1 else 1)
 
     return make

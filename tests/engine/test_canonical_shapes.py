@@ -11,7 +11,7 @@ from torch import Tensor
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward
 from fluxserve.engine.base import Event, Finished, Pixels, Progressed
-from fluxserve.engine.checkpoints import drawn_size
+from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
@@ -23,6 +23,7 @@ from fluxserve.settings import Settings
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
 SIZE = Size(256, 256)
+OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 #: What a picture of this size takes of a token budget in the tiny checkpoints without true guidance.
 TINY_TOKENS = 16**2 + 32
 WANTED = tuple(
@@ -117,9 +118,9 @@ def finish_all(engine: DiffusionEngine, joining: Mapping[int, Sequence[Generatio
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_pixels_are_equal_alone_and_beside_latecomers_of_other_sizes(
-    settings_for: Callable[..., Settings], dev_folder: Path, together: int
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer, together: int
 ) -> None:
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together), open_once)
     engine.warm()
     other_size = replace(WANTED[0], size=Size(256, 320))
     other_weights = replace(WANTED[1], model="flux-pro")
@@ -133,8 +134,10 @@ def test_pixels_are_equal_alone_and_beside_latecomers_of_other_sizes(
     assert len({finished.facts["pixels_sha256"] for finished in alone}) == len(everyone)
 
 
-def test_a_second_engine_draws_the_same_pixels(settings_for: Callable[..., Settings], dev_folder: Path) -> None:
-    engines = [DiffusionEngine(settings_for({"flux-dev": dev_folder})) for _ in range(2)]
+def test_a_second_engine_draws_the_same_pixels(
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer
+) -> None:
+    engines = [DiffusionEngine(settings_for({"flux-dev": dev_folder}), opener) for opener in (open_once, open_drawer)]
     for engine in engines:
         engine.warm()
     one, other = (finish_all(engine, {0: WANTED}) for engine in engines)
@@ -314,10 +317,10 @@ def test_rows_that_do_not_fill_a_padded_pass_are_repeated(drawers: Mapping[str, 
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_pictures_that_are_parked_and_passed_by_again_and_again_have_the_pixels_of_those_alone(
-    settings_for: Callable[..., Settings], dev_folder: Path, together: int, long: bool
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer, together: int, long: bool
 ) -> None:
     """The longer one has waited, the sooner it is passed by: each newcomer has a lower turn than all before it."""
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
+    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together), open_once)
     engine.warm()
     models, sizes = ("flux-dev", "flux-pro"), (Size(256, 256), Size(320, 256), Size(256, 320))
     wishes = [

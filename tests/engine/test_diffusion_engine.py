@@ -23,7 +23,7 @@ from fluxserve.engine.base import Event, Failed, Finished, Progressed
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime, apply, resolve
 from fluxserve.engine.diffusion import DiffusionEngine
-from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, generator_seed, noise
@@ -48,11 +48,13 @@ APPLE = Generation(
     guidance=3.5,
     output_format="jpeg",
 )
+OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 
 
-@pytest.fixture
-def engine(settings_for: Callable[..., Settings], dev_folder: Path) -> DiffusionEngine:
-    made = DiffusionEngine(settings_for({"flux-dev": dev_folder}))
+@pytest.fixture(scope="module")
+def engine(settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer) -> DiffusionEngine:
+    """For tests that leave nothing in it."""
+    made = DiffusionEngine(settings_for({"flux-dev": dev_folder}), open_once)
     made.warm()
     return made
 
@@ -112,7 +114,7 @@ class Breaking:
         return self._network.decode(latents, size)
 
 
-def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings) -> DiffusionEngine:
+def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings, open_drawer: OpenDrawer) -> DiffusionEngine:
     def open_breaking(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         drawer = open_drawer(checkpoint, runtime)
         return replace(drawer, network=Breaking(drawer.network, breaks))  # type: ignore[arg-type]
@@ -122,10 +124,15 @@ def engine_that(breaks: Callable[[Tensor], Tensor], settings: Settings) -> Diffu
     return engine
 
 
-def open_on_one_core(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+@pytest.fixture
+def open_on_one_core(open_once: OpenDrawer) -> OpenDrawer:
     """With the runtime as it is told, but with one thread."""
-    apply(CPU)
-    return open_drawer(checkpoint, runtime)
+
+    def opened(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+        apply(CPU)
+        return open_once(checkpoint, runtime)
+
+    return opened
 
 
 def runs_out_of_memory(velocity: Tensor) -> Tensor:
@@ -216,9 +223,9 @@ def test_a_discarded_generation_is_never_heard_of_again(engine: DiffusionEngine)
 
 @pytest.mark.parametrize("together", [1, 2, 4])
 def test_a_discard_at_any_step_changes_no_pixel_of_its_neighbours(
-    settings_for: Callable[..., Settings], dev_folder: Path, together: int
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer, together: int
 ) -> None:
-    engine = DiffusionEngine(settings_for({"flux-dev": dev_folder}, together))
+    engine = DiffusionEngine(settings_for(dev_folder, together), open_once)
     engine.warm()
     wishes = {ref: replace(APPLE, seed=seed, steps=4) for seed, ref in enumerate(("left", "gone", "right"))}
     expected = {ref: finish(engine, wish).pixels for ref, wish in wishes.items()}
@@ -234,7 +241,7 @@ def test_a_discard_at_any_step_changes_no_pixel_of_its_neighbours(
 
 
 def test_a_discarded_generation_leaves_nothing_in_memory(
-    settings_for: Callable[..., Settings], dev_folder: Path
+    settings_for: Callable[..., Settings], dev_folder: Path, open_on_one_core: OpenDrawer
 ) -> None:
     kept: list[weakref.ref[Tensor]] = []
 
@@ -248,7 +255,7 @@ def test_a_discarded_generation_leaves_nothing_in_memory(
         drawer = open_on_one_core(checkpoint, runtime)
         return replace(drawer, network=Remembering(drawer.network, lambda row: row))  # type: ignore[arg-type]
 
-    settings = settings_for({"flux-dev": dev_folder}).model_copy(update={"prompt_cache": 0, "threads": 2})
+    settings = settings_for(dev_folder).model_copy(update={"prompt_cache": 0, "threads": 2})
     engine = DiffusionEngine(settings, open_drawer=open_remembering)
     engine.warm()
     kept.clear()
@@ -267,9 +274,9 @@ def moved(events: Sequence[Event]) -> list[str]:
 
 
 @pytest.fixture
-def orderly(settings_for: Callable[..., Settings], dev_folder: Path) -> DiffusionEngine:
+def orderly(settings_for: Callable[..., Settings], dev_folder: Path, open_on_one_core: OpenDrawer) -> DiffusionEngine:
     """An engine whose steps take all cores, as it thinks: it reads prompts between two steps, none beside them."""
-    settings = settings_for({"flux-dev": dev_folder}, 2).model_copy(update={"threads": 2})
+    settings = settings_for(dev_folder, 2).model_copy(update={"threads": 2})
     made = DiffusionEngine(settings, open_drawer=open_on_one_core)
     made.warm()
     return made
@@ -295,11 +302,9 @@ def test_the_lowest_turn_steps_and_those_like_it_join_in_the_order_of_their_turn
 
 
 def test_a_pass_is_shared_between_flows_and_those_that_are_parked_for_it_have_the_same_pixels(
-    settings_for: Callable[..., Settings], dev_folder: Path
+    settings_for: Callable[..., Settings], dev_folder: Path, open_on_one_core: OpenDrawer
 ) -> None:
-    engine = DiffusionEngine(
-        settings_for({"flux-dev": dev_folder}, 4).model_copy(update={"threads": 2}), open_on_one_core
-    )
+    engine = DiffusionEngine(settings_for(dev_folder, 4).model_copy(update={"threads": 2}), open_on_one_core)
     engine.warm()
     wishes = [replace(APPLE, seed=seed, steps=3) for seed in range(5)]
     alone = [finish(engine, wish).pixels for wish in wishes]
@@ -340,11 +345,12 @@ def test_a_short_one_with_a_lower_turn_waits_for_no_step_but_the_one_under_way(o
 def test_one_bad_generation_fails_alone_and_no_library_text_gets_out(
     settings_for: Callable[..., Settings],
     dev_folder: Path,
+    open_once: OpenDrawer,
     together: int,
     breaks: Callable[[Tensor], Tensor],
     error: type[EngineError],
 ) -> None:
-    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}, together))
+    engine = engine_that(breaks, settings_for(dev_folder, together), open_once)
     expected = finish(engine, APPLE)
     for ref, prompt in {"one": "a red apple", "two": "a bad apple", "three": "a red apple"}.items():
         engine.admit(ref, replace(APPLE, prompt=prompt))
@@ -360,11 +366,13 @@ def test_one_bad_generation_fails_alone_and_no_library_text_gets_out(
     assert finish(engine, APPLE).pixels == expected.pixels
 
 
-def test_a_broken_device_is_not_blamed_on_a_generation(settings_for: Callable[..., Settings], dev_folder: Path) -> None:
+def test_a_broken_device_is_not_blamed_on_a_generation(
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer
+) -> None:
     def breaks(velocity: Tensor) -> Tensor:
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
-    engine = engine_that(breaks, settings_for({"flux-dev": dev_folder}))
+    engine = engine_that(breaks, settings_for(dev_folder), open_once)
     engine.admit("a", replace(APPLE, prompt="bad"))
     with pytest.raises(torch.AcceleratorError):
         run(engine)
@@ -383,7 +391,7 @@ def test_weights_that_draw_one_colour_stop_the_start(
     file = "vae/diffusion_pytorch_model.safetensors"
     folder = spoiled(dev_folder, tmp_path / "grey", file, "decoder.conv_out.weight", 0.0)
     with pytest.raises(BadPicture):
-        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+        DiffusionEngine(settings_for(folder)).warm()
 
 
 def test_weights_that_draw_nothing_finite_stop_the_start(
@@ -392,7 +400,7 @@ def test_weights_that_draw_nothing_finite_stop_the_start(
     file = "transformer/diffusion_pytorch_model.safetensors"
     folder = spoiled(dev_folder, tmp_path / "nan", file, "proj_out.weight", float("nan"))
     with pytest.raises(BadPicture):
-        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+        DiffusionEngine(settings_for(folder)).warm()
 
 
 def test_weights_in_shards_are_the_same_weights(
@@ -408,14 +416,19 @@ def test_weights_in_shards_are_the_same_weights(
         save_file({name: tensors[name] for name in names}, whole.with_name(file))
     weight_map = {name: file for file, names in halves.items() for name in names}
     whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    sharded = DiffusionEngine(settings_for({"flux-dev": folder}))
+    sharded = DiffusionEngine(settings_for(folder))
     sharded.warm()
     assert finish(sharded, APPLE).pixels == finish(engine, APPLE).pixels
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_draws_nearly_the_same_picture(dtype: Literal["bfloat16", "float16"]) -> None:
-    engines = [DiffusionEngine(Settings(device="cpu", dtype=name)) for name in ("float32", dtype)]
+def test_half_precision_draws_nearly_the_same_picture(
+    open_once: OpenDrawer, dtype: Literal["bfloat16", "float16"]
+) -> None:
+    engines = [
+        DiffusionEngine(Settings(device="cpu", token_budget=1), open_once),
+        DiffusionEngine(Settings(device="cpu", dtype=dtype)),
+    ]
     for engine in engines:
         engine.warm()
     exact, half = (finish(engine, replace(APPLE, steps=8)) for engine in engines)
@@ -447,7 +460,7 @@ def test_weights_that_do_not_fit_their_config_are_refused_without_library_text(
     name = "transformer/diffusion_pytorch_model.safetensors"
     shutil.copy(schnell_folder / name, folder / name)
     with pytest.raises(CheckpointRefused, match="mixed cannot be loaded") as refused:
-        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+        DiffusionEngine(settings_for(folder)).warm()
     assert "time_text_embed" not in refused.value.message
 
 
@@ -459,7 +472,7 @@ def test_a_weights_file_that_is_no_safetensors_is_refused(
     shutil.copytree(dev_folder, folder)
     (folder / "text_encoder/model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointRefused):
-        DiffusionEngine(settings_for({"flux-dev": folder})).warm()
+        DiffusionEngine(settings_for(folder)).warm()
 
 
 def test_a_missing_checkpoint_and_an_unknown_model_stop_the_start(settings_for: Callable[..., Settings]) -> None:

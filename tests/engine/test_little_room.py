@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from fluxserve.engine.base import Event, Finished, Pixels, Progressed
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
-from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.residence import Residence
@@ -186,11 +186,13 @@ class Crowded:
         return self._network.decode(latents, size)
 
 
-def test_a_prompt_that_finds_no_room_beside_a_step_is_read_after_it(dev_folder: Path) -> None:
+def test_a_prompt_that_finds_no_room_beside_a_step_is_read_after_it(
+    dev_folder: Path, open_once: Callable[[Checkpoint, Runtime], Drawer]
+) -> None:
     networks: list[Crowded] = []
 
     def opened(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime)
+        drawer = open_once(checkpoint, runtime)
         networks.append(Crowded(drawer.network))
         return replace(drawer, network=networks[-1])
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxserve.catalogue import Generation, Size
+from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
-from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.forward import Company
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
@@ -30,6 +31,7 @@ from fluxserve.errors import BadPicture, OutOfMemory
 from fluxserve.settings import Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 APPLE = Generation(
     model="flux-dev", prompt="a red apple", size=Size(256, 256), seed=7, steps=3, guidance=3.5, output_format="png"
 )
@@ -102,6 +104,7 @@ class House:
 
     def __init__(
         self,
+        open_drawer: OpenDrawer,
         folder: Path,
         fails: Callable[[Stage, Means, int], bool],
         *,
@@ -116,7 +119,8 @@ class House:
             company = {size: Company(most=most, padded=padded) for size in sizes}
             return replace(drawer, network=self.network, company=company)
 
-        settings = Settings(models={"flux-dev": str(folder)}, device="cpu", dtype=dtype, token_budget=1)
+        models = dict.fromkeys(MODELS, str(folder))  # so that no other is opened
+        settings = Settings(models=models, device="cpu", dtype=dtype, token_budget=1)
         self.engine = DiffusionEngine(settings, open_drawer=open_failing)
         self.engine.warm()
 
@@ -139,6 +143,15 @@ class House:
         (finished,) = self.outcomes(wanted)
         assert isinstance(finished, Finished), finished
         return finished
+
+
+MakeHouse = Callable[..., House]
+
+
+@pytest.fixture
+def make_house(open_once: OpenDrawer) -> MakeHouse:
+    """`make_house(folder, fails)`, as `House`."""
+    return partial(House, open_once)
 
 
 def never(stage: Stage, means: Means, rows: int) -> bool:
@@ -164,8 +177,10 @@ def difference(one: Finished, other: Finished) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_bad_picture_is_drawn_once_more_in_float32_and_says_so(dev_folder: Path, dtype: Dtype) -> None:
-    house, exact = House(dev_folder, overflows, dtype=dtype), House(dev_folder, never)
+def test_a_bad_picture_is_drawn_once_more_in_float32_and_says_so(
+    make_house: MakeHouse, dev_folder: Path, dtype: Dtype
+) -> None:
+    house, exact = make_house(dev_folder, overflows, dtype=dtype), make_house(dev_folder, never)
     sound = house.draw(APPLE)
     drawn, beside = house.outcomes(BAD, APPLE)
     assert isinstance(drawn, Finished)
@@ -178,8 +193,10 @@ def test_a_bad_picture_is_drawn_once_more_in_float32_and_says_so(dev_folder: Pat
     assert house.draw(APPLE) == sound
 
 
-def test_a_picture_that_is_bad_in_float32_too_fails_after_one_more_attempt(dev_folder: Path) -> None:
-    house = House(dev_folder, always_overflows, dtype="bfloat16")
+def test_a_picture_that_is_bad_in_float32_too_fails_after_one_more_attempt(
+    make_house: MakeHouse, dev_folder: Path
+) -> None:
+    house = make_house(dev_folder, always_overflows, dtype="bfloat16")
     sound = house.draw(APPLE)
     failed, beside = house.outcomes(BAD, APPLE)
     assert isinstance(failed, Failed)
@@ -189,15 +206,17 @@ def test_a_picture_that_is_bad_in_float32_too_fails_after_one_more_attempt(dev_f
     assert beside.pixels == sound.pixels
 
 
-def test_a_bad_picture_of_an_engine_that_computes_in_float32_fails_at_once(dev_folder: Path) -> None:
-    house = House(dev_folder, always_overflows)
+def test_a_bad_picture_of_an_engine_that_computes_in_float32_fails_at_once(
+    make_house: MakeHouse, dev_folder: Path
+) -> None:
+    house = make_house(dev_folder, always_overflows)
     (failed,) = house.outcomes(BAD)
     assert isinstance(failed, Failed)
     assert [means for stage, means in house.network.stages if stage is Stage.ENCODE] == [USUAL]
 
 
-def test_float32_leaves_the_weights_bit_by_bit_as_they_were(dev_folder: Path) -> None:
-    house = House(dev_folder, overflows, dtype="float16")
+def test_float32_leaves_the_weights_bit_by_bit_as_they_were(make_house: MakeHouse, dev_folder: Path) -> None:
+    house = make_house(dev_folder, overflows, dtype="float16")
     parts = house.network._network._parts  # type: ignore[attr-defined]
     modules = (parts.transformer, parts.vae, parts.text_encoder, parts.text_encoder_2)
 
@@ -211,8 +230,10 @@ def test_float32_leaves_the_weights_bit_by_bit_as_they_were(dev_folder: Path) ->
     assert state() == before
 
 
-def test_what_is_drawn_by_other_means_is_not_written_down_and_its_progress_begins_anew(dev_folder: Path) -> None:
-    house = House(dev_folder, overflows, dtype="bfloat16")
+def test_what_is_drawn_by_other_means_is_not_written_down_and_its_progress_begins_anew(
+    make_house: MakeHouse, dev_folder: Path
+) -> None:
+    house = make_house(dev_folder, overflows, dtype="bfloat16")
     house.engine.admit("a", BAD)
     told, saved = [], []
     while house.engine.active:
@@ -233,11 +254,11 @@ def cannot_decode(stage: Stage, means: Means, rows: int) -> bool:
 
 @pytest.mark.parametrize("name", ["dev", "mini"])
 def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles_and_says_so(
-    checkpoints: dict[str, Checkpoint], name: str
+    make_house: MakeHouse, checkpoints: dict[str, Checkpoint], name: str
 ) -> None:
     large = replace(BAD, size=Size(1024, 768), steps=1)
-    expected = House(checkpoints[name].path, never).draw(large)
-    house = House(checkpoints[name].path, cannot_decode)
+    expected = make_house(checkpoints[name].path, never).draw(large)
+    house = make_house(checkpoints[name].path, cannot_decode)
     drawn = house.draw(large)
     assert drawn.facts["drawn_with"] == "decoded in tiles"
     assert drawn.facts["fingerprint"] != expected.facts["fingerprint"]
@@ -253,14 +274,15 @@ def needs_a_pass_alone(stage: Stage, means: Means, rows: int) -> bool:
 
 
 def test_a_picture_that_cannot_be_drawn_in_filled_passes_is_drawn_from_its_start_as_if_there_were_none(
+    make_house: MakeHouse,
     dev_folder: Path,
 ) -> None:
-    house = House(dev_folder, needs_a_pass_alone, most=2)
+    house = make_house(dev_folder, needs_a_pass_alone, most=2)
     sound = house.draw(APPLE)
     drawn, beside = house.outcomes(BAD, APPLE)
     assert isinstance(drawn, Finished)
     assert drawn.facts["drawn_with"] == "one picture in a pass"
-    assert drawn.pixels == House(dev_folder, never).draw(BAD).pixels
+    assert drawn.pixels == make_house(dev_folder, never).draw(BAD).pixels
     assert isinstance(beside, Finished)
     assert (beside.pixels, beside.facts) == (sound.pixels, sound.facts)
 
@@ -273,14 +295,14 @@ def test_a_picture_that_cannot_be_drawn_in_filled_passes_is_drawn_from_its_start
     RuntimeError("could not create a primitive"),
 ])  # fmt: skip
 def test_a_picture_that_never_fits_fails_alone_and_the_next_one_is_as_before(
-    dev_folder: Path, where: Stage, error: Exception
+    make_house: MakeHouse, dev_folder: Path, where: Stage, error: Exception
 ) -> None:
     def runs_out(stage: Stage, means: Means, rows: int) -> bool:
         if stage is where:
             raise error
         return False
 
-    house = House(dev_folder, runs_out)
+    house = make_house(dev_folder, runs_out)
     sound = house.draw(APPLE)
     (failed,) = house.outcomes(BAD)
     assert isinstance(failed, Failed)
@@ -296,7 +318,7 @@ def test_a_picture_that_never_fits_fails_alone_and_the_next_one_is_as_before(
 
 @pytest.mark.parametrize(("fits", "tried"), [(3, [4, 2, 2]), (2, [4, 2, 2]), (1, [4, 2, 1, 1, 1, 1])])
 def test_what_does_not_fit_together_steps_in_smaller_companies_from_then_on_and_is_not_tried_again(
-    dev_folder: Path, fits: int, tried: list[int]
+    make_house: MakeHouse, dev_folder: Path, fits: int, tried: list[int]
 ) -> None:
     """Each number that fails fails once, and no picture is told from one that was drawn alone."""
     passes: list[int] = []
@@ -308,7 +330,7 @@ def test_what_does_not_fit_together_steps_in_smaller_companies_from_then_on_and_
                 raise torch.OutOfMemoryError("0xdeadbeef")
         return False
 
-    house = House(dev_folder, too_many, most=4, padded=False)
+    house = make_house(dev_folder, too_many, most=4, padded=False)
     four = [replace(BAD, seed=seed) for seed in range(4)]
     together = house.outcomes(*four)
     assert passes[: len(tried)] == tried
@@ -316,11 +338,13 @@ def test_what_does_not_fit_together_steps_in_smaller_companies_from_then_on_and_
     passes.clear()
     again = house.outcomes(*four)
     assert max(passes) == min(fits, 2)
-    sound = House(dev_folder, never).outcomes(*four)
+    sound = make_house(dev_folder, never).outcomes(*four)
     assert together == again == sound
 
 
-def test_pictures_of_another_size_stay_in_company_where_one_size_did_not_fit(dev_folder: Path) -> None:
+def test_pictures_of_another_size_stay_in_company_where_one_size_did_not_fit(
+    make_house: MakeHouse, dev_folder: Path
+) -> None:
     passes: list[tuple[int, int]] = []
     small, large = (replace(BAD, steps=2, size=size) for size in (Size(256, 256), Size(256, 320)))
 
@@ -331,7 +355,7 @@ def test_pictures_of_another_size_stay_in_company_where_one_size_did_not_fit(dev
                 raise torch.OutOfMemoryError("0xdeadbeef")
         return False
 
-    house = House(dev_folder, too_large, most=2, padded=False)
+    house = make_house(dev_folder, too_large, most=2, padded=False)
     assert all(isinstance(outcome, Finished) for outcome in house.outcomes(large, large, small, small))
     assert [tokens for tokens, rows in passes if rows == 2] == [320, 256, 256]
 
@@ -364,7 +388,9 @@ def convolve_in_a_new_shape() -> None:
 
 
 @linux
+@pytest.mark.alone
 def test_a_picture_that_finds_no_memory_for_a_kernel_is_drawn_by_other_means_in_a_thread_that_has_it(
+    make_house: MakeHouse,
     dev_folder: Path,
 ) -> None:
     """The thread that found none makes none any more, though there is memory again."""
@@ -374,7 +400,7 @@ def test_a_picture_that_finds_no_memory_for_a_kernel_is_drawn_by_other_means_in_
             find_no_memory_for_a_kernel()
         return False
 
-    house = House(dev_folder, refused)
+    house = make_house(dev_folder, refused)
     sound = house.draw(APPLE)
     assert not house.engine.spent_on
     assert house.draw(BAD).facts["drawn_with"] == "decoded in tiles"
@@ -386,11 +412,13 @@ def test_a_picture_that_finds_no_memory_for_a_kernel_is_drawn_by_other_means_in_
         decoder.submit(convolve_in_a_new_shape).result()
     new_shape = replace(APPLE, size=Size(352, 416))
     assert house.draw(APPLE) == sound
-    assert house.draw(new_shape) == House(dev_folder, never).draw(new_shape)
+    assert house.draw(new_shape) == make_house(dev_folder, never).draw(new_shape)
 
 
 @linux
+@pytest.mark.alone
 def test_a_picture_that_finds_no_memory_for_a_kernel_in_any_thread_fails_and_its_process_is_told_of(
+    make_house: MakeHouse,
     dev_folder: Path,
 ) -> None:
     def refused(stage: Stage, means: Means, rows: int) -> bool:
@@ -398,7 +426,7 @@ def test_a_picture_that_finds_no_memory_for_a_kernel_in_any_thread_fails_and_its
             find_no_memory_for_a_kernel()
         return False
 
-    house = House(dev_folder, refused)
+    house = make_house(dev_folder, refused)
     sound = house.draw(APPLE)
     (failed,) = house.outcomes(BAD)
     assert isinstance(failed, Failed)
@@ -412,7 +440,7 @@ def test_a_picture_that_finds_no_memory_for_a_kernel_in_any_thread_fails_and_its
 SHORT_OF_MEMORY = """
 import resource, sys
 from dataclasses import replace
-from fluxserve.catalogue import Generation, Size
+from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine.base import Failed
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.settings import Settings
@@ -445,7 +473,7 @@ print(draw(small))
 @linux
 @pytest.mark.parametrize("megabytes", [5, 60])
 def test_an_engine_that_really_runs_out_of_memory_draws_in_tiles_or_fails_and_then_as_before(
-    dev_folder: Path, megabytes: int
+    make_house: MakeHouse, dev_folder: Path, megabytes: int
 ) -> None:
     """The system refuses the process its memory: nothing of this is played.
 
@@ -458,7 +486,7 @@ def test_an_engine_that_really_runs_out_of_memory_draws_in_tiles_or_fails_and_th
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     before, short, beside, whole, after = run.stdout.splitlines()
-    sound = House(dev_folder, never)
+    sound = make_house(dev_folder, never)
     small = replace(APPLE, prompt="x", steps=1)
     expected = [
         f"as usual {sound.draw(one).facts['pixels_sha256']}" for one in (small, replace(small, size=Size(1024, 1024)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Event, Finished
+from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
@@ -28,6 +29,7 @@ APPLE = Generation(
     guidance=3.5,
     output_format="png",
 )
+OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 
 
 def moved(drawer: Drawer, trajectory: Trajectory) -> Trajectory:
@@ -58,7 +60,7 @@ def test_latents_taken_up_after_any_step_are_equal_at_every_later_step(
 ) -> None:
     die = Random(1)
     with torch.inference_mode():
-        drawer, other = (open_drawer(drawers[name].checkpoint, CPU) for _ in range(2))
+        drawer, other = drawers[name], open_drawer(drawers[name].checkpoint, CPU)
         for seed in range(100 if long else 2):
             wanted = replace(APPLE, seed=seed + 2**32 * (seed % 2), guidance=die.uniform(1.5, 5))
             undisturbed = latents_from(drawer, drawer.start("a", wanted, 0))
@@ -119,9 +121,10 @@ def interrupted(
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_pictures_that_are_interrupted_together_again_and_again_have_the_pixels_of_undisturbed_ones(
-    settings_for: Callable[..., Settings], dev_folder: Path, together: int, long: bool
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer, together: int, long: bool
 ) -> None:
-    engines = [DiffusionEngine(settings_for({"flux-dev": dev_folder}, together)) for _ in range(2)]
+    settings = settings_for({"flux-dev": dev_folder}, together)
+    engines = [DiffusionEngine(settings, opener) for opener in (open_once, open_drawer)]
     for engine in engines:
         engine.warm()
     models, sizes = ("flux-dev", "flux-pro"), (Size(256, 256), Size(320, 256))
@@ -137,9 +140,13 @@ def test_pictures_that_are_interrupted_together_again_and_again_have_the_pixels_
     assert len({drawn.facts["pixels_sha256"] for drawn in undisturbed.values()}) == len(wishes)
 
 
-def test_the_warmth_of_an_engine_changes_nothing(settings_for: Callable[..., Settings], dev_folder: Path) -> None:
+def test_the_warmth_of_an_engine_changes_nothing(
+    settings_for: Callable[..., Settings], dev_folder: Path, open_once: OpenDrawer
+) -> None:
     """A waypoint may be the very first thing that a new process draws from."""
-    used, fresh = (DiffusionEngine(settings_for({"flux-dev": dev_folder})) for _ in range(2))
+    used, fresh = (
+        DiffusionEngine(settings_for({"flux-dev": dev_folder}), opener) for opener in (open_once, open_drawer)
+    )
     used.warm()
     used.admit("a", APPLE)
     undisturbed = run(used)

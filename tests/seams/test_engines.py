@@ -33,9 +33,15 @@ def make(name: EngineChoice) -> Engine:
     return made
 
 
+@pytest.fixture(scope="module")
+def twins() -> tuple[Engine, Engine]:
+    """Two real engines, each started by itself, which takes seconds."""
+    return make("diffusion"), make("diffusion")
+
+
 @pytest.fixture(scope="module", params=["fake", "diffusion"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return make(request.param)
+    return make("fake") if request.param == "fake" else request.getfixturevalue("twins")[0]
 
 
 def run(engine: Engine) -> Sequence[Event]:
@@ -201,8 +207,8 @@ def test_previews_change_no_picture(engine: Engine) -> None:
     assert alone in others
 
 
-def test_a_preview_comes_near_to_the_picture_in_the_end() -> None:
-    engine = make("diffusion")
+def test_a_preview_comes_near_to_the_picture_in_the_end(twins: tuple[Engine, Engine]) -> None:
+    engine, _ = twins
     engine.admit("a", replace(APPLE, steps=12))
     progress, told = run_shown(engine, "a")
     drawn = next(event.pixels for event in told if isinstance(event, Finished))
@@ -226,11 +232,11 @@ def distance(preview: Pixels, drawn: Pixels) -> float:
 class Stepper:
     """An engine that makes one step at a time, however fast it is."""
 
-    def __init__(self, name: EngineChoice) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
+        """Without an engine, a fake one on a clock that moves with its steps."""
         self.time = 0.0
-        settings = Settings(engine=name, device="cpu", fake_latency=1.0)
-        self.engine = FakeEngine(settings, clock=lambda: self.time) if name == "fake" else engines.create(settings)
-        self.engine.warm()
+        settings = Settings(engine="fake", device="cpu", fake_latency=1.0)
+        self.engine = engine or FakeEngine(settings, clock=lambda: self.time)
 
     def step(self, generation: Generation) -> Sequence[Event]:
         """One step of the one picture that is under way."""
@@ -266,7 +272,10 @@ LONG_WAY = replace(APPLE, steps=5)
 @pytest.fixture(scope="module", params=["fake", "diffusion"])
 def pair(request: pytest.FixtureRequest) -> tuple[Stepper, Stepper]:
     """Two engines of one kind: what one writes down, the other takes up."""
-    return Stepper(request.param), Stepper(request.param)
+    if request.param == "fake":
+        return Stepper(), Stepper()
+    one, other = request.getfixturevalue("twins")
+    return Stepper(one), Stepper(other)
 
 
 def test_a_picture_taken_up_after_any_step_is_the_picture_drawn_at_once(pair: tuple[Stepper, Stepper]) -> None:
@@ -375,8 +384,10 @@ def test_there_is_nothing_to_save_of_what_is_unknown_discarded_or_done(pair: tup
 
 
 @pytest.mark.parametrize("name", ["fake", "diffusion"])
-def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(name: EngineChoice) -> None:
-    one, other = make(name), make(name)
+def test_two_engines_of_one_kind_have_one_fingerprint_and_draw_one_picture(
+    request: pytest.FixtureRequest, name: EngineChoice
+) -> None:
+    one, other = (make(name), make(name)) if name == "fake" else request.getfixturevalue("twins")
     assert one.fingerprints == other.fingerprints
     assert set(one.fingerprints) == set(one.models)
     assert all(one.fingerprints.values())
