@@ -76,14 +76,15 @@ class LinearTail(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> tuple[Tensor, Tensor]:
-        """The layers' answers to each channel of each cell, in float64; then in the format of their weights."""
+        """The layers' answers to each channel of each cell: found in float32 at least, kept as their weights are."""
         weight = next(self._layers.parameters())
-        exact = copy.deepcopy(self._layers).double()
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        layers = copy.deepcopy(self._layers).to(exact)
         channels = weight.shape[1]
-        impulses = torch.eye(channels * _GRID**2, dtype=torch.float64, device=weight.device)
+        impulses = torch.eye(channels * _GRID**2, dtype=exact, device=weight.device)
         impulses = impulses.view(-1, channels, _GRID, _GRID)
-        silent = F.pixel_unshuffle(exact(torch.zeros_like(impulses[:1])), self._side)[0]
-        answers = F.pixel_unshuffle(exact(impulses), self._side) - silent
+        silent = F.pixel_unshuffle(layers(torch.zeros_like(impulses[:1])), self._side)[0]
+        answers = F.pixel_unshuffle(layers(impulses), self._side) - silent
         # (channels, cell's row, cell's column, outputs, block's row, block's column)
         answers = answers.view(channels, _GRID, _GRID, -1, _GRID, _GRID)
         kernels = answers.new_zeros(_GRID, _GRID, answers.shape[3], channels, _GRID, _GRID)
