@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,7 @@ from fluxserve.errors import CheckpointRefused, OutOfMemory
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, FluxTransformer2DModel
+    from torch import Tensor
     from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 logger = logging.getLogger(__name__)
@@ -71,20 +73,42 @@ def _network(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> 
     """A network of diffusers, made without memory first, so that each tensor goes straight to its place."""
     import diffusers
     import torch
-    from safetensors.torch import load_file
 
     network_class = getattr(diffusers, index.class_of(part))
     known = inspect.signature(network_class.__init__).parameters
     config = json.loads((folder / part / "config.json").read_bytes())
     with torch.device("meta"):
         network: torch.nn.Module = network_class(**{name: value for name, value in config.items() if name in known})
-    tensors = {
-        name: tensor.to(runtime.torch_dtype)
-        for file in layout.weight_files(folder, part)
-        for name, tensor in load_file(folder / file, device=runtime.device).items()
-    }
-    network.load_state_dict(tensors, assign=True)
-    return _settled(network)
+    _fill(network, _tensors(folder, part, runtime), runtime)
+    return _for_inference(network)
+
+
+def _tensors(folder: Path, part: str, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a part of the folder, one after the other."""
+    from safetensors import safe_open
+
+    for file in layout.weight_files(folder, part):
+        with safe_open(folder / file, framework="pt", device=runtime.device) as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                yield name, opened.get_tensor(name)
+
+
+def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
+    """Put each tensor in its place as it comes: nothing holds all of them twice. Raises ValueError for a misfit."""
+    import torch
+
+    left = network.state_dict()
+    for name, tensor in tensors:
+        place = left.pop(name, None)
+        if place is None or place.shape != tensor.shape:
+            raise ValueError(name, tensor.shape, None if place is None else place.shape)
+        path, _, leaf = name.rpartition(".")
+        module = network.get_submodule(path)
+        own = _owned(tensor.to(runtime.torch_dtype))
+        is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
+        setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False) if is_parameter else own)
+    if left:
+        raise ValueError("missing", sorted(left))
 
 
 def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> PreTrainedModel:
@@ -94,11 +118,14 @@ def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime
     encoder = getattr(transformers, index.class_of(part)).from_pretrained(
         folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
     )
-    return _settled(encoder.to(runtime.torch_device))
+    encoder = encoder.to(runtime.torch_device)
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor.data = _owned(tensor.data)
+    return _for_inference(encoder)
 
 
-def _settled(network: _Network) -> _Network:
-    """For inference only, each tensor on a CPU in memory of its own, filters with their channels last.
+def _owned(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own, filters on a CPU with their channels last.
 
     Convolutions over channels that lie last take a quarter less time there. A tensor mapped from a file lies where
     the file has it, and kernels take other paths, with other last bits, for memory that is not aligned: the same
@@ -106,10 +133,13 @@ def _settled(network: _Network) -> _Network:
     """
     import torch
 
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.device.type == "cpu":
-            order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
-            tensor.data = tensor.data.clone(memory_format=order)
+    if tensor.device.type == "cpu":
+        order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
+        return tensor.clone(memory_format=order)
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def _for_inference(network: _Network) -> _Network:
     return network.eval().requires_grad_(requires_grad=False)
 
 
