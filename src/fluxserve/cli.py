@@ -241,7 +241,9 @@ def models(config: Config = None) -> None:
         if (spec := catalogue.MODELS[name])
     ]
     show_table(("model", "what it is", "credits", "drawn by"), rows)
-    for line in sorted({f"{checkpoint.describe()} [{checkpoint.path}]" for checkpoint in here.values()}):
+    for line in sorted(
+        {f"{checkpoint.describe()} [{', '.join(map(str, checkpoint.origin))}]" for checkpoint in here.values()}
+    ):
         out.print(f"\n{escape(line)}", soft_wrap=True)
     if missing := engine.missing(settings):
         out.print(f"\n{escape(missing)}", soft_wrap=True)

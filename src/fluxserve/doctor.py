@@ -69,8 +69,8 @@ def _models(settings: Settings) -> list[Finding]:
         return [Finding("bad", "models", error.message)]
     accepted = accepted_licenses(settings)
     findings = []
-    for checkpoint in {checkpoint.path: checkpoint for checkpoint in chosen.values()}.values():
-        names = ", ".join(name for name, drawn_by in chosen.items() if drawn_by.path == checkpoint.path)
+    for checkpoint in {checkpoint.origin: checkpoint for checkpoint in chosen.values()}.values():
+        names = ", ".join(name for name, drawn_by in chosen.items() if drawn_by.origin == checkpoint.origin)
         needed = checkpoint.license_needed
         open_question = needed is not None and needed not in accepted
         question = f'; set accept_licenses = ["{needed}"] first' if open_question else ""

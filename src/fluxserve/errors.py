@@ -33,7 +33,7 @@
     │   ├── DatabaseTooNew
     │   ├── PublicBindWithoutKey
     │   ├── CheckpointMissing
-    │   ├── CheckpointRefused           pickles or code in the folder
+    │   ├── CheckpointRefused           pickles or code, or files that are no FLUX.1 or do not fit each other
     │   ├── LicenseNotAccepted
     │   └── EngineNotInstalled
     ├── EngineError                     drawing failed, after all that the engine can do about it
@@ -213,7 +213,7 @@ class CheckpointMissing(ConfigurationError):
 
 
 class CheckpointRefused(ConfigurationError):
-    """The checkpoint's folder holds pickles or code."""
+    """The checkpoint holds pickles or code, or files that are not whole, not FLUX.1, or not made for each other."""
 
 
 class LicenseNotAccepted(ConfigurationError):

@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -57,6 +67,23 @@ def _with_port(address: str) -> str:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
+class Composed(BaseModel):
+    """A checkpoint of which some parts lie in single files: `base` names one that has the rest, as a text would."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base: str
+    files: tuple[str, ...] = Field(min_length=1)
+
+
+#: The two kinds of a model's value; no names of settings.
+_TEXT, _TABLE = "as a text", "as a table"
+ModelValue = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[Composed, Tag(_TABLE)],
+    Discriminator(lambda value: _TABLE if isinstance(value, dict | Composed) else _TEXT),
+]
+
+
 class Settings(BaseSettings):
     """All settings of a server and its local workers. Durations in seconds, sizes in bytes."""
 
@@ -84,9 +111,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["text", "json"] = Field("text", description="Log lines for people or for machines.")
 
-    models: dict[str, str] = Field(
+    models: dict[str, ModelValue] = Field(
         {},
-        description="Model name to checkpoint: `mini`, a folder in diffusers layout, or a repository in the hub cache.",
+        description="Model name to checkpoint: `mini`, a folder in diffusers layout, or a repository in the hub cache; "
+        "or a table of `base`, one of these, and `files`, safetensors in BFL's or ComfyUI's layout whose parts are "
+        "taken instead of the base's.",
     )
     accept_licenses: Names = Field(
         (), description="Licences of weights that you accept, with commas, such as flux-1-dev."
@@ -219,8 +248,12 @@ def _refuse_unknown_variables() -> None:
 
 
 def _readable(error: ValidationError) -> ConfigurationError:
-    problems = [(".".join(map(str, item["loc"])), item["type"], item["msg"]) for item in error.errors()]
+    problems = [(_name(item["loc"]), item["type"], item["msg"]) for item in error.errors()]
     unknown = [name for name, kind, _ in problems if kind == "extra_forbidden"]
     if unknown:
         return UnknownSetting(f"Unknown setting: {', '.join(unknown)}. docs/settings.md lists them all.")
     return ConfigurationError("; ".join(f"Setting {name}: {message}" for name, _, message in problems) + ".")
+
+
+def _name(place: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in place if part not in (_TEXT, _TABLE))

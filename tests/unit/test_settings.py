@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fluxserve.errors import ConfigurationError, UnknownSetting
-from fluxserve.settings import ENV_PREFIX, OTHER_VARIABLES, Settings, load
+from fluxserve.settings import ENV_PREFIX, OTHER_VARIABLES, Composed, Settings, load
 
 SECRET = "open-sesame-4711"
 
@@ -70,6 +70,19 @@ def test_models_are_a_table_in_the_file_and_json_in_the_environment(
     assert load(config).models == {"flux-pro-1.1": "/weights/dev", "flux-dev": "mini"}
     monkeypatch.setenv("FLUXSERVE_MODELS", '{"flux-dev": "/weights/dev"}')
     assert load(config).models == {"flux-pro-1.1": "/weights/dev", "flux-dev": "/weights/dev"}
+
+
+def test_a_model_may_be_a_table_of_a_base_and_files_in_the_file_and_in_the_environment(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text('[models]\nflux-dev = {base = "/weights/dev", files = ["a.safetensors"]}')
+    assert load(config).models == {"flux-dev": Composed(base="/weights/dev", files=("a.safetensors",))}
+    monkeypatch.setenv(
+        "FLUXSERVE_MODELS", '{"flux-pro": {"base": "mini", "files": ["b.safetensors", "c.safetensors"]}}'
+    )
+    settings = load(config)
+    assert settings.models["flux-pro"] == Composed(base="mini", files=("b.safetensors", "c.safetensors"))
+    assert Settings(models=settings.model_dump(mode="json")["models"]) == Settings(models=settings.models)
 
 
 @pytest.mark.parametrize("text", ["a.example, b.example", "a.example,,b.example,", " a.example ,b.example"])
@@ -135,6 +148,13 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
         ("public_url = 'https://x.example/path'", "Setting public_url: String should match pattern"),
         ("models = 'mini'", "Setting models: Input should be a valid dictionary."),
         ("[models]\nflux-dev = 5", "Setting models.flux-dev: Input should be a valid string."),
+        ("[models]\nflux-dev = {base = 'mini'}", "Setting models.flux-dev.files: Field required."),
+        ("[models]\nflux-dev = {files = ['a']}", "Setting models.flux-dev.base: Field required."),
+        (
+            "[models]\nflux-dev = {base = 'mini', files = []}",
+            "Setting models.flux-dev.files: Tuple should have at least",
+        ),
+        ("[models]\nflux-dev = {base = 'mini', files = ['a'], vae = 'b'}", "Unknown setting: models.flux-dev.vae."),
         ("allowed_hosts = [1]", "Setting allowed_hosts.0: Input should be a valid string."),
         ("worker_listen = '127.0.0.1:99999'", "Setting worker_listen: the port has to be a number from 0 to 65535."),
         ("worker_listen = '127.0.0.1'", "Setting worker_listen: the port has to be a number from 0 to 65535."),

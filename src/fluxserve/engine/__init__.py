@@ -53,7 +53,7 @@ def worker_count(settings: Settings) -> int:
         return settings.workers
     if choice == "fake":
         return 1
-    checkpoints = {checkpoint.path: checkpoint for checkpoint in plan(settings).values()}
+    checkpoints = {checkpoint.origin: checkpoint for checkpoint in plan(settings).values()}
     return sensible_workers(settings, sum(checkpoint.weight_bytes for checkpoint in checkpoints.values()))
 
 

@@ -11,20 +11,23 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.sizes import fit_area
-from fluxserve.engine import layout
+from fluxserve.engine import fitting, layout, single_file
 from fluxserve.engine.native_sizes import NativeSizes, nearest
 from fluxserve.engine.networks import FAMILIES
 from fluxserve.engine.sampling import NoiseSchedule
+from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
-from fluxserve.settings import MINI, Settings
+from fluxserve.settings import MINI, Composed, Settings
 
 DEV_LICENSE = "flux-1-dev"
 #: Licences that someone has to accept before the weights are used.
 LICENSES_TO_ACCEPT = frozenset({DEV_LICENSE})
+_PUBLISHED = {"FLUX.1-dev": DEV_LICENSE, "FLUX.1-schnell": "apache-2.0", "flux1-schnell": "apache-2.0"}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: Longest prompts in tokens: [dev] learnt 512, [schnell], which has no guidance embedding, 256.
 _TEXT_LENGTH = {True: 512, False: 256}
@@ -33,6 +36,8 @@ _TEXT_LENGTH = {True: 512, False: 256}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens.
+
+    `pieces`: part -> where its weights lie, of those parts that are not taken from the folder, which is called `base`.
 
     `native`: the sizes it learnt, empty where any is drawn; `draws` and `warnings`: see `layout.Card`.
     """
@@ -49,6 +54,13 @@ class Checkpoint:
     schedule: NoiseSchedule
     draws: str
     warnings: Mapping[str, Collection[str]]
+    pieces: Mapping[str, Piece]
+    base: str
+
+    @property
+    def origin(self) -> tuple[Path, ...]:
+        """The folder, and the files that parts are taken from: two checkpoints differ in these or are the same."""
+        return self.path, *sorted({piece.file for piece in self.pieces.values()})
 
     @property
     def license_needed(self) -> str | None:
@@ -58,8 +70,9 @@ class Checkpoint:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
-        files = [file for part in layout.PARTS for file in layout.weight_files(self.path, part)]
-        return sum((self.path / file).stat().st_size for file in files)
+        parts = [part for part in layout.PARTS if part not in self.pieces]
+        files = [self.path / file for part in parts for file in layout.weight_files(self.path, part)]
+        return sum(file.stat().st_size for file in files) + sum(piece.size for piece in self.pieces.values())
 
     @property
     def token_side(self) -> int:
@@ -79,12 +92,16 @@ class Checkpoint:
         """One line for people: what draws, under which licence, what and at which sizes."""
         guided = "" if self.guidance_embeds else "; guidance changes nothing"
         line = f"{self.name} (licence: {self.license or 'not stated'}{guided})"
-        return f"{line}: {'; '.join(filter(None, (self.draws, self._sizes())))}"
+        return f"{line}: {'; '.join(filter(None, (self.draws, self._sizes(), self._composition())))}"
 
     def warnings_for(self, prompt: str) -> tuple[str, ...]:
         """What whoever asked for `prompt` should be told: it names something that these weights do not draw."""
         words = set(re.findall(r"\w+", prompt.lower()))
         return tuple(warning for warning, about in self.warnings.items() if not words.isdisjoint(about))
+
+    def _composition(self) -> str:
+        taken = [f"{piece.part} from {piece.file.name}" for piece in self.pieces.values()]
+        return ", ".join((*taken, f"the rest from {self.base}")) if taken else ""
 
     def _sizes(self) -> str:
         if not self.native:
@@ -100,39 +117,39 @@ def plan(settings: Settings) -> Mapping[str, Checkpoint]:
     if unknown:
         raise UnknownSetting(f"[models] names {', '.join(unknown)}; the models are {', '.join(MODELS)}.")
     values = {model: settings.models.get(model, MINI) for model in MODELS}
-    found = {value: find(value) for value in sorted(set(values.values()))}
+    found = {value: find(value) for value in dict.fromkeys(values.values())}
     return {model: found[value] for model, value in values.items()}
 
 
-def find(value: str, environ: Mapping[str, str] = os.environ) -> Checkpoint:
-    """The checkpoint a setting's value means: `mini`, a folder, or `org/name` in the local hub cache.
+def find(value: str | Composed, environ: Mapping[str, str] = os.environ) -> Checkpoint:
+    """The checkpoint a setting's value means: `mini`, a folder, or `org/name` in the local hub cache, or files on one.
 
     Raises CheckpointMissing where something is not there, CheckpointRefused where something must not be there.
     """
-    if value == MINI:
-        return read(mini.folder(), MINI)
-    folder = Path(value).expanduser()
-    if folder.is_dir():
-        return read(folder.resolve(), folder.resolve().name)
-    if _REPOSITORY.fullmatch(value):
-        return read(_snapshot(value, environ), value.rpartition("/")[2])
-    raise CheckpointMissing(f"There is no checkpoint folder {value}: name an existing folder, org/name, or mini.")
+    if isinstance(value, str):
+        return read(*_folder(value, environ))
+    return read(*_folder(value.base, environ), _pieces(value.files))
 
 
-def read(folder: Path, name: str) -> Checkpoint:
-    """Check the folder and describe it; `name` is used where its card has none."""
+def read(folder: Path, name: str, pieces: Mapping[str, Piece] = MappingProxyType({})) -> Checkpoint:
+    """Check the folder, and how `pieces` fit it, and describe it all; it is called `name`, unless its card has one.
+
+    A card tells of the folder's transformer, so it is not read where that is taken from a file.
+    """
     index = layout.read_index(folder)
     if index.pipeline not in FAMILIES:
         raise CheckpointRefused(f"{folder} holds a {index.pipeline}; this engine draws {', '.join(FAMILIES)}.")
-    layout.check_parts(folder, index)
-    card = layout.read_card(folder)
+    layout.check_parts(folder, index, without=pieces)
+    fitting.check(folder, index, pieces)
+    card = layout.Card() if "transformer" in pieces else layout.read_card(folder)
     guidance_embeds = layout.read_json(folder / "transformer/config.json", layout.Transformer).guidance_embeds
     tokenizer = layout.read_json(folder / "tokenizer_2/tokenizer_config.json", layout.Tokenizer)
     vae_factor = layout.read_json(folder / "vae/config.json", layout.Vae).factor
     schedule = layout.read_json(folder / "scheduler/scheduler_config.json", NoiseSchedule)
     if not schedule.is_supported:
         raise CheckpointRefused(f"{folder} uses a noise schedule that this engine does not draw with.")
-    name = card.name or name
+    base = name
+    name = pieces["transformer"].file.stem if "transformer" in pieces else card.name or name
     return Checkpoint(
         path=folder,
         name=name,
@@ -146,6 +163,8 @@ def read(folder: Path, name: str) -> Checkpoint:
         schedule=schedule,
         draws=card.draws,
         warnings=card.warnings,
+        pieces=pieces,
+        base=base,
     )
 
 
@@ -154,6 +173,34 @@ def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:
     if not checkpoint.native:
         return fit_area(size.area, size.ratio, multiple=checkpoint.token_side)
     return nearest(checkpoint.native, size)
+
+
+def _folder(value: str, environ: Mapping[str, str]) -> tuple[Path, str]:
+    """Where the value points to, and what to call it."""
+    if value == MINI:
+        return mini.folder(), MINI
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), folder.resolve().name
+    if folder.is_file():
+        raise CheckpointRefused(
+            f"{value} is a file, and has no tokenizers: name it beside a folder in diffusers layout that has the rest, "
+            f'like {{base = "FOLDER", files = ["{value}"]}}.'
+        )
+    if _REPOSITORY.fullmatch(value):
+        return _snapshot(value, environ), value.rpartition("/")[2]
+    raise CheckpointMissing(f"There is no checkpoint folder {value}: name an existing folder, org/name, or mini.")
+
+
+def _pieces(files: Collection[str]) -> Mapping[str, Piece]:
+    """Every part that the files hold. Raises CheckpointRefused for a part that two files hold."""
+    found: dict[str, Piece] = {}
+    for file in files:
+        for part, piece in single_file.pieces(Path(file).expanduser().absolute()).items():
+            if part in found:
+                raise CheckpointRefused(f"Both {found[part].file} and {file} hold a {part}: name one of them.")
+            found[part] = piece
+    return {part: found[part] for part in layout.PARTS if part in found}
 
 
 def _native_sizes(folder: Path, card: layout.Card, multiple: int) -> NativeSizes:
@@ -186,6 +233,4 @@ def _snapshot(repository: str, environ: Mapping[str, str]) -> Path:
 
 
 def _license(name: str, *, guidance_embeds: bool) -> str | None:
-    if guidance_embeds or name == "FLUX.1-dev":
-        return DEV_LICENSE
-    return "apache-2.0" if name == "FLUX.1-schnell" else None
+    return DEV_LICENSE if guidance_embeds else _PUBLISHED.get(name)

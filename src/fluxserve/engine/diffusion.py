@@ -115,21 +115,21 @@ class DiffusionEngine:
         import torch
 
         planned = plan(self._settings)
-        checkpoints = {checkpoint.path: checkpoint for checkpoint in planned.values()}
+        checkpoints = {checkpoint.origin: checkpoint for checkpoint in planned.values()}
         weights = sum(checkpoint.weight_bytes for checkpoint in checkpoints.values())
         self._runtime = device.resolve(self._settings, weights)
         device.apply(self._runtime)
         self._recovery = Recovery(self._runtime)
         with torch.inference_mode():
-            opened = {path: self._open_drawer(checkpoint, self._runtime) for path, checkpoint in checkpoints.items()}
+            opened = {origin: self._open_drawer(one, self._runtime) for origin, one in checkpoints.items()}
             for drawer in opened.values():
                 drawer.previewer.fit()
             device.finish(self._runtime)
-        self._drawers = {model: opened[checkpoint.path] for model, checkpoint in planned.items()}
+        self._drawers = {model: opened[checkpoint.origin] for model, checkpoint in planned.items()}
         self._reading = Lane("reader", self._runtime, self._news)
         self._decoding = Lane("decoder", self._runtime, self._news)
-        for path in opened:
-            self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.path == path))
+        for origin in opened:
+            self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.origin == origin))
 
     def admit(
         self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
@@ -236,7 +236,7 @@ class DiffusionEngine:
 
     def _key(self, trajectory: Trajectory) -> Hashable:
         """Equal for those that can share a forward pass."""
-        return self._drawer(trajectory).checkpoint.path, trajectory.drawn_size, trajectory.means
+        return self._drawer(trajectory).checkpoint.origin, trajectory.drawn_size, trajectory.means
 
     def _flow(self, trajectory: Trajectory) -> str:
         """Whom it shares a pass with fairly: a pass that is filled up takes as long whoever is in it."""

@@ -15,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 from fluxserve import __version__, catalogue
 from fluxserve.catalogue import Size
 from fluxserve.engine import layout
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.single_file import Piece
 
 _LENGTH = 16
 #: What turns a request into pixels: the engine, and the sizes and defaults of the catalogue.
@@ -44,14 +46,17 @@ _PROCESSOR = re.compile(r"^(?:vendor_id|cpu family|model|stepping|flags|CPU \w+|
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of every file that decides what is drawn."""
-    names = (layout.CARD_FILE, *layout.used_files(folder))
-    files = [name for name in names if (folder / name).is_file()]
+def weights_hash(folder: Path, pieces: Mapping[str, Piece] = MappingProxyType({})) -> str:
+    """SHA-256 over the names and contents of every file that decides what is drawn, and which parts are in which."""
+    card = () if "transformer" in pieces else (layout.CARD_FILE,)
+    names = (*card, *layout.used_files(folder, without=pieces))
+    files = {name: folder / name for name in names if (folder / name).is_file()}
+    single = sorted({piece.file for piece in pieces.values()})
     with ThreadPoolExecutor(_READERS) as readers:
-        digests = readers.map(lambda name: _digest(folder / name), files)
-        listing = "\n".join(f"{name} {digest}" for name, digest in zip(files, digests, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+        digests = dict(zip((*files.values(), *single), readers.map(_digest, (*files.values(), *single)), strict=True))
+    listing = [f"{name} {digests[file]}" for name, file in files.items()]
+    listing += [f"{part} in {pieces[part].prefix} of {digests[pieces[part].file]}" for part in sorted(pieces)]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 
 @cache

@@ -6,7 +6,7 @@ What it does not know: where folders are found, models, tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -74,9 +74,22 @@ class Index(msgspec.Struct, frozen=True):
 
 
 class Transformer(msgspec.Struct, frozen=True):
-    """`transformer/config.json`."""
+    """`transformer/config.json`; the axes say how the width of a head is shared by the rotations."""
 
     guidance_embeds: bool = False
+    axes_dims_rope: tuple[int, ...] = (16, 56, 56)
+
+
+class Clip(msgspec.Struct, frozen=True):
+    """`text_encoder/config.json`."""
+
+    hidden_size: int = 512
+
+
+class T5(msgspec.Struct, frozen=True):
+    """`text_encoder_2/config.json`."""
+
+    d_model: int = 512
 
 
 class Tokenizer(msgspec.Struct, frozen=True):
@@ -90,6 +103,7 @@ class Vae(msgspec.Struct, frozen=True):
 
     block_out_channels: tuple[int, ...] = ()
     decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    latent_channels: int = 4
 
     @property
     def factor(self) -> int:
@@ -117,13 +131,16 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def check_parts(folder: Path, index: Index) -> None:
-    """Raise CheckpointRefused for a part of another class, CheckpointMissing for a file that is not there."""
+def check_parts(folder: Path, index: Index, without: Collection[str] = ()) -> None:
+    """Raise CheckpointRefused for a part of another class, CheckpointMissing for a file that is not there.
+
+    `without`: parts whose weights lie elsewhere.
+    """
     for part, classes in _CLASSES.items():
         library, class_name = getattr(index, part)
         if library not in ("diffusers", "transformers") or class_name not in classes:
             raise CheckpointRefused(f"{folder}: {part} is {class_name}, not one of {', '.join(sorted(classes))}.")
-    missing = [name for name in _needed(folder) if not (folder / name).is_file()]
+    missing = [name for name in _needed(folder, without) if not (folder / name).is_file()]
     if missing:
         raise CheckpointMissing(f"{folder} is incomplete: {', '.join(missing)} missing. Download the whole checkpoint.")
 
@@ -140,12 +157,12 @@ def weight_files(folder: Path, part: str) -> tuple[str, ...]:
     return tuple(f"{part}/{name}" for name in names)
 
 
-def used_files(folder: Path) -> tuple[str, ...]:
-    """Every file that decides what is drawn, by its path inside the folder, sorted."""
+def used_files(folder: Path, without: Collection[str] = ()) -> tuple[str, ...]:
+    """Every file that decides what is drawn, by its path inside the folder, sorted; `without`: see `check_parts`."""
     parts = [folder / part for part in (*PARTS, "tokenizer", "tokenizer_2", "scheduler")]
     files = [file for part in parts for file in part.iterdir() if file.is_file()]
     unread = {file for file in files if file.suffix == ".safetensors"} - {
-        folder / name for part in PARTS for name in weight_files(folder, part)
+        folder / name for part in PARTS if part not in without for name in weight_files(folder, part)
     }
     return tuple(sorted(str(file.relative_to(folder)) for file in files if file not in unread))
 
@@ -171,10 +188,11 @@ def read_json(path: Path, kind: type[_Config]) -> _Config:
         raise CheckpointRefused(f"{path} is not what a checkpoint in diffusers layout holds there.") from None
 
 
-def _needed(folder: Path) -> Iterator[str]:
+def _needed(folder: Path, without: Collection[str]) -> Iterator[str]:
     """Every file that has to be there, by its path inside the folder."""
     yield from ("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
     yield "tokenizer_2/tokenizer_config.json"
     for part in PARTS:
         yield f"{part}/config.json"
-        yield from weight_files(folder, part)
+        if part not in without:
+            yield from weight_files(folder, part)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from fluxserve.engine import layout
+from fluxserve.engine import layout, single_file
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, FluxTransformer2DModel
+    from torch import Tensor
     from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 logger = logging.getLogger(__name__)
@@ -41,12 +45,14 @@ class Parts:
     device: torch.device
 
 
-def load(folder: Path, runtime: Runtime) -> Parts:
-    """Load every part; raises CheckpointRefused where the files do not fit each other, OutOfMemory."""
+def load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({})) -> Parts:
+    """Load every part, those of `pieces` from there; raises CheckpointRefused where files do not fit, OutOfMemory."""
     import torch
 
     try:
-        return _load(folder, runtime)
+        return _load(folder, runtime, pieces)
+    except CheckpointRefused:
+        raise
     except (torch.OutOfMemoryError, MemoryError):
         raise OutOfMemory(f"There is not enough memory on {runtime.device} for {folder}.") from None
     except Exception:
@@ -54,51 +60,115 @@ def load(folder: Path, runtime: Runtime) -> Parts:
         raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
 
 
-def _load(folder: Path, runtime: Runtime) -> Parts:
+def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece]) -> Parts:
     index = layout.read_index(folder)
     return Parts(
-        transformer=_network(folder, "transformer", index, runtime),
-        vae=_network(folder, "vae", index, runtime),
-        text_encoder=_text_encoder(folder, "text_encoder", index, runtime),
-        text_encoder_2=_text_encoder(folder, "text_encoder_2", index, runtime),
+        transformer=_network(folder, "transformer", index, runtime, pieces),
+        vae=_network(folder, "vae", index, runtime, pieces),
+        text_encoder=_text_encoder(folder, "text_encoder", index, runtime, pieces),
+        text_encoder_2=_text_encoder(folder, "text_encoder_2", index, runtime, pieces),
         tokenizer=_tokenizer(folder, "tokenizer", index),
         tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
         device=runtime.torch_device,
     )
 
 
-def _network(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> torch.nn.Module:
+def _network(
+    folder: Path, part: str, index: layout.Index, runtime: Runtime, pieces: Mapping[str, Piece]
+) -> torch.nn.Module:
     """A network of diffusers, made without memory first, so that each tensor goes straight to its place."""
     import diffusers
     import torch
-    from safetensors.torch import load_file
 
     network_class = getattr(diffusers, index.class_of(part))
     known = inspect.signature(network_class.__init__).parameters
     config = json.loads((folder / part / "config.json").read_bytes())
+    if part == "transformer" and part in pieces:
+        config |= single_file.transformer_config(single_file.check_transformer(pieces[part]))
     with torch.device("meta"):
         network: torch.nn.Module = network_class(**{name: value for name, value in config.items() if name in known})
-    tensors = {
-        name: tensor.to(runtime.torch_dtype)
-        for file in layout.weight_files(folder, part)
-        for name, tensor in load_file(folder / file, device=runtime.device).items()
-    }
-    network.load_state_dict(tensors, assign=True)
-    return _settled(network)
+    if part in pieces:
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        single_file.check_shapes(pieces[part], shapes)
+        _fill(network, single_file.tensors(pieces[part], runtime.device, shapes), runtime)
+    else:
+        _fill(network, _tensors(folder, part, runtime), runtime)
+    return _for_inference(network)
 
 
-def _text_encoder(folder: Path, part: str, index: layout.Index, runtime: Runtime) -> PreTrainedModel:
+def _tensors(folder: Path, part: str, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a part of the folder, one after the other."""
+    from safetensors import safe_open
+
+    for file in layout.weight_files(folder, part):
+        with safe_open(folder / file, framework="pt", device=runtime.device) as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                yield name, opened.get_tensor(name)
+
+
+def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
+    """Put each tensor in its place as it comes: nothing holds all of them twice. Raises ValueError for a misfit."""
+    import torch
+
+    left = network.state_dict()
+    for name, tensor in tensors:
+        place = left.pop(name, None)
+        if place is None or place.shape != tensor.shape:
+            raise ValueError(name, tensor.shape, None if place is None else place.shape)
+        path, _, leaf = name.rpartition(".")
+        module = network.get_submodule(path)
+        own = _owned(tensor.to(runtime.torch_dtype))
+        is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
+        setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False) if is_parameter else own)
+    if left:
+        raise ValueError("missing", sorted(left))
+
+
+def _text_encoder(
+    folder: Path, part: str, index: layout.Index, runtime: Runtime, pieces: Mapping[str, Piece]
+) -> PreTrainedModel:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    encoder = getattr(transformers, index.class_of(part)).from_pretrained(
-        folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+    encoder_class = getattr(transformers, index.class_of(part))
+    if part in pieces:
+        encoder = _text_encoder_in(pieces[part], encoder_class, folder / part, runtime)
+    else:
+        encoder = encoder_class.from_pretrained(
+            folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+        )
+    encoder = encoder.to(runtime.torch_device)
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor.data = _owned(tensor.data)
+    return _for_inference(encoder)
+
+
+def _text_encoder_in(
+    piece: Piece, encoder_class: type[PreTrainedModel], config: Path, runtime: Runtime
+) -> PreTrainedModel:
+    """From a single file, with the folder's config; raises CheckpointRefused where they do not fit each other."""
+    shapes = {name: tensor.shape for name, tensor in piece.tensors.items()}
+    encoder, report = encoder_class.from_pretrained(
+        None,
+        config=encoder_class.config_class.from_pretrained(config, local_files_only=True),
+        # Nothing else holds these, so that each is given up as the next is put in memory of its own.
+        state_dict={
+            name: tensor.to(runtime.torch_dtype) for name, tensor in single_file.tensors(piece, runtime.device, shapes)
+        },
+        dtype=runtime.torch_dtype,
+        output_loading_info=True,
     )
-    return _settled(encoder.to(runtime.torch_device))
+    misfits = sorted(map(str, (*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"])))
+    if misfits:
+        raise CheckpointRefused(
+            f"The {piece.part} in {piece.file} does not fit {config}: {', '.join(misfits[:3])}. "
+            "Name a base with the same text encoders, or the file that belongs to it."
+        )
+    return encoder
 
 
-def _settled(network: _Network) -> _Network:
-    """For inference only, each tensor on a CPU in memory of its own, filters with their channels last.
+def _owned(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own, filters on a CPU with their channels last.
 
     Convolutions over channels that lie last take a quarter less time there. A tensor mapped from a file lies where
     the file has it, and kernels take other paths, with other last bits, for memory that is not aligned: the same
@@ -106,10 +176,13 @@ def _settled(network: _Network) -> _Network:
     """
     import torch
 
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.device.type == "cpu":
-            order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
-            tensor.data = tensor.data.clone(memory_format=order)
+    if tensor.device.type == "cpu":
+        order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
+        return tensor.clone(memory_format=order)
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def _for_inference(network: _Network) -> _Network:
     return network.eval().requires_grad_(requires_grad=False)
 
 
