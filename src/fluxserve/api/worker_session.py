@@ -87,14 +87,14 @@ class Session:
     def reach(self) -> float:
         """A worker that wants no more is handed a task of a lower turn than this all the same.
 
-        Of what it holds at most one comes before such a task. What that makes wait stays where it stands, so there is
-        a limit: as many as its engine holds.
+        Of what it holds, less than a batch comes before such a task, so it is drawn with the next step. What that makes
+        wait stays where it stands, so there is a limit: as many as its engine holds.
         """
         capacity = self.hello.capacity
         is_full = capacity <= sum(not claim.settling for claim in self.claims.values()) < 2 * capacity
         if not is_full or self.draining or self.closed:
             return -math.inf
-        return next(iter(self.turns[1:]), math.inf)
+        return next(iter(self.turns[max(1, p.batch(capacity) - 1) :]), math.inf)
 
     def wants(self, count: int) -> None:
         """It can take so many tasks more than it holds."""

@@ -8,6 +8,7 @@ connection   hello, heartbeats, arrivals; after a loss it dials again and presen
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import logging
 import math
@@ -312,17 +313,17 @@ class Worker:
     def _take_arrivals(self) -> list[Holding]:
         """Those whose turn is next, as many as the engine has room for; the rest waits here, one batch ahead.
 
-        Where it has none, it takes what comes before all that it draws, which then waits there as it stands: at most
-        as many as it has room for.
+        Where it has none, it takes what is drawn with the next step for its turn, and what that makes wait stands there
+        meanwhile: at most as many as it has room for.
         """
-        drawn = [one.assignment.turn for one in self._holdings.values() if one.is_drawn]
+        drawn = sorted(one.assignment.turn for one in self._holdings.values() if one.is_drawn)
         arrivals, active, capacity = sorted(self._arrivals, key=_turn), self._engine.active, self._engine.capacity
-        number = 0
+        number, batch = 0, p.batch(capacity)
         while number < len(arrivals) and (
             active + number < capacity
-            or (active + number < 2 * capacity and _turn(arrivals[number]) < min(drawn, default=math.inf))
+            or (active + number < 2 * capacity and _turn(arrivals[number]) < max(drawn[:batch], default=math.inf))
         ):
-            drawn.append(_turn(arrivals[number]))
+            bisect.insort(drawn, _turn(arrivals[number]))
             number += 1
         taken, self._arrivals = arrivals[:number], arrivals[number:]
         return taken

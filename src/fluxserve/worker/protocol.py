@@ -55,6 +55,11 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     held: tuple[Held, ...] = ()
 
 
+def batch(capacity: int) -> int:
+    """How many of what an engine holds share a step at most: it holds a batch, and another to choose from."""
+    return max(1, capacity // 2)
+
+
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """The worker is in; `kept` are the claims it may go on with, all others are lost.
 

@@ -54,7 +54,9 @@ async def test_what_is_as_long_as_the_rest_waits_until_the_worker_wants_more(tmp
 
 
 @in_event_loop
-async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_an_engine_full_in_all(tmp_path: Path) -> None:
+async def test_a_full_worker_gets_as_many_short_tasks_as_share_a_step_and_at_most_an_engine_full_in_all(
+    tmp_path: Path,
+) -> None:
     async with gateway_house(tmp_path) as house:
         worker = await full_worker(house)
         await house.submit(5, work=10.0)
@@ -69,12 +71,12 @@ async def test_a_full_worker_gets_one_short_task_ahead_and_at_most_an_engine_ful
 async def test_the_next_short_task_comes_when_the_first_has_made_its_last_step(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         worker = await full_worker(house, capacity=6)
-        shorts = await house.submit(3, work=10.0)
-        held = await worker.gets(8)
+        shorts = await house.submit(4, work=10.0)
+        held = await worker.gets(9)
         worker.send(p.Progress(task_id=held[6].task_id, fence=1, step=3, steps=4))
-        assert await worker.settle_down() == 8
+        assert await worker.settle_down() == 9
         worker.send(p.Progress(task_id=held[6].task_id, fence=1, step=4, steps=4))
-        assert [held.task_id for held in (await worker.gets(9))[6:]] == shorts
+        assert [held.task_id for held in (await worker.gets(10))[6:]] == shorts
 
 
 @in_event_loop

@@ -324,16 +324,17 @@ async def test_a_task_that_is_discarded_before_the_engine_had_room_for_it_never_
 
 
 class Parking(Stepped):
-    """An engine with room for two, which nothing ever leaves; it remembers the turns that it was told."""
+    """An engine with room for a few, which nothing ever leaves; it remembers the turns that it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 2) -> None:
         super().__init__(Settings(fake_latency=60, fake_steps=50))
         self.turns: dict[str, tuple[float, str]] = {}
+        self._capacity = capacity
 
     @property
     def capacity(self) -> int:
-        """Two."""
-        return 2
+        """As it was told."""
+        return self._capacity
 
     def admit(
         self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
@@ -372,6 +373,15 @@ async def test_a_worker_takes_in_at_the_next_step_what_comes_before_all_that_it_
         assert engine.turns == {
             name: (turn, f"flow of {name}") for name, turn in (("a", 100), ("b", 200), ("short", 10))
         }
+
+
+@in_event_loop
+async def test_a_full_worker_takes_in_together_the_short_tasks_that_share_a_step() -> None:
+    engine = Parking(6)
+    long = {name: 100.0 + number for number, name in enumerate("abcdef")}
+    async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, streams):
+        held = await in_the_engine(engine, streams, long, {"s": 10, "t": 20, "u": 30, "v": 40})
+        assert held == [set(long), {*long, "s", "t", "u"}]
 
 
 @in_event_loop
