@@ -179,7 +179,7 @@ def _folder(value: str, environ: Mapping[str, str]) -> tuple[Path, str]:
     """Where the value points to, and what to call it."""
     if value == MINI:
         return mini.folder(), MINI
-    folder = Path(value).expanduser()
+    folder = _path(value)
     if folder.is_dir():
         return folder.resolve(), folder.resolve().name
     if folder.is_file():
@@ -192,11 +192,22 @@ def _folder(value: str, environ: Mapping[str, str]) -> tuple[Path, str]:
     raise CheckpointMissing(f"There is no checkpoint folder {value}: name an existing folder, org/name, or mini.")
 
 
+def _path(value: str) -> Path:
+    """As a shell would read it. Raises CheckpointMissing for what can be no path here."""
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise CheckpointMissing(f"{value!r} names no file or folder: there is no such home.") from None
+    if "\0" in value:
+        raise CheckpointMissing(f"{value!r} names no file or folder.")
+    return path
+
+
 def _pieces(files: Collection[str]) -> Mapping[str, Piece]:
     """Every part that the files hold. Raises CheckpointRefused for a part that two files hold."""
     found: dict[str, Piece] = {}
     for file in files:
-        for part, piece in single_file.pieces(Path(file).expanduser().absolute()).items():
+        for part, piece in single_file.pieces(_path(file).absolute()).items():
             if part in found:
                 raise CheckpointRefused(f"Both {found[part].file} and {file} hold a {part}: name one of them.")
             found[part] = piece

@@ -62,7 +62,7 @@ def _decode(file: Path, text: bytes) -> Mapping[str, Stored]:
         return {
             name: msgspec.json.decode(entry, type=Stored) for name, entry in entries.items() if name != "__metadata__"
         }
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise CheckpointRefused(
             f"{file} is no whole safetensors file: its header cannot be read. Download it again."
         ) from None

@@ -180,7 +180,8 @@ def tensors(piece: Piece, device: str, shapes: Mapping[str, Shape]) -> Iterator[
     from safetensors import safe_open
 
     places = destinations(piece)
-    with safe_open(piece.file, framework="pt", device=device) as opened:
+    # Apple's GPUs hold no numbers of 8 bits.
+    with safe_open(piece.file, framework="pt", device="cpu" if device == "mps" else device) as opened:
         for name in piece.tensors:
             tensor = opened.get_tensor(piece.prefix + name)
             if name in piece.scales:
@@ -197,7 +198,7 @@ def scaled(tensor: Tensor, scale: Tensor) -> Tensor:
 def cut(tensor: Tensor, place: bfl.Destination, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Tensor]]:
     """What becomes of a tensor, by name."""
     if place.swapped:
-        tensor = tensor.roll(len(tensor) // 2, 0)
+        tensor = tensor.float().roll(len(tensor) // 2, 0)  # GPUs cannot turn rows of 8 bits
     parts: Iterable[Tensor] = tensor.split([shapes[name][0] for name in place.names])  # type: ignore[no-untyped-call]
     yield from ((name, part.reshape(shapes[name])) for name, part in zip(place.names, parts, strict=True))
 
@@ -260,4 +261,5 @@ def _check_no_more(piece: Piece, strange: Collection[str]) -> None:
 
 
 def _some(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:_NAMED_AT_MOST])
+    """A few of them; a file may name its tensors as it likes, so neither endless nor with a terminal's commands."""
+    return ", ".join(name.encode("unicode_escape").decode()[:100] for name in list(names)[:_NAMED_AT_MOST])

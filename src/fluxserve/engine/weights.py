@@ -117,7 +117,7 @@ def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runti
             raise ValueError(name, tensor.shape, None if place is None else place.shape)
         path, _, leaf = name.rpartition(".")
         module = network.get_submodule(path)
-        own = _owned(tensor.to(runtime.torch_dtype))
+        own = _owned(tensor.to(runtime.torch_device, runtime.torch_dtype))
         is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
         setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False) if is_parameter else own)
     if left:

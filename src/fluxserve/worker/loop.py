@@ -321,7 +321,7 @@ class Worker:
         number, batch = 0, p.batch(capacity)
         while number < len(arrivals) and (
             active + number < capacity
-            or (active + number < 2 * capacity and _turn(arrivals[number]) < max(drawn[:batch], default=math.inf))
+            or (active + number < 2 * capacity and _turn(arrivals[number]) < next(iter(drawn[batch - 1 :]), math.inf))
         ):
             bisect.insort(drawn, _turn(arrivals[number]))
             number += 1

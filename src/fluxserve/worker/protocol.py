@@ -56,7 +56,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 def batch(capacity: int) -> int:
-    """How many of what an engine holds share a step at most: it holds a batch, and another to choose from."""
+    """About how many of what an engine holds share a step: a batch, beside another to choose from.
+
+    Where nothing may share a step, so many short tasks wait for each other there, not for long ones.
+    """
     return max(1, capacity // 2)
 
 

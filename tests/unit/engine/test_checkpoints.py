@@ -334,3 +334,9 @@ def test_a_size_that_is_no_multiple_of_two_latents_is_drawn_at_the_nearest_that_
 )
 def test_mini_draws_at_the_sizes_it_learnt(size: Size, drawn: Size) -> None:
     assert drawn_size(find("mini"), size) == drawn
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/weights", "a\0b"])
+def test_what_can_be_no_path_is_missing(value: str) -> None:
+    with pytest.raises(CheckpointMissing, match="names no file or folder"):
+        find(value)

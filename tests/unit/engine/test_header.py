@@ -40,6 +40,7 @@ def test_the_files_of_mini_are_whole() -> None:
         b"",
         b"[]",
         b"{",
+        b'{"a":' + b"[" * 10_000,
         b"\xff{}",
         {"a": 3},
         {"a": {"dtype": "F32", "shape": [1]}},

@@ -76,12 +76,15 @@ class LinearTail(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> tuple[Tensor, Tensor]:
-        """The layers' answers to each channel of each cell: found in float32 at least, kept as their weights are."""
+        """The layers' answers to each channel of each cell: found in float32 at least, kept as their weights are.
+
+        Found on the CPU, for the same numbers whatever a GPU makes of float32 and of how full it is.
+        """
         weight = next(self._layers.parameters())
         exact = torch.promote_types(weight.dtype, torch.float32)
-        layers = copy.deepcopy(self._layers).to(exact)
+        layers = copy.deepcopy(self._layers).to("cpu", exact)
         channels = weight.shape[1]
-        impulses = torch.eye(channels * _GRID**2, dtype=exact, device=weight.device)
+        impulses = torch.eye(channels * _GRID**2, dtype=exact)
         impulses = impulses.view(-1, channels, _GRID, _GRID)
         silent = F.pixel_unshuffle(layers(torch.zeros_like(impulses[:1])), self._side)[0]
         answers = F.pixel_unshuffle(layers(impulses), self._side) - silent
@@ -95,7 +98,7 @@ class LinearTail(nn.Module):
                     for across in range(max(0, column - 1), min(_GRID, column + 2)):
                         answer = answers[:, down, across, :, row, column]
                         kernels[row, column, :, :, down - row + 1, across - column + 1] = answer.T
-        return kernels.to(weight.dtype), silent.permute(1, 2, 0).contiguous().to(weight.dtype)
+        return kernels.to(weight), silent.permute(1, 2, 0).contiguous().to(weight)
 
 
 def _linear_end(layers: nn.Sequential) -> nn.Sequential:
