@@ -87,8 +87,8 @@ class Session:
     def reach(self) -> float:
         """A worker that wants no more is handed a task of a lower turn than this all the same.
 
-        Of what it holds, less than a batch comes before such a task, so where a batch shares a step it is drawn with the
-        next one. What that makes wait stays where it stands, so there is a limit: as many as its engine holds.
+        Of what it holds, less than a batch comes before such a task, so where a batch shares a step it is drawn with
+        the next one. What that makes wait stays where it stands, so there is a limit: as many as its engine holds.
         """
         capacity = self.hello.capacity
         is_full = capacity <= sum(not claim.settling for claim in self.claims.values()) < 2 * capacity
