@@ -13,12 +13,14 @@ from typing import Literal, cast
 
 from fluxserve.catalogue.network import Network
 from fluxserve.catalogue.params import Param
+from fluxserve.catalogue.recipes import Recipe, TextToImage
 from fluxserve.catalogue.sizes import Size, ultra_size
 from fluxserve.errors import JsonValue
 
 OutputFormat = Literal["jpeg", "png", "webp"]
 #: Seeds drawn by us stay below this, so that every JSON reader holds them exactly.
 DRAWN_SEED_LIMIT = 2**32
+_TEXT_TO_IMAGE = TextToImage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,20 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputPicture:
+    """A picture that a request brought in its field `name`; `sha256` of its pixels says which one (see `pixels`)."""
+
+    name: str
+    size: Size
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What to draw, fully resolved. Frozen once the request was accepted; a retry draws the same picture."""
+    """What to draw, fully resolved. Frozen once the request was accepted; a retry draws the same picture.
+
+    The pixels of `pictures` travel beside it.
+    """
 
     model: str
     prompt: str
@@ -59,6 +73,8 @@ class Generation:
     steps: int
     guidance: float
     output_format: OutputFormat
+    recipe: Recipe = _TEXT_TO_IMAGE
+    pictures: tuple[InputPicture, ...] = ()
 
     @property
     def batch_key(self) -> str:

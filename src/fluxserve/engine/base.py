@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from fluxserve.catalogue import Generation, Size
@@ -22,6 +23,9 @@ class Pixels:
 
     size: Size
     data: bytes
+
+
+NO_PICTURES: Mapping[str, Pixels] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +95,18 @@ class Engine(Protocol):
         """Load the weights and draw once; raises ConfigurationError or EngineError."""
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Take a generation in, or up again where `waypoint` says; its first event comes from a later `step`.
+
+        `pictures` are those that the generation names, by their names.
 
         The lowest `turn` is in the next step, those that can step with it join in the order of their turns, and the
         others stay parked as they are; among equal turns who was admitted first. What is done in company is shared

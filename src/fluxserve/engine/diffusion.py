@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import device, waypoint
-from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
@@ -51,6 +51,7 @@ class _Wish:
     generation: Generation
     turn: float
     flow: str
+    pictures: Mapping[str, Pixels] = field(default_factory=dict)
     waypoint: bytes | None = None
     means: Means = USUAL
 
@@ -132,10 +133,17 @@ class DiffusionEngine:
             self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.origin == origin))
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Take a generation in: its prompt is read beside the steps, then it starts, or goes on from its waypoint."""
-        self._read(ref, _Wish(generation=generation, turn=turn, flow=flow, waypoint=waypoint))
+        self._read(ref, _Wish(generation=generation, pictures=pictures, turn=turn, flow=flow, waypoint=waypoint))
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""

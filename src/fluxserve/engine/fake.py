@@ -33,7 +33,7 @@ from fluxserve import __version__
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
-from fluxserve.engine.base import Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import BadPicture, DrawingFailed, EngineError, Fact, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
@@ -149,6 +149,7 @@ class FakeEngine:
         generation: Generation,
         waypoint: bytes | None = None,
         *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,  # noqa: ARG002 - the generation names them, which decides enough
         turn: float = 0.0,
         flow: str = "",  # noqa: ARG002 - all step at once, so there is nothing to share
     ) -> None:
