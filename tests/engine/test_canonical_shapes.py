@@ -17,8 +17,9 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.forward import ALONE, Company
+from fluxserve.engine.means import Means
 from fluxserve.engine.networks import Network
-from fluxserve.engine.trajectory import Conditioning, Trajectory
+from fluxserve.engine.trajectory import Conditioning, Inputs, Trajectory
 from fluxserve.settings import Settings
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
@@ -155,14 +156,17 @@ class Watched:
     def encode(self, prompt: str) -> Conditioning:
         return self._network.encode(prompt)
 
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        return self._network.look(generation, pictures, size, means)
+
     def noise(self, seed: int, size: Size) -> Tensor:
         return self._network.noise(seed, size)
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
         self.passes.append({len(latents), len(sigmas), len(guidance), len(conditioning.tokens)})
-        return self._network.predict(latents, sigmas, guidance, conditioning, size)
+        return self._network.predict(latents, sigmas, guidance, conditioning, inputs, size)
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         return self._network.decode(latents, size)
@@ -172,9 +176,9 @@ class Leaking(Watched):
     """A network whose rows see each other, as kernels may that choose their path by shape."""
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
-        velocity = super().predict(latents, sigmas, guidance, conditioning, size)
+        velocity = super().predict(latents, sigmas, guidance, conditioning, inputs, size)
         return velocity + 1e-6 * velocity.mean()
 
 
@@ -182,9 +186,9 @@ class Counting(Watched):
     """A network whose bits depend on how many rows a pass has, and on nothing else, as those of libraries do."""
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
-        velocity = super().predict(latents, sigmas, guidance, conditioning, size)
+        velocity = super().predict(latents, sigmas, guidance, conditioning, inputs, size)
         return velocity * (1 + 1e-6 * len(latents))
 
 
@@ -249,12 +253,12 @@ class Short(Counting):
         self._fits, self._counts, self._error = fits, counts, error
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
         if len(latents) > self._fits:
             raise self._error("no such kernel")
         predict = super().predict if self._counts else self._network.predict
-        return predict(latents, sigmas, guidance, conditioning, size)
+        return predict(latents, sigmas, guidance, conditioning, inputs, size)
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -26,7 +26,7 @@ from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
-from fluxserve.engine.trajectory import Conditioning, generator_seed, noise
+from fluxserve.engine.trajectory import Conditioning, Inputs, generator_seed, noise
 from fluxserve.errors import (
     BadPicture,
     CheckpointMissing,
@@ -77,7 +77,7 @@ class Breaking:
     """A network that breaks in one way where a prompt says so, and is sound otherwise."""
 
     def __init__(self, network: Network, breaks: Callable[[Tensor], Tensor]) -> None:
-        self._network = network
+        self._network, self.look = network, network.look
         self._breaks = breaks
         self._marked: list[Tensor] = []
 
@@ -101,9 +101,9 @@ class Breaking:
         return self._network.noise(seed, size)
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
-        velocity = self._network.predict(latents, sigmas, guidance, conditioning, size)
+        velocity = self._network.predict(latents, sigmas, guidance, conditioning, inputs, size)
         rows = zip(velocity.split(1), conditioning.pooled.split(1), strict=True)
         return torch.cat([self._breaks(row) if self._is_bad(pooled) else row for row, pooled in rows])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.residence import Residence
-from fluxserve.engine.trajectory import Conditioning
+from fluxserve.engine.trajectory import Conditioning, Inputs
 from fluxserve.engine.weights import Parts
 from fluxserve.settings import Settings
 
@@ -169,18 +169,21 @@ class Crowded:
     def encode(self, prompt: str) -> Conditioning:
         return self._network.encode(prompt)
 
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        return self._network.look(generation, pictures, size, means)
+
     def noise(self, seed: int, size: Size) -> Tensor:
         return self._network.noise(seed, size)
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
         self._device.take(STEP)
         if self.is_late and not self.stepping.is_set():
             self.stepping.set()
             assert self.refused.wait(PATIENCE_S)
         self._device.give(STEP)
-        return self._network.predict(latents, sigmas, guidance, conditioning, size)
+        return self._network.predict(latents, sigmas, guidance, conditioning, inputs, size)
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         return self._network.decode(latents, size)

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.forward import Company
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
-from fluxserve.engine.trajectory import Conditioning
+from fluxserve.engine.trajectory import Conditioning, Inputs
 from fluxserve.errors import BadPicture, OutOfMemory
 from fluxserve.settings import Settings
 
@@ -77,14 +77,17 @@ class Failing:
             self._marked.append(conditioning.pooled)
         return conditioning
 
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        return self._network.look(generation, pictures, size, means)
+
     def noise(self, seed: int, size: Size) -> Tensor:
         return self._network.noise(seed, size)
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
         self.tokens = latents.shape[1]
-        velocity = self._network.predict(latents, sigmas, guidance, conditioning, size)
+        velocity = self._network.predict(latents, sigmas, guidance, conditioning, inputs, size)
         is_bad = any(marked.equal(row) for row in conditioning.pooled.split(1) for marked in self._marked)
         return torch.full_like(velocity, float("nan")) if is_bad and self._fail(len(latents)) else velocity
 

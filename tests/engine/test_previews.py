@@ -49,7 +49,7 @@ class Stripes:
     """A decoder that is linear: each token holds the colours of its four quarters."""
 
     def __init__(self, network: Network) -> None:
-        self.encode, self.predict = network.encode, network.predict
+        self.encode, self.look, self.predict = network.encode, network.look, network.predict
         self.decoded: list[Size] = []
 
     def noise(self, seed: int, size: Size) -> torch.Tensor:

@@ -225,10 +225,10 @@ class DiffusionEngine:
         drawer = self._drawers[wish.generation.model]
         if wish.waypoint is not None:
             try:
-                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow)
+                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow, pictures=wish.pictures)
             except WaypointRefused as error:
                 waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, wish.turn, wish.means, wish.flow)
+        return drawer.start(ref, wish.generation, wish.turn, wish.means, wish.flow, pictures=wish.pictures)
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
@@ -244,7 +244,7 @@ class DiffusionEngine:
 
     def _key(self, trajectory: Trajectory) -> Hashable:
         """Equal for those that can share a forward pass."""
-        return self._drawer(trajectory).checkpoint.origin, trajectory.drawn_size, trajectory.means
+        return self._drawer(trajectory).checkpoint.origin, trajectory.drawn_size, trajectory.means, trajectory.shape
 
     def _flow(self, trajectory: Trajectory) -> str:
         """Whom it shares a pass with fairly: a pass that is filled up takes as long whoever is in it."""
@@ -312,7 +312,13 @@ class DiffusionEngine:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
         _log_means(trajectory.ref, means, error)
         self._trajectories.pop(trajectory.ref, None)
-        wish = _Wish(generation=trajectory.generation, turn=trajectory.turn, flow=trajectory.flow, means=means)
+        wish = _Wish(
+            generation=trajectory.generation,
+            pictures=trajectory.pictures,
+            turn=trajectory.turn,
+            flow=trajectory.flow,
+            means=means,
+        )
         self._read(trajectory.ref, wish)
 
     def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:

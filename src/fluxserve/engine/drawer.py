@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
-from fluxserve.engine.base import Finished, Pixels
+from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
@@ -26,7 +26,7 @@ from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import FAMILIES, Network
 from fluxserve.engine.previews import Previewer
 from fluxserve.engine.prompts import PromptCache
-from fluxserve.engine.trajectory import Conditioning, Trajectory
+from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,26 +46,55 @@ class Drawer:
     fingerprint: str
     previewer: Previewer
 
-    def start(self, ref: str, generation: Generation, turn: float, means: Means = USUAL, flow: str = "") -> Trajectory:
-        """Encode the prompt, unless it was read before, and draw the noise."""
+    def start(
+        self,
+        ref: str,
+        generation: Generation,
+        turn: float,
+        means: Means = USUAL,
+        flow: str = "",
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+    ) -> Trajectory:
+        """Encode the prompt, unless it was read before, look at the pictures and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
-        latents = self.network.noise(generation.seed, size)
+        inputs = self.network.look(generation, pictures, size, means)
+        conditioning = self._read(generation.prompt, means)
+        noise = self.network.noise(generation.seed, size)
+        levels = sampling.sigmas(self.checkpoint.schedule, generation.steps, noise.shape[1])
+        begun = inputs.start
+        if begun is not None:
+            levels = sampling.last_share(levels, begun.strength)
         return Trajectory(
             ref=ref,
             generation=generation,
+            pictures=pictures,
             drawn_size=size,
-            conditioning=self._read(generation.prompt, means),
-            sigmas=sampling.sigmas(self.checkpoint.schedule, generation.steps, latents.shape[1]),
-            latents=latents,
+            conditioning=conditioning if inputs.words is None else conditioning.followed_by(inputs.words),
+            inputs=inputs,
+            sigmas=levels,
+            latents=noise if begun is None else sampling.noised(begun.clean, noise, levels[0]),
             turn=turn,
             flow=flow,
             means=means,
+            kept=None
+            if begun is None or begun.redrawn is None
+            else Kept(clean=begun.clean, noise=noise, redrawn=begun.redrawn),
         )
 
-    def resume(self, ref: str, generation: Generation, turn: float, saved: bytes, flow: str = "") -> Trajectory:
-        """Encode the prompt and go on from a waypoint; raises WaypointRefused."""
+    def resume(
+        self,
+        ref: str,
+        generation: Generation,
+        turn: float,
+        saved: bytes,
+        flow: str = "",
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+    ) -> Trajectory:
+        """Encode the prompt, look at the pictures and go on from a waypoint; raises WaypointRefused."""
         reached = waypoint.decode(saved, generation, self.fingerprint)
-        return self.start(ref, generation, turn, flow=flow).at(reached)
+        return self.start(ref, generation, turn, flow=flow, pictures=pictures).at(reached)
 
     def save(self, trajectory: Trajectory) -> bytes | None:
         """The trajectory as a waypoint; None where nobody could go on from it."""
@@ -80,7 +109,9 @@ class Drawer:
         pictures = [
             [
                 _row(trajectory, conditioning)
-                for conditioning in (trajectory.conditioning, self.unconditional)[: self.checkpoint.rows_per_picture]
+                for conditioning in (trajectory.conditioning, self._without_prompt(trajectory))[
+                    : self.checkpoint.rows_per_picture
+                ]
             ]
             for trajectory in trajectories
         ]
@@ -90,8 +121,12 @@ class Drawer:
         return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
 
     def company_of(self, trajectory: Trajectory) -> Company:
-        """How many pictures may share a forward pass with it: none by other means, for those were not tested."""
-        return self.company.get(trajectory.drawn_size, ALONE) if trajectory.means.is_usual else ALONE
+        """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
+
+        Reference tokens and more words than a prompt has make such shapes.
+        """
+        is_tested = trajectory.inputs.tokens is None and trajectory.inputs.words is None
+        return self.company.get(trajectory.drawn_size, ALONE) if is_tested and trajectory.means.is_usual else ALONE
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
@@ -118,13 +153,18 @@ class Drawer:
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
             },
-            warnings=self.checkpoint.warnings_for(trajectory.generation.prompt),
+            warnings=(*self.checkpoint.warnings_for(trajectory.generation.prompt), *trajectory.inputs.warnings),
         )
 
     def _read(self, prompt: str, means: Means) -> Conditioning:
         """Read in float32 a prompt comes out otherwise, so that is neither taken from the cache nor kept in it."""
         encode = partial(self._encode, means=means)
         return encode(prompt) if means.exact else self.prompts.get(prompt, encode)
+
+    def _without_prompt(self, trajectory: Trajectory) -> Conditioning:
+        """As many text tokens as with it: where pictures add some, zeros."""
+        words = trajectory.inputs.words
+        return self.unconditional if words is None else self.unconditional.followed_by(words.new_zeros(words.shape))
 
     def _encode(self, prompt: str, means: Means) -> Conditioning:
         with self.network.using(Stage.ENCODE, means):
@@ -170,4 +210,5 @@ def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:
         sigma=trajectory.sigma,
         guidance=trajectory.generation.guidance,
         conditioning=conditioning,
+        inputs=trajectory.inputs,
     )

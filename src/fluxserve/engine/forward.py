@@ -11,12 +11,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fluxserve.catalogue import Size
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine.base import NO_PICTURES
+from fluxserve.engine.means import USUAL
 from fluxserve.engine.networks import Network
-from fluxserve.engine.trajectory import Conditioning
+from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,7 @@ class Row:
     sigma: float
     guidance: float
     conditioning: Conditioning
+    inputs: Inputs = NO_INPUTS
 
 
 #: A picture as a forward pass takes it: one row, or, with true guidance, two side by side in the same order.
@@ -102,7 +105,7 @@ def _pass(network: Network, pictures: Sequence[Rows], size: Size, company: Compa
     )
     sigmas = torch.tensor([row.sigma for row in rows], device=latents.device)
     guidance = torch.tensor([row.guidance for row in rows], device=latents.device)
-    velocities = network.predict(latents, sigmas, guidance, conditioning, size)
+    velocities = network.predict(latents, sigmas, guidance, conditioning, _together([row.inputs for row in rows]), size)
     each = len(pictures[0])
     return [
         [velocities[row : row + 1] for row in range(number * each, (number + 1) * each)]
@@ -110,16 +113,35 @@ def _pass(network: Network, pictures: Sequence[Rows], size: Size, company: Compa
     ]
 
 
+def _together(inputs: Sequence[Inputs]) -> Inputs:
+    """A row for each; those that share a pass are of one shape, and their reference tokens at the same places."""
+    import torch
+
+    tokens = [one.tokens for one in inputs if one.tokens is not None]
+    channels = [one.channels for one in inputs if one.channels is not None]
+    return Inputs(
+        tokens=torch.cat(tokens) if tokens else None,
+        places=inputs[0].places,
+        channels=torch.cat(channels) if channels else None,
+    )
+
+
 def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
 def _random_picture(network: Network, size: Size, seed: int, per_picture: int) -> Rows:
-    """Noise at some level under some words; no two seeds share either."""
+    """Noise at some level under some words, beside more noise where the weights read more; no two seeds share any."""
+    prompt, guidance = f"neighbour number {seed}", 1.5 + (seed * 0.7) % 3.5
+    plain = Generation(model="", prompt=prompt, size=size, seed=seed, steps=1, guidance=guidance, output_format="png")
+    inputs = network.look(plain, NO_PICTURES, size, USUAL)
+    if inputs.channels is not None:
+        inputs = replace(inputs, channels=noise(seed, tuple(inputs.channels.shape)).to(inputs.channels))
     row = Row(
         latents=network.noise(seed, size),
         sigma=1 - (seed * 0.37) % 1,
-        guidance=1.5 + (seed * 0.7) % 3.5,
-        conditioning=network.encode(f"neighbour number {seed}"),
+        guidance=guidance,
+        conditioning=network.encode(prompt),
+        inputs=inputs,
     )
     return [row] * per_picture

@@ -72,6 +72,17 @@ def advance(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) 
     return latents + (sigma_next - sigma) * velocity
 
 
+def noised(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """Clean latents as they are at noise level `sigma` on a straight way to `noise`; any shape."""
+    return sigma * noise + (1 - sigma) * clean
+
+
+def last_share(sigmas: tuple[float, ...], strength: float) -> tuple[float, ...]:
+    """The noise levels of the last `strength` of the steps, as diffusers counts them: one begun is made whole."""
+    steps = len(sigmas) - 1
+    return sigmas[int(max(steps - steps * strength, 0)) :]
+
+
 def predicted(latents: Tensor, velocity: Tensor, sigma: float) -> Tensor:
     """The clean latents that `velocity` points at from noise level `sigma`."""
     return latents - sigma * velocity

@@ -7,12 +7,14 @@ What it does not know: networks, batches, tasks.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
+from fluxserve.engine.base import Pixels
 from fluxserve.engine.means import Means
-from fluxserve.engine.sampling import advance
+from fluxserve.engine.sampling import advance, noised
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import WaypointRefused
 
@@ -35,23 +37,79 @@ class Conditioning:
         """What it takes of memory."""
         return self.tokens.nbytes + self.pooled.nbytes
 
+    def followed_by(self, words: Tensor) -> Conditioning:
+        """The same with more text tokens (1, more, width) at its end."""
+        import torch
+
+        return replace(self, tokens=torch.cat([self.tokens, words.to(self.tokens.dtype)], dim=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A picture that is drawn over: its `clean` latents (1, image tokens, channels).
+
+    `strength`: the share of the steps that is made, 1 begins at pure noise. `redrawn` (1, image tokens, channels) is 1
+    where the picture is drawn anew and 0 where every step puts it back; None: it is drawn anew everywhere.
+    """
+
+    clean: Tensor
+    strength: float = 1.0
+    redrawn: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the pictures of a generation became for the networks, one row.
+
+    `tokens` (1, reference tokens, channels) stand beside the picture's own in every pass, at `places` (reference
+    tokens, axes). `channels` (1, image tokens, more channels) are joined to those of the latents. `words` (1, more text
+    tokens, width) follow the prompt's. `start` is drawn over. `warnings`: what these weights could not do with them.
+    """
+
+    tokens: Tensor | None = None
+    places: Tensor | None = None
+    channels: Tensor | None = None
+    words: Tensor | None = None
+    start: Start | None = None
+    warnings: tuple[str, ...] = ()
+
+
+NO_INPUTS = Inputs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What every step puts back: `clean` under `noise` as at that step's level, where `redrawn` is 0."""
+
+    clean: Tensor
+    noise: Tensor
+    redrawn: Tensor
+
+    def put_back(self, latents: Tensor, sigma: float) -> Tensor:
+        """`latents` at noise level `sigma` with what is kept."""
+        return (1 - self.redrawn) * noised(self.clean, self.noise, sigma) + self.redrawn * latents
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
     """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; the lowest `turn` steps.
 
-    `flow`: whom a pass is shared with fairly. `means`: how it is drawn, from its start to its end.
+    `flow`: whom a pass is shared with fairly. `means`: how it is drawn, from its start to its end. `pictures` and what
+    they became, `inputs` and `kept`, are in no waypoint: they are made again from the same pictures.
     """
 
     ref: str
     generation: Generation
+    pictures: Mapping[str, Pixels]
     drawn_size: Size
     conditioning: Conditioning
+    inputs: Inputs
     sigmas: tuple[float, ...]
     latents: Tensor
     turn: float
     flow: str
     means: Means
+    kept: Kept | None = None
     position: int = 0
 
     @property
@@ -69,9 +127,22 @@ class Trajectory:
         """The noise level now."""
         return self.sigmas[self.position]
 
+    @property
+    def shape(self) -> Hashable:
+        """Equal for those whose rows fit into one pass."""
+        tokens, channels = self.inputs.tokens, self.inputs.channels
+        return (
+            self.conditioning.tokens.shape[1],
+            0 if tokens is None else tokens.shape[1],
+            0 if channels is None else channels.shape[2],
+        )
+
     def moved(self, velocity: Tensor) -> Trajectory:
         """One step further along `velocity`."""
-        latents = advance(self.latents, velocity, self.sigma, self.sigmas[self.position + 1])
+        sigma_next = self.sigmas[self.position + 1]
+        latents = advance(self.latents, velocity, self.sigma, sigma_next)
+        if self.kept is not None:
+            latents = self.kept.put_back(latents, sigma_next)
         return replace(self, latents=latents, position=self.position + 1)
 
     def written_down(self, fingerprint: str) -> Waypoint:

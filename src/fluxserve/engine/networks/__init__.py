@@ -5,13 +5,14 @@ What it does not know: files on disk, trajectories, batches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from fluxserve.catalogue import Size
+from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.means import Means, Stage
-from fluxserve.engine.trajectory import Conditioning
+from fluxserve.engine.trajectory import Conditioning, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +39,20 @@ class Network(Protocol):
     def encode(self, prompt: str) -> Conditioning:
         """The prompt as the transformer reads it; always one row."""
 
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        """What the generation's pictures are to these weights, for a picture that is drawn at `size`.
+
+        Equal pictures become equal bits. Weights that cannot do what the recipe wants say so in `warnings`. Which
+        stages' networks look depends on the recipe: they are taken here (`using`), not by the caller.
+        """
+
     def noise(self, seed: int, size: Size) -> Tensor:
         """The latents a picture of `size` starts from, one row."""
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
-        """The velocity at `latents`; `sigmas`, `guidance` and `conditioning` have a row for each row of latents."""
+        """The velocity at `latents`; all else but `inputs.places` has a row for each row of latents."""
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         """One row of finished latents as a picture of `size`. Raises BadPicture."""

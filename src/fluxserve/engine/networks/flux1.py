@@ -6,18 +6,19 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from fluxserve.catalogue import Size
+from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
-from fluxserve.engine.trajectory import Conditioning, noise
+from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Flux1:
             pooled=self._parts.text_encoder(clip, output_hidden_states=False).pooler_output,
         )
 
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:  # noqa: ARG002
+        """Nothing yet."""
+        return NO_INPUTS
+
     def noise(self, seed: int, size: Size) -> Tensor:
         """Drawn as a picture of latents (1, channels, height, width), then cut into patches."""
         height, width = self._patches(size)
@@ -73,21 +78,21 @@ class Flux1:
         return _pack(latents, height, width).to(self._parts.device)
 
     def predict(
-        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, size: Size
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
     ) -> Tensor:
-        """Guidance is read only by weights that have an embedding for it."""
+        """Guidance is read only by weights that have an embedding for it. What they say of references is left out."""
         dtype = self._parts.transformer.dtype
         velocity: Tensor = self._parts.transformer(
-            hidden_states=latents.to(dtype),
+            hidden_states=_beside(latents, inputs).to(dtype),
             timestep=sigmas,
             guidance=guidance if self._checkpoint.guidance_embeds else None,
             pooled_projections=conditioning.pooled.to(dtype),
             encoder_hidden_states=conditioning.tokens.to(dtype),
-            img_ids=_image_ids(*self._patches(size), self._parts.device),
+            img_ids=self._places(size, inputs),
             txt_ids=_text_ids(conditioning.tokens.shape[1], self._parts.device),
             return_dict=False,
         )[0]
-        return velocity.float()
+        return velocity[:, : latents.shape[1]].float()
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         """Undo the patches and the VAE's scaling, decode, and round -1 ... 1 to 0 ... 255."""
@@ -101,6 +106,12 @@ class Flux1:
         rows = levels[0].permute(1, 2, 0).contiguous().cpu()
         return Pixels(size=size, data=rows.numpy().tobytes())
 
+    def _places(self, size: Size, inputs: Inputs) -> Tensor:
+        import torch
+
+        own = _image_ids(*self._patches(size), self._parts.device)
+        return own if inputs.places is None else torch.cat([own, inputs.places])
+
     def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tensor:
         read = tokenizer([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids: Tensor = read.input_ids
@@ -110,6 +121,15 @@ class Flux1:
         """Rows and columns of patches in a picture of `size`."""
         pixels = _PATCH * self._checkpoint.vae_factor
         return size.height // pixels, size.width // pixels
+
+
+def _beside(latents: Tensor, inputs: Inputs) -> Tensor:
+    """(rows, image tokens and reference tokens, channels and more channels): what the transformer reads as pictures."""
+    import torch
+
+    if inputs.channels is not None:
+        latents = torch.cat([latents, inputs.channels.to(latents)], dim=2)
+    return latents if inputs.tokens is None else torch.cat([latents, inputs.tokens.to(latents)], dim=1)
 
 
 def _pack(latents: Tensor, height: int, width: int) -> Tensor:
