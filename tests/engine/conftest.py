@@ -72,7 +72,7 @@ def build_in_float8(folder: Path) -> Path:
     """A folder with mini's tokenizers and tiny random networks: 32 pixels to a latent, matrices in 8 bits."""
     parts = ("transformer", "vae", "text_encoder", "text_encoder_2")
     shutil.copytree(mini.folder(), folder, ignore=shutil.ignore_patterns("fluxserve.toml", *parts))
-    for part, network in zip(parts, _tiny_networks(), strict=True):
+    for part, network in zip(parts, tiny_networks(), strict=True):
         network.half().save_pretrained(folder / part)
         (file,) = (folder / part).glob("*.safetensors")
         tensors = load_file(file)
@@ -86,10 +86,14 @@ def build_in_float8(folder: Path) -> Path:
     return folder
 
 
-def _tiny_networks() -> tuple[FluxTransformer2DModel, AutoencoderKL, CLIPTextModel, T5EncoderModel]:
+def tiny_networks(
+    more_channels: int = 0,
+) -> tuple[FluxTransformer2DModel, AutoencoderKL, CLIPTextModel, T5EncoderModel]:
+    """A transformer, which reads so many channels beside the latents' own, an autoencoder, CLIP and T5."""
     torch.manual_seed(2)
     transformer = FluxTransformer2DModel(
-        in_channels=64,
+        in_channels=64 + more_channels,
+        out_channels=64,
         num_layers=1,
         num_single_layers=2,
         attention_head_dim=16,

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
@@ -33,6 +34,11 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _TEXT_LENGTH = {True: 512, False: 256}
 
 
+#: What the transformer reads beside latents and words: nothing more, pictures as tokens that stand beside the latents,
+#: a masked picture and its mask as channels, or a picture of edges or depths as channels.
+Reads = Literal["nothing", "references", "masked", "control"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A sound folder in diffusers layout. `vae_factor`: pixels to a latent, one way; `text_length`: tokens.
@@ -49,6 +55,7 @@ class Checkpoint:
     native: NativeSizes
     cfg_scale: float
     guidance_embeds: bool
+    reads: Reads
     text_length: int
     vae_factor: int
     schedule: NoiseSchedule
@@ -158,6 +165,7 @@ def read(folder: Path, name: str, pieces: Mapping[str, Piece] = MappingProxyType
         native=_native_sizes(folder, card, 2 * vae_factor),
         cfg_scale=card.cfg_scale,
         guidance_embeds=guidance_embeds,
+        reads=_reads(folder, index, pieces),
         text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
         vae_factor=vae_factor,
         schedule=schedule,
@@ -166,6 +174,27 @@ def read(folder: Path, name: str, pieces: Mapping[str, Piece] = MappingProxyType
         pieces=pieces,
         base=base,
     )
+
+
+def _reads(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Reads:
+    """What the transformer's width says; only the pipeline's name tells Kontext from weights that read nothing more."""
+    vae = layout.read_json(folder / "vae/config.json", layout.Vae)
+    latents, mask = layout.PATCH_AREA * vae.latent_channels, layout.PATCH_AREA * vae.factor**2
+    if "transformer" in pieces:
+        width = single_file.check_transformer(pieces["transformer"]).latents
+    else:
+        width = layout.read_json(folder / "transformer/config.json", layout.Transformer).in_channels
+    found: dict[int, Reads] = {
+        2 * latents: "control",
+        2 * latents + mask: "masked",
+        latents: "references" if index.pipeline == "FluxKontextPipeline" else "nothing",
+    }
+    if width not in found:
+        raise CheckpointRefused(
+            f"{folder} has a transformer that reads {width} channels; this engine draws with such as read {latents} "
+            f"(latents), {2 * latents} (and a control picture) or {2 * latents + mask} (and a masked picture)."
+        )
+    return found[width]
 
 
 def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:

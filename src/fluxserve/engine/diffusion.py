@@ -199,7 +199,7 @@ class DiffusionEngine:
                 failed.append(outcome)
             else:
                 del self._wishes[ref]
-                self._trajectories[ref] = outcome
+                self._hold(outcome)
         return failed
 
     def _take_decoded(self) -> Iterator[Finished | Failed]:
@@ -343,13 +343,17 @@ class DiffusionEngine:
             self.discard(outcome.ref)
             return (outcome,)
         preview = self._previews.pop(outcome.ref, None)
-        if outcome.is_done:
-            self.discard(outcome.ref)
-            self._drawn[outcome.ref] = outcome
-            self._decoding.submit(outcome.ref, outcome.turn, partial(self._decode, outcome))
-        else:
-            self._trajectories[outcome.ref] = outcome
+        self._hold(outcome)
         return (Progressed(ref=outcome.ref, step=outcome.position, steps=outcome.steps, preview=preview),)
+
+    def _hold(self, trajectory: Trajectory) -> None:
+        """To be moved on or decoded; one that begins at a picture that nothing is drawn over is done as it begins."""
+        if trajectory.is_done:
+            self.discard(trajectory.ref)
+            self._drawn[trajectory.ref] = trajectory
+            self._decoding.submit(trajectory.ref, trajectory.turn, partial(self._decode, trajectory))
+        else:
+            self._trajectories[trajectory.ref] = trajectory
 
     def _decode(self, trajectory: Trajectory) -> tuple[Trajectory, Finished | Failed]:
         """Beside the steps. Where memory runs out, in tiles."""

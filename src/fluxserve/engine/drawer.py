@@ -141,7 +141,7 @@ class Drawer:
         soundness.check_finite(trajectory.latents)
         with self.network.using(Stage.DECODE, means):
             drawn = self.network.decode(trajectory.latents, trajectory.drawn_size)
-        fitted = pixels_of.fit(drawn, trajectory.generation.size)
+        fitted = trajectory.with_kept(pixels_of.fit(drawn, trajectory.generation.size))
         return Finished(
             ref=trajectory.ref,
             pixels=fitted,
@@ -208,7 +208,7 @@ def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:
     return Row(
         latents=trajectory.latents,
         sigma=trajectory.sigma,
-        guidance=trajectory.generation.guidance,
+        guidance=trajectory.guidance,
         conditioning=conditioning,
         inputs=trajectory.inputs,
     )

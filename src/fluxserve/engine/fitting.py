@@ -13,9 +13,6 @@ from fluxserve.engine import bfl, layout, single_file
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused
 
-#: Channels of an image token for each of a latent: it is a patch of 2 x 2.
-_PATCH = 4
-
 
 def check(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> None:
     """Raise CheckpointRefused where a piece is not whole, or not made for the other parts of this folder."""
@@ -29,7 +26,7 @@ def _check_transformer(folder: Path, piece: Piece) -> None:
     widths = single_file.check_transformer(piece)
     config = layout.read_json(folder / "transformer/config.json", layout.Transformer)
     for what, has, other, wanted in (
-        ("latents", widths.latents, "autoencoder", _PATCH * _vae(folder).latent_channels),
+        ("latents", widths.latents, "autoencoder", layout.PATCH_AREA * _vae(folder).latent_channels),
         ("texts", widths.tokens, "T5", layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model),
         (
             "texts",

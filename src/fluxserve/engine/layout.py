@@ -14,6 +14,8 @@ import msgspec
 
 from fluxserve.errors import CheckpointMissing, CheckpointRefused
 
+#: Latents of an image token: it is a patch of 2 x 2.
+PATCH_AREA = 4
 CARD_FILE = "fluxserve.toml"
 #: Files that run code when they are loaded, or are code.
 REFUSED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py"})
@@ -76,6 +78,7 @@ class Index(msgspec.Struct, frozen=True):
 class Transformer(msgspec.Struct, frozen=True):
     """`transformer/config.json`; the axes say how the width of a head is shared by the rotations."""
 
+    in_channels: int = 64
     guidance_embeds: bool = False
     axes_dims_rope: tuple[int, ...] = (16, 56, 56)
 

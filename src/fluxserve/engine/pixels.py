@@ -23,6 +23,8 @@ QUALITY, PREVIEW_QUALITY = 95, 80
 PREVIEW_SIDE = 256
 #: An infinitely enlarged picture gets so much of its difference from a copy blurred by one drawn pixel on top.
 _SHARPEN = 3.0
+#: How pictures are scaled.
+SCALED = Image.Resampling.LANCZOS
 _EXIF_MODEL = 0x0110
 _EXIF_SOFTWARE = 0x0131
 
@@ -69,22 +71,31 @@ def fit(pixels: Pixels, size: Size) -> Pixels:
     An enlarged picture is sharpened again (docs/decisions/007). Where more than `MAX_CUT` of the picture would be cut,
     its edges are continued outwards to the ratio first.
     """
-    return _fit(pixels, size, cut_share(pixels.size, size))
+    return _fit(pixels, size, continues=cut_share(pixels.size, size) > MAX_CUT)
+
+
+def unfit(pixels: Pixels, drawn: Size) -> Pixels:
+    """The picture of size `drawn` that `fit` makes about this one of: what is drawn over it comes out in its place.
+
+    Where `fit` will cut something off, the edges are continued; where it will continue them, they are cut off.
+    """
+    return _fit(pixels, drawn, continues=cut_share(pixels.size, drawn) <= MAX_CUT)
 
 
 def fit_preview(preview: Pixels, asked: Size) -> Pixels:
     """The preview in the shape asked for: cut, or its edges continued, as `fit` does with the whole picture."""
-    return _fit(preview, preview_size(asked, preview.size), cut_share(preview.size, asked))
+    continues = cut_share(preview.size, asked) > MAX_CUT
+    return _fit(preview, preview_size(asked, preview.size), continues=continues)
 
 
-def _fit(pixels: Pixels, size: Size, cut: float) -> Pixels:
+def _fit(pixels: Pixels, size: Size, *, continues: bool) -> Pixels:
     if pixels.size == size:
         return pixels
     image = to_image(pixels)
-    if cut > MAX_CUT:
-        image = _continue_edges(image, size.ratio)
+    if continues:
+        image = _continued_to(image, size.ratio)
     box = _centre_box(image, size)
-    fitted = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
+    fitted = image.resize((size.width, size.height), SCALED, box=box)
     scale = size.width / (box[2] - box[0])
     return from_image(fitted if scale <= 1 else _sharpened(fitted, image, box, scale))
 
@@ -102,6 +113,21 @@ def to_image(pixels: Pixels) -> Image.Image:
 def from_image(image: Image.Image) -> Pixels:
     """From a Pillow picture in RGB."""
     return Pixels(size=Size(image.width, image.height), data=image.tobytes())
+
+
+def continue_edges(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    """`image` with so many more pixels on each side: its outermost columns, then its outermost rows, repeated."""
+    wide = Image.new("RGB", (left + image.width + right, image.height))
+    wide.paste(image, (left, 0))
+    for x, begin, width in ((0, 0, left), (image.width - 1, left + image.width, right)):
+        if width:
+            wide.paste(image.crop((x, 0, x + 1, image.height)).resize((width, image.height)), (begin, 0))
+    whole = Image.new("RGB", (wide.width, top + wide.height + bottom))
+    whole.paste(wide, (0, top))
+    for y, begin, height in ((0, 0, top), (wide.height - 1, top + wide.height, bottom)):
+        if height:
+            whole.paste(wide.crop((0, y, wide.width, y + 1)).resize((wide.width, height)), (0, begin))
+    return whole
 
 
 def _centre_box(image: Image.Image, size: Size) -> tuple[float, float, float, float]:
@@ -145,21 +171,9 @@ def _moved(image: Image.Image, part: tuple[int, int, int, int], to: tuple[int, i
     return moved
 
 
-def _continue_edges(image: Image.Image, ratio: float) -> Image.Image:
+def _continued_to(image: Image.Image, ratio: float) -> Image.Image:
     """`image` in the middle of a wider or taller picture of about `ratio`, its outermost rows or columns repeated."""
     w, h = image.size
     width, height = max(w, math.ceil(h * ratio)), max(h, math.ceil(w / ratio))
     left, top = (width - w) // 2, (height - h) // 2
-    whole = Image.new("RGB", (width, height))
-    whole.paste(image, (left, top))
-    margins = {
-        (0, 0, 1, h): (0, 0, left, height),
-        (w - 1, 0, w, h): (left + w, 0, width, height),
-        (0, 0, w, 1): (0, 0, width, top),
-        (0, h - 1, w, h): (0, top + h, width, height),
-    }
-    for edge, margin in margins.items():
-        size = (margin[2] - margin[0], margin[3] - margin[1])
-        if all(size):
-            whole.paste(image.crop(edge).resize(size), margin)
-    return whole
+    return continue_edges(image, left, top, width - w - left, height - h - top)

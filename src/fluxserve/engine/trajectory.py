@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
+from fluxserve.catalogue.recipes import Fill, TextToImage
+from fluxserve.engine import canvas
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.means import Means
-from fluxserve.engine.sampling import advance, noised
+from fluxserve.engine.sampling import advance, guidance_at, noised
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import WaypointRefused
 
@@ -128,6 +130,14 @@ class Trajectory:
         return self.sigmas[self.position]
 
     @property
+    def guidance(self) -> float:
+        """The guidance now."""
+        recipe, guidance = self.generation.recipe, self.generation.guidance
+        if isinstance(recipe, TextToImage):
+            return guidance_at(self.sigma, guidance, raw=recipe.raw, interval=recipe.interval)
+        return guidance
+
+    @property
     def shape(self) -> Hashable:
         """Equal for those whose rows fit into one pass."""
         tokens, channels = self.inputs.tokens, self.inputs.channels
@@ -144,6 +154,11 @@ class Trajectory:
         if self.kept is not None:
             latents = self.kept.put_back(latents, sigma_next)
         return replace(self, latents=latents, position=self.position + 1)
+
+    def with_kept(self, drawn: Pixels) -> Pixels:
+        """The picture that was drawn, in the size asked for, with the pixels that its recipe keeps."""
+        recipe, size = self.generation.recipe, self.generation.size
+        return canvas.lay_out(recipe, self.pictures, size).kept_in(drawn) if isinstance(recipe, Fill) else drawn
 
     def written_down(self, fingerprint: str) -> Waypoint:
         """Where it stands; drawn under `fingerprint`."""

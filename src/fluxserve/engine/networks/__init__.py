@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 #: `_class_name` in model_index.json -> "module:Class", imported when used.
 FAMILIES: dict[str, str] = {
     "FluxPipeline": "fluxserve.engine.networks.flux1:Flux1",
+    "FluxImg2ImgPipeline": "fluxserve.engine.networks.flux1:Flux1",
+    "FluxKontextPipeline": "fluxserve.engine.networks.flux1:Flux1",
+    "FluxFillPipeline": "fluxserve.engine.networks.flux1:Flux1",
+    "FluxControlPipeline": "fluxserve.engine.networks.flux1:Flux1",
 }
 
 

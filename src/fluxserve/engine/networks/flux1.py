@@ -16,17 +16,16 @@ from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.networks.flux1_pictures import Looker
+from fluxserve.engine.networks.flux1_tokens import PATCH, image_places, pack, unpack
 from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
-from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
+from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, device
     from transformers import PreTrainedTokenizerBase
-
-#: The transformer reads latents in patches of 2 x 2.
-_PATCH = 2
 
 
 class Flux1:
@@ -42,7 +41,8 @@ class Flux1:
         self._checkpoint = checkpoint
         self._parts = parts
         self._residence = Residence(parts, checkpoint.vae_factor)
-        self._channels = int(parts.transformer.config.in_channels) // _PATCH**2
+        self._channels = int(parts.vae.config.latent_channels)
+        self._looker = Looker(checkpoint, parts, self._residence.using)
 
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """See `residence`."""
@@ -67,15 +67,15 @@ class Flux1:
             pooled=self._parts.text_encoder(clip, output_hidden_states=False).pooler_output,
         )
 
-    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:  # noqa: ARG002
-        """Nothing yet."""
-        return NO_INPUTS
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        """See `flux1_pictures`."""
+        return self._looker.look(generation, pictures, size, means)
 
     def noise(self, seed: int, size: Size) -> Tensor:
         """Drawn as a picture of latents (1, channels, height, width), then cut into patches."""
         height, width = self._patches(size)
-        latents = noise(seed, (1, self._channels, height * _PATCH, width * _PATCH))
-        return _pack(latents, height, width).to(self._parts.device)
+        latents = noise(seed, (1, self._channels, height * PATCH, width * PATCH))
+        return pack(latents).to(self._parts.device)
 
     def predict(
         self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
@@ -99,7 +99,7 @@ class Flux1:
         import torch
 
         vae = self._parts.vae
-        scaled = _unpack(latents, *self._patches(size)) / vae.config.scaling_factor + vae.config.shift_factor
+        scaled = unpack(latents, *self._patches(size)) / vae.config.scaling_factor + vae.config.shift_factor
         picture = vae.decode(scaled.to(vae.dtype), return_dict=False)[0].float()
         soundness.check_picture(picture)
         levels = (picture / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -119,7 +119,7 @@ class Flux1:
 
     def _patches(self, size: Size) -> tuple[int, int]:
         """Rows and columns of patches in a picture of `size`."""
-        pixels = _PATCH * self._checkpoint.vae_factor
+        pixels = PATCH * self._checkpoint.vae_factor
         return size.height // pixels, size.width // pixels
 
 
@@ -132,29 +132,10 @@ def _beside(latents: Tensor, inputs: Inputs) -> Tensor:
     return latents if inputs.tokens is None else torch.cat([latents, inputs.tokens.to(latents)], dim=1)
 
 
-def _pack(latents: Tensor, height: int, width: int) -> Tensor:
-    """(1, C, 2h, 2w) -> (1, h w, 4C): each token holds a 2 x 2 patch, channel by channel."""
-    rows, channels = latents.shape[:2]
-    patches = latents.view(rows, channels, height, _PATCH, width, _PATCH).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(rows, height * width, channels * _PATCH**2)
-
-
-def _unpack(latents: Tensor, height: int, width: int) -> Tensor:
-    """(1, h w, 4C) -> (1, C, 2h, 2w), the inverse of `_pack`."""
-    rows, _, values = latents.shape
-    patches = latents.view(rows, height, width, values // _PATCH**2, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(rows, values // _PATCH**2, height * _PATCH, width * _PATCH)
-
-
 @lru_cache(maxsize=64)
 def _image_ids(height: int, width: int, device: device) -> Tensor:
-    """(h w, 3): zero, row and column of each image token, for the rotary embedding."""
-    import torch
-
-    ids = torch.zeros(height, width, 3)
-    ids[..., 1] = torch.arange(height)[:, None]
-    ids[..., 2] = torch.arange(width)[None, :]
-    return ids.reshape(height * width, 3).to(device)
+    """See `image_places`."""
+    return image_places(height, width).to(device)
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,143 @@
+"""Each recipe, on weights that were made for it, ends in the latents of diffusers' own pipeline for it."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
+    FluxFillPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxKontextPipeline,
+)
+from kinds import SIZE, begin, build_kind, end, half_white, picture, wish
+from torch import Tensor
+
+from conftest import CPU
+from fluxserve.catalogue import Size
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Pixels
+from fluxserve.engine.checkpoints import find
+from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.weights import load
+
+PICTURE, MASK = picture(1), half_white()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drawer]:
+    known: dict[str, Drawer] = {}
+
+    def open_kind(kind: str) -> Drawer:
+        if kind not in known:
+            folder = build_kind(tmp_path_factory.mktemp("weights") / kind, kind)
+            known[kind] = open_drawer(find(str(folder)), CPU)
+        return known[kind]
+
+    return open_kind
+
+
+def stock(pipeline: type[DiffusionPipeline], drawer: Drawer) -> DiffusionPipeline:
+    parts = load(drawer.checkpoint.path, CPU)
+    made = pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(drawer.checkpoint.path / "scheduler"),
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        text_encoder_2=parts.text_encoder_2,
+        tokenizer_2=parts.tokenizer_2,
+        transformer=parts.transformer,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def theirs(pipeline: DiffusionPipeline, drawer: Drawer, size: Size = SIZE, **more: object) -> np.ndarray:
+    drawn = pipeline(
+        prompt="a red apple",
+        height=size.height,
+        width=size.width,
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        generator=torch.Generator("cpu").manual_seed(7),
+        max_sequence_length=drawer.checkpoint.text_length,
+        output_type="latent",
+        **more,
+    ).images
+    return np.asarray(drawn)
+
+
+def ours(drawer: Drawer, recipe: ImageToImage | Edit | Fill | Control, pictures: Mapping[str, Pixels]) -> np.ndarray:
+    with torch.inference_mode():
+        return end(drawer, begin(drawer, wish(recipe, pictures), pictures)).latents.numpy()
+
+
+def clean(pipeline: DiffusionPipeline, one: Pixels) -> Tensor:
+    """The mode of what the autoencoder makes of a picture: where pipelines sample, they draw other noise than ours."""
+    vae = pipeline.vae
+    with torch.no_grad():
+        mode = vae.encode(pipeline.image_processor.preprocess(pixels_of.to_image(one))).latent_dist.mode()
+    return (mode - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def assert_equal(one: np.ndarray, other: np.ndarray) -> None:
+    assert np.abs(other).max() > 0.5
+    np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+def test_image_to_image(opened: Callable[[str], Drawer], strength: float) -> None:
+    drawer = opened("plain")
+    pipeline = stock(FluxImg2ImgPipeline, drawer)
+    expected = theirs(pipeline, drawer, image=clean(pipeline, PICTURE), strength=strength)
+    assert_equal(ours(drawer, ImageToImage(strength=strength), {"image": PICTURE}), expected)
+
+
+def test_filling_by_plain_weights(opened: Callable[[str], Drawer]) -> None:
+    drawer = opened("plain")
+    pipeline = stock(FluxInpaintPipeline, drawer)
+    latents = clean(pipeline, PICTURE)
+    expected = theirs(
+        pipeline,
+        drawer,
+        image=latents,
+        mask_image=pixels_of.to_image(MASK),
+        masked_image_latents=latents,
+        strength=1.0,
+    )
+    assert_equal(ours(drawer, Fill(), {"image": PICTURE, "mask": MASK}), expected)
+
+
+@pytest.mark.parametrize("reference", [picture(1), picture(2, Size(320, 256))])
+def test_editing_by_kontext_weights(opened: Callable[[str], Drawer], reference: Pixels) -> None:
+    drawer = opened("kontext")
+    pipeline = stock(FluxKontextPipeline, drawer)
+    expected = theirs(pipeline, drawer, image=pixels_of.to_image(reference), max_area=SIZE.area)
+    assert_equal(ours(drawer, Edit(), {"input_image": reference}), expected)
+
+
+def test_filling_by_weights_made_for_it(opened: Callable[[str], Drawer]) -> None:
+    drawer = opened("fill")
+    pipeline = stock(FluxFillPipeline, drawer)
+    expected = theirs(
+        pipeline,
+        drawer,
+        image=pixels_of.to_image(PICTURE),
+        mask_image=pixels_of.to_image(MASK),
+        latents=drawer.network.noise(7, SIZE),
+    )
+    assert_equal(ours(drawer, Fill(), {"image": PICTURE, "mask": MASK}), expected)
+
+
+def test_following_a_control_picture(opened: Callable[[str], Drawer]) -> None:
+    drawer = opened("control")
+    pipeline = stock(FluxControlPipeline, drawer)
+    latents = clean(pipeline, PICTURE)
+    packed = pipeline._pack_latents(latents, 1, *latents.shape[1:])
+    expected = theirs(pipeline, drawer, control_image=packed)
+    assert_equal(ours(drawer, Control(kind="depth"), {"preprocessed_image": PICTURE}), expected)
