@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fluxserve.engine.weights import Parts
 
 #: The share of the steps that is made over a picture by weights that were not made for what is asked.
-_EDITED, _CONTROLLED = 0.85, 0.9
+_EDITED, _CONTROLLED = 0.6, 0.8
 #: Width and height of what Kontext's weights learnt to look at; the transposes follow.
 _WIDE = ((1568, 672), (1504, 688), (1456, 720), (1392, 752), (1328, 800), (1248, 832), (1184, 880), (1104, 944))
 _REFERENCE_SIZES = (Size(1024, 1024), *(Size(*sides) for wide in _WIDE for sides in (wide, wide[::-1])))
