@@ -23,6 +23,7 @@ from pydantic import (
     SecretStr,
     Tag,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -68,12 +69,22 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Composed(BaseModel):
-    """A checkpoint of which some parts lie in single files: `base` names one that has the rest, as a text would."""
+    """A checkpoint with parts from elsewhere: `base` names one that has the rest, as a text would.
+
+    `files`: single files whose parts are taken instead of the base's. `redux`: a folder that reads image prompts.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     base: str
-    files: tuple[str, ...] = Field(min_length=1)
+    files: tuple[str, ...] = ()
+    redux: str | None = None
+
+    @model_validator(mode="after")
+    def _has_more(self) -> Composed:
+        if not self.files and self.redux is None:
+            raise PydanticCustomError("composed", "name files or a redux beside the base, or the base alone as a text")
+        return self
 
 
 #: The two kinds of a model's value; no names of settings.
@@ -115,7 +126,7 @@ class Settings(BaseSettings):
         {},
         description="Model name to checkpoint: `mini`, a folder in diffusers layout, or a repository in the hub cache; "
         "or a table of `base`, one of these, and `files`, safetensors in BFL's or ComfyUI's layout whose parts are "
-        "taken instead of the base's.",
+        "taken instead of the base's, or `redux`, a folder that lets it read image_prompt.",
     )
     accept_licenses: Names = Field(
         (), description="Licences of weights that you accept, with commas, such as flux-1-dev."

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPriorReduxPipeline
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
 from conftest import CPU, tiny_networks
 from fluxserve import mini
@@ -39,6 +41,21 @@ def build_kind(folder: Path, kind: str) -> Path:
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("AutoencoderTiny", "AutoencoderKL").replace("FluxPipeline", pipeline))
+    return folder
+
+
+def build_redux(folder: Path) -> Path:
+    """For the words of the folders of `build_kind`."""
+    torch.manual_seed(3)
+    config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=16
+    )
+    pipeline = FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel(config),
+        feature_extractor=SiglipImageProcessorPil(size={"height": 64, "width": 64}),
+        image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=32),
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 

@@ -13,18 +13,24 @@ from diffusers import (
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
     FluxKontextPipeline,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
 )
-from kinds import SIZE, begin, build_kind, end, half_white, picture, wish
+from kinds import SIZE, begin, build_kind, build_redux, end, half_white, picture, wish
 from torch import Tensor
+from transformers import SiglipImageProcessorPil
 
 from conftest import CPU
 from fluxserve.catalogue import Size
-from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import find
 from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.forward import ALONE
 from fluxserve.engine.weights import load
+from fluxserve.errors import CheckpointRefused
+from fluxserve.settings import Composed
 
 PICTURE, MASK = picture(1), half_white()
 
@@ -72,7 +78,7 @@ def theirs(pipeline: DiffusionPipeline, drawer: Drawer, size: Size = SIZE, **mor
     return np.asarray(drawn)
 
 
-def ours(drawer: Drawer, recipe: ImageToImage | Edit | Fill | Control, pictures: Mapping[str, Pixels]) -> np.ndarray:
+def ours(drawer: Drawer, recipe: Recipe, pictures: Mapping[str, Pixels]) -> np.ndarray:
     with torch.inference_mode():
         return end(drawer, begin(drawer, wish(recipe, pictures), pictures)).latents.numpy()
 
@@ -141,3 +147,72 @@ def test_following_a_control_picture(opened: Callable[[str], Drawer]) -> None:
     packed = pipeline._pack_latents(latents, 1, *latents.shape[1:])
     expected = theirs(pipeline, drawer, control_image=packed)
     assert_equal(ours(drawer, Control(kind="depth"), {"preprocessed_image": PICTURE}), expected)
+
+
+@pytest.fixture(scope="module")
+def with_redux(opened: Callable[[str], Drawer], tmp_path_factory: pytest.TempPathFactory) -> Drawer:
+    """The plain weights with a Redux beside them."""
+    redux = build_redux(tmp_path_factory.mktemp("redux") / "tiny-redux")
+    return open_drawer(find(Composed(base=str(opened("plain").checkpoint.path), redux=str(redux))), CPU)
+
+
+def test_a_picture_in_the_likeness_of_another(with_redux: Drawer) -> None:
+    drawer = with_redux
+    pipeline = stock(FluxPipeline, drawer)
+    prior = FluxPriorReduxPipeline.from_pretrained(
+        drawer.checkpoint.redux,
+        feature_extractor=SiglipImageProcessorPil.from_pretrained(drawer.checkpoint.redux / "feature_extractor"),
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        text_encoder_2=pipeline.text_encoder_2,
+        tokenizer_2=pipeline.tokenizer_2,
+    )
+    words, pooled, _ = pipeline.encode_prompt("a red apple", None, max_sequence_length=drawer.checkpoint.text_length)
+    seen = prior(pixels_of.to_image(PICTURE), prompt_embeds=words, pooled_prompt_embeds=pooled)
+    expected = pipeline(
+        prompt_embeds=seen.prompt_embeds,
+        pooled_prompt_embeds=seen.pooled_prompt_embeds,
+        height=SIZE.height,
+        width=SIZE.width,
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        generator=torch.Generator("cpu").manual_seed(7),
+        output_type="latent",
+    ).images
+    assert_equal(ours(drawer, TextToImage(), {"image_prompt": PICTURE}), expected.numpy())
+
+
+def test_likeness_scales_what_is_taken_of_a_picture(with_redux: Drawer) -> None:
+    prompt = {"image_prompt": PICTURE}
+    none, some, all_of_it, unasked = (
+        ours(with_redux, TextToImage(likeness=likeness), pictures)
+        for likeness, pictures in ((0.0, prompt), (0.5, prompt), (1.0, prompt), (1.0, {}))
+    )
+    assert (none == unasked).all()
+    assert len({one.tobytes() for one in (none, some, all_of_it)}) == 3
+
+
+def test_a_picture_in_the_likeness_of_another_is_drawn_alone_and_taken_up_again(with_redux: Drawer) -> None:
+    drawer, pictures = with_redux, {"image_prompt": PICTURE}
+    wanted = wish(TextToImage(likeness=0.5), pictures)
+    with torch.inference_mode():
+        start, plain = begin(drawer, wanted, pictures), begin(drawer, wish(TextToImage(), {}), {})
+        assert drawer.company_of(start) == ALONE
+        assert start.shape != plain.shape
+        saved = drawer.save(start.moved(drawer.velocities([start])[0]))
+        assert saved is not None
+        resumed = drawer.resume("a", wanted, 0, saved, pictures=pictures)
+        assert end(drawer, resumed).latents.equal(end(drawer, start).latents)
+
+
+def test_a_redux_is_part_of_the_fingerprint_and_of_what_is_told(
+    opened: Callable[[str], Drawer], with_redux: Drawer
+) -> None:
+    assert with_redux.fingerprint != opened("plain").fingerprint
+    assert "image prompts by tiny-redux" in with_redux.checkpoint.describe()
+
+
+def test_a_folder_that_is_no_redux_is_refused(opened: Callable[[str], Drawer]) -> None:
+    base = str(opened("plain").checkpoint.path)
+    with pytest.raises(CheckpointRefused, match="as redux name a folder of a FluxPriorReduxPipeline"):
+        find(Composed(base=base, redux=base))

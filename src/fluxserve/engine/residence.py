@@ -85,7 +85,11 @@ class Residence:
     def _modules(self, stage: Stage) -> Sequence[torch.nn.Module]:
         parts = self._parts
         return {
-            Stage.ENCODE: (parts.text_encoder, parts.text_encoder_2),
+            Stage.ENCODE: (
+                parts.text_encoder,
+                parts.text_encoder_2,
+                *(() if parts.redux is None else parts.redux.modules),
+            ),
             Stage.PREDICT: (parts.transformer,),
             Stage.DECODE: (parts.vae,),
         }[stage]

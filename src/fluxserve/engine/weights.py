@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from fluxserve.engine import layout, single_file
+from fluxserve.engine import layout, redux, single_file
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
 
@@ -43,14 +44,20 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     tokenizer_2: PreTrainedTokenizerBase
     device: torch.device
+    redux: Redux | None = None
 
 
-def load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({})) -> Parts:
-    """Load every part, those of `pieces` from there; raises CheckpointRefused where files do not fit, OutOfMemory."""
+def load(
+    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Path | None = None
+) -> Parts:
+    """Load every part, those of `pieces` from there, and the Redux `beside`.
+
+    Raises CheckpointRefused where files do not fit, OutOfMemory.
+    """
     import torch
 
     try:
-        return _load(folder, runtime, pieces)
+        return _load(folder, runtime, pieces, beside)
     except CheckpointRefused:
         raise
     except (torch.OutOfMemoryError, MemoryError):
@@ -60,7 +67,7 @@ def load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingPr
         raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
 
 
-def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece]) -> Parts:
+def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Path | None) -> Parts:
     index = layout.read_index(folder)
     return Parts(
         transformer=_network(folder, "transformer", index, runtime, pieces),
@@ -70,6 +77,27 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece]) -> Parts:
         tokenizer=_tokenizer(folder, "tokenizer", index),
         tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
         device=runtime.torch_device,
+        redux=None if beside is None else _redux(beside, runtime),
+    )
+
+
+def _redux(folder: Path, runtime: Runtime) -> Redux:
+    import torch
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+    from transformers import SiglipVisionModel
+
+    config = json.loads((folder / redux.HEAD / "config.json").read_bytes())
+    known = ("redux_dim", "txt_in_features")
+    with torch.device("meta"):
+        head = ReduxImageEncoder(**{name: config[name] for name in known if name in config})
+    _fill(head, _tensors_of(folder / redux.HEAD_FILE, runtime), runtime)
+    encoder = SiglipVisionModel.from_pretrained(
+        folder / redux.ENCODER, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+    )
+    return Redux(
+        encoder=_for_inference(_settled(encoder, runtime)),
+        head=_for_inference(head),
+        preparation=redux.preparation(folder),
     )
 
 
@@ -98,12 +126,16 @@ def _network(
 
 def _tensors(folder: Path, part: str, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a part of the folder, one after the other."""
+    for file in layout.weight_files(folder, part):
+        yield from _tensors_of(folder / file, runtime)
+
+
+def _tensors_of(file: Path, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    for file in layout.weight_files(folder, part):
-        with safe_open(folder / file, framework="pt", device=runtime.device) as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                yield name, opened.get_tensor(name)
+    with safe_open(file, framework="pt", device=runtime.device) as opened:
+        for name in opened.keys():  # noqa: SIM118 - not a mapping
+            yield name, opened.get_tensor(name)
 
 
 def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
@@ -137,10 +169,15 @@ def _text_encoder(
         encoder = encoder_class.from_pretrained(
             folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
         )
-    encoder = encoder.to(runtime.torch_device)
-    for tensor in (*encoder.parameters(), *encoder.buffers()):
+    return _for_inference(_settled(encoder, runtime))
+
+
+def _settled(network: _Network, runtime: Runtime) -> _Network:
+    """On the device, each tensor in memory of its own."""
+    settled = network.to(runtime.torch_device)
+    for tensor in (*settled.parameters(), *settled.buffers()):
         tensor.data = _owned(tensor.data)
-    return _for_inference(encoder)
+    return settled
 
 
 def _text_encoder_in(

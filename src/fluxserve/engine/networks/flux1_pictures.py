@@ -56,9 +56,18 @@ class Looker:
             tokens=tokens,
             places=places,
             channels=self._channels(generation, pictures, size, means),
+            words=self._words(generation, pictures, means),
             start=self._start(generation, pictures, size, means),
             warnings=tuple(self._warnings(generation, pictures)),
         )
+
+    def _words(self, generation: Generation, pictures: Mapping[str, Pixels], means: Means) -> Tensor | None:
+        """The image prompt as words; a likeness of 0 is none."""
+        redux, recipe, picture = self._parts.redux, generation.recipe, pictures.get("image_prompt")
+        if redux is None or picture is None or not isinstance(recipe, TextToImage) or recipe.likeness == 0:
+            return None
+        with self._using(Stage.ENCODE, means):
+            return redux.words(picture, recipe.likeness)
 
     def _start(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Start | None:
         """What is drawn over: where the recipe says so, and where these weights know no other use of the picture."""
@@ -182,7 +191,7 @@ class Looker:
 
     def _text_warnings(self, recipe: TextToImage, pictures: Mapping[str, Pixels]) -> Iterator[str]:
         name = self._checkpoint.name
-        if "image_prompt" in pictures:
+        if "image_prompt" in pictures and self._parts.redux is None:
             yield f"{name} reads no image_prompt: it followed the prompt alone"
         if not self._checkpoint.guidance_embeds and recipe != TextToImage(likeness=recipe.likeness):
             yield f"{name} reads no guidance, which raw and interval change: they changed nothing"
