@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer
+from fluxserve.engine.families import FLUX1
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.residence import Residence
@@ -78,11 +78,11 @@ def played(device: Device) -> Residence:
         halves = [SimpleNamespace(data=Weights(device, size // 2).to("cuda")) for _ in range(2)]
         return SimpleNamespace(parameters=lambda: iter(halves), buffers=lambda: iter(()))
 
-    parts = SimpleNamespace(
-        text_encoder=part(0), text_encoder_2=part(READER), transformer=part(TRANSFORMER), vae=part(2 * DECODER),
-        device=torch.device("cuda"),
-    )  # fmt: skip
-    return Residence(cast("Parts", parts), 8)
+    networks = {
+        "text_encoder": part(0), "text_encoder_2": part(READER), "transformer": part(TRANSFORMER),
+        "vae": part(2 * DECODER),
+    }  # fmt: skip
+    return Residence(Parts(family=FLUX1, device=torch.device("cuda"), by_name=networks), 8)
 
 
 def test_who_wants_to_be_alone_waits_for_the_step_under_way_and_has_the_device_to_himself() -> None:

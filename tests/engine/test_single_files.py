@@ -20,8 +20,8 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import open_drawer
 from fluxserve.engine.fingerprint import weights_hash
-from fluxserve.engine.layout import PARTS
 from fluxserve.engine.means import USUAL
+from fluxserve.engine.single_file import PARTS
 from fluxserve.engine.weights import load
 from fluxserve.errors import CheckpointMissing, CheckpointRefused
 from fluxserve.settings import Composed, Settings

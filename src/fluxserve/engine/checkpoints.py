@@ -18,22 +18,14 @@ from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import fitting, layout, redux, single_file
+from fluxserve.engine.families import FAMILIES, LICENSES_TO_ACCEPT, Family
 from fluxserve.engine.native_sizes import NativeSizes, nearest
-from fluxserve.engine.networks import FAMILIES
 from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
-DEV_LICENSE = "flux-1-dev"
-#: Licences that someone has to accept before the weights are used.
-LICENSES_TO_ACCEPT = frozenset({DEV_LICENSE})
-_PUBLISHED = {"FLUX.1-dev": DEV_LICENSE, "FLUX.1-schnell": "apache-2.0", "flux1-schnell": "apache-2.0"}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-#: Longest prompts in tokens: [dev] learnt 512, [schnell], which has no guidance embedding, 256.
-_TEXT_LENGTH = {True: 512, False: 256}
-
-
 #: What the transformer reads beside latents and words: nothing more, pictures as tokens that stand beside the latents,
 #: a masked picture and its mask as channels, or a picture of edges or depths as channels.
 Reads = Literal["nothing", "references", "masked", "control"]
@@ -50,7 +42,7 @@ class Checkpoint:
 
     path: Path
     name: str
-    family: str
+    family: Family
     license: str | None
     native: NativeSizes
     cfg_scale: float
@@ -79,8 +71,8 @@ class Checkpoint:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
-        parts = [part for part in layout.PARTS if part not in self.pieces]
-        files = [self.path / file for part in parts for file in layout.weight_files(self.path, part)]
+        parts = [part for part in self.family.networks if part not in self.pieces]
+        files = [self.path / file for part in parts for file in layout.weight_files(self.path, self.family, part)]
         if self.redux is not None:
             files += [self.redux / name for name in (redux.ENCODER_FILE, redux.HEAD_FILE)]
         return sum(file.stat().st_size for file in files) + sum(piece.size for piece in self.pieces.values())
@@ -154,29 +146,32 @@ def read(
     index = layout.read_index(folder)
     if index.pipeline not in FAMILIES:
         raise CheckpointRefused(f"{folder} holds a {index.pipeline}; this engine draws {', '.join(FAMILIES)}.")
+    family = index.family
     layout.check_parts(folder, index, without=pieces)
     fitting.check(folder, index, pieces)
     if beside is not None:
         redux.check(beside, layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model)
     card = layout.Card() if "transformer" in pieces else layout.read_card(folder)
-    guidance_embeds = layout.read_json(folder / "transformer/config.json", layout.Transformer).guidance_embeds
-    tokenizer = layout.read_json(folder / "tokenizer_2/tokenizer_config.json", layout.Tokenizer)
+    transformer = layout.read_json(folder / "transformer/config.json", layout.Transformer)
+    guidance_embeds = family.guidance_embeds if transformer.guidance_embeds is None else transformer.guidance_embeds
+    tokenizer = layout.read_json(folder / family.tokenizer / "tokenizer_config.json", layout.Tokenizer)
     vae_factor = layout.read_json(folder / "vae/config.json", layout.Vae).factor
-    schedule = layout.read_json(folder / "scheduler/scheduler_config.json", NoiseSchedule)
+    schedule = layout.read_json(folder / "scheduler/scheduler_config.json", family.schedule)
     if not schedule.is_supported:
         raise CheckpointRefused(f"{folder} uses a noise schedule that this engine does not draw with.")
     base = name
     name = pieces["transformer"].file.stem if "transformer" in pieces else card.name or name
+    known = family.license_of(name, guidance_embeds, transformer.joint_attention_dim)
     return Checkpoint(
         path=folder,
         name=name,
-        family=index.pipeline,
-        license=card.license.lower() if card.license else _license(name, guidance_embeds=guidance_embeds),
+        family=family,
+        license=card.license.lower() if card.license else known,
         native=_native_sizes(folder, card, 2 * vae_factor),
-        cfg_scale=card.cfg_scale,
+        cfg_scale=card.cfg_scale or (1.0 if index.is_distilled else family.cfg_scale),
         guidance_embeds=guidance_embeds,
         reads=_reads(folder, index, pieces),
-        text_length=int(min(_TEXT_LENGTH[guidance_embeds], tokenizer.model_max_length)),
+        text_length=int(min(family.longest_text[guidance_embeds], tokenizer.model_max_length)),
         vae_factor=vae_factor,
         schedule=schedule,
         draws=card.draws,
@@ -198,7 +193,7 @@ def _reads(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Re
     found: dict[int, Reads] = {
         2 * latents: "control",
         2 * latents + mask: "masked",
-        latents: "references" if index.pipeline == "FluxKontextPipeline" else "nothing",
+        latents: "references" if index.family.references else "nothing",
     }
     if width not in found:
         raise CheckpointRefused(
@@ -251,7 +246,7 @@ def _pieces(files: Collection[str]) -> Mapping[str, Piece]:
             if part in found:
                 raise CheckpointRefused(f"Both {found[part].file} and {file} hold a {part}: name one of them.")
             found[part] = piece
-    return {part: found[part] for part in layout.PARTS if part in found}
+    return {part: found[part] for part in single_file.PARTS if part in found}
 
 
 def _native_sizes(folder: Path, card: layout.Card, multiple: int) -> NativeSizes:
@@ -281,7 +276,3 @@ def _snapshot(repository: str, environ: Mapping[str, str]) -> Path:
             f"`hf download {repository}`, or name a local folder."
         )
     return folder
-
-
-def _license(name: str, *, guidance_embeds: bool) -> str | None:
-    return DEV_LICENSE if guidance_embeds else _PUBLISHED.get(name)

@@ -23,7 +23,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
-from fluxserve.engine.networks import FAMILIES, Network
+from fluxserve.engine.networks import Network
 from fluxserve.engine.previews import Previewer
 from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
@@ -174,7 +174,7 @@ class Drawer:
 def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
-    module, _, name = FAMILIES[checkpoint.family].partition(":")
+    module, _, name = checkpoint.family.draws.partition(":")
     parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.redux)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
     weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.redux)

@@ -52,7 +52,7 @@ def weights_hash(folder: Path, pieces: Mapping[str, Piece] = MappingProxyType({}
     `beside`: the folder of its Redux.
     """
     card = () if "transformer" in pieces else (layout.CARD_FILE,)
-    names = (*card, *layout.used_files(folder, without=pieces))
+    names = (*card, layout.INDEX_FILE, *layout.used_files(folder, without=pieces))
     files = {name: folder / name for name in names if (folder / name).is_file()}
     if beside is not None:
         files |= {f"redux/{name}": beside / name for name in redux.FILES}

@@ -1,6 +1,6 @@
-"""Whether the parts in single files fit the folder that has the rest: all have to be made for each other.
+"""Whether the parts of a folder, and of the single files that stand in for some, are made for each other.
 
-What the tensors alone do not say is taken from the folder: rotations, noise schedule, scaling of latents, tokenizers.
+What a file's tensors do not say is taken from the folder: rotations, noise schedule, scaling of latents, tokenizers.
 What it does not know: tensors, where files and folders are found.
 """
 
@@ -10,16 +10,44 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fluxserve.engine import bfl, layout, single_file
+from fluxserve.engine.families import Family
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused
 
 
 def check(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> None:
-    """Raise CheckpointRefused where a piece is not whole, or not made for the other parts of this folder."""
+    """Raise CheckpointRefused where a piece is not whole, or a part not made for the other parts of this folder."""
+    if pieces and not index.family.has_single_files:
+        raise CheckpointRefused(
+            f"{folder} holds {index.family.title}, of which single files are not read: name the folder alone."
+        )
+    if index.family.text_layers:
+        _check_language_model(folder, index.family)
     if "transformer" in pieces:
         _check_transformer(folder, pieces["transformer"])
     if "vae" in pieces:
         _check_autoencoder(folder, index, pieces["vae"])
+
+
+def _check_language_model(folder: Path, family: Family) -> None:
+    """Its layers that are read have to be there, and as wide as the transformer and the autoencoder expect."""
+    reader = layout.read_json(folder / "text_encoder/config.json", layout.LanguageModel).of_texts
+    transformer = layout.read_json(folder / "transformer/config.json", layout.Transformer)
+    deepest = max(family.text_layers)
+    if reader.num_hidden_layers < deepest:
+        raise CheckpointRefused(
+            f"{folder}: text_encoder has {reader.num_hidden_layers} layers, and {family.title} reads its {deepest}th. "
+            "Take the text encoder that was published with the transformer."
+        )
+    for what, has, part, wanted in (
+        ("texts", transformer.joint_attention_dim, "text_encoder", len(family.text_layers) * reader.hidden_size),
+        ("latents", transformer.in_channels, "vae", layout.PATCH_AREA * _vae(folder).latent_channels),
+    ):
+        if has != wanted:
+            raise CheckpointRefused(
+                f"{folder}: transformer reads {what} {has} wide, and those of its {part} are {wanted}. "
+                "Take parts that were published together."
+            )
 
 
 def _check_transformer(folder: Path, piece: Piece) -> None:
@@ -41,10 +69,11 @@ def _check_transformer(folder: Path, piece: Piece) -> None:
                 f"{piece.file} does not fit {folder}: it reads {what} {has} wide, and those of the folder's {other} "
                 f"are {wanted}. Name the folder of the weights that the file was made from as base."
             )
-    if widths.guidance_embeds != config.guidance_embeds:
+    has_guidance = bool(config.guidance_embeds)
+    if widths.guidance_embeds != has_guidance:
         kinds = {True: "a guidance embedding, as FLUX.1-dev", False: "no guidance embedding, as FLUX.1-schnell"}
         raise CheckpointRefused(
-            f"{piece.file} has {kinds[widths.guidance_embeds]}, and {folder} {kinds[config.guidance_embeds]}, whose "
+            f"{piece.file} has {kinds[widths.guidance_embeds]}, and {folder} {kinds[has_guidance]}, whose "
             "noise schedule is another. Name a folder of the same kind as base."
         )
 

@@ -12,29 +12,16 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from fluxserve.engine.families import FAMILIES, Family
 from fluxserve.errors import CheckpointMissing, CheckpointRefused
 
 #: Latents of an image token: it is a patch of 2 x 2.
 PATCH_AREA = 4
 CARD_FILE = "fluxserve.toml"
+INDEX_FILE = "model_index.json"
 #: Files that run code when they are loaded, or are code.
 REFUSED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py"})
-_WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
-#: Classes each part may name; anything else would be drawn wrongly.
-_CLASSES = {
-    "transformer": {"FluxTransformer2DModel"},
-    "vae": {"AutoencoderKL", "AutoencoderTiny"},
-    "text_encoder": {"CLIPTextModel"},
-    "text_encoder_2": {"T5EncoderModel"},
-    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
-    "tokenizer_2": {"T5Tokenizer", "T5TokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast"},
-}
-PARTS = tuple(_WEIGHTS)
+_FOUR_LEVELS = (64,) * 4
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 _Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -54,15 +41,16 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     license: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     native_sizes: tuple[tuple[_Side, _Side], ...] = ()
-    cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
     draws: str = ""
     warnings: dict[_Sentence, tuple[_Word, ...]] = {}
 
 
 class Index(msgspec.Struct, frozen=True):
-    """`model_index.json`: each part is [library, class]."""
+    """`model_index.json`: each part is [library, class]. `is_distilled`: FLUX.2 [klein] needs no true guidance."""
 
     pipeline: str = msgspec.field(name="_class_name")
+    is_distilled: bool = False
     transformer: _Part = (None, None)
     vae: _Part = (None, None)
     text_encoder: _Part = (None, None)
@@ -74,13 +62,19 @@ class Index(msgspec.Struct, frozen=True):
         """The name of the class that `part` names."""
         return str(getattr(self, part)[1])
 
+    @property
+    def family(self) -> Family:
+        """What the pipeline's folders have in common; it has to be one that is known."""
+        return FAMILIES[self.pipeline]
+
 
 class Transformer(msgspec.Struct, frozen=True):
     """`transformer/config.json`; the axes say how the width of a head is shared by the rotations."""
 
-    in_channels: int = 64
-    guidance_embeds: bool = False
+    guidance_embeds: bool | None = None
     axes_dims_rope: tuple[int, ...] = (16, 56, 56)
+    in_channels: int = 64
+    joint_attention_dim: int = 4096
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -95,8 +89,21 @@ class T5(msgspec.Struct, frozen=True):
     d_model: int = 512
 
 
+class LanguageModel(msgspec.Struct, frozen=True):
+    """`text_encoder/config.json` of a language model; one that also sees pictures tells of texts in the last field."""
+
+    hidden_size: int = 0
+    num_hidden_layers: int = 0
+    text_config: LanguageModel | None = None
+
+    @property
+    def of_texts(self) -> LanguageModel:
+        """The part of it that reads texts."""
+        return self.text_config or self
+
+
 class Tokenizer(msgspec.Struct, frozen=True):
-    """`tokenizer_2/tokenizer_config.json`; the length is in tokens and may be absurdly large."""
+    """A tokenizer's `tokenizer_config.json`; the length is in tokens and may be absurdly large."""
 
     model_max_length: float = 512
 
@@ -105,13 +112,13 @@ class Vae(msgspec.Struct, frozen=True):
     """`vae/config.json`: AutoencoderKL names its levels in the first field, AutoencoderTiny at least in the second."""
 
     block_out_channels: tuple[int, ...] = ()
-    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[int, ...] | None = None
     latent_channels: int = 4
 
     @property
     def factor(self) -> int:
         """Pixels to a latent, one way: each level but the last halves the picture."""
-        return 1 << (len(self.block_out_channels or self.decoder_block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels or self.decoder_block_out_channels or _FOUR_LEVELS) - 1)
 
 
 class _Shards(msgspec.Struct, frozen=True):
@@ -121,8 +128,8 @@ class _Shards(msgspec.Struct, frozen=True):
 
 
 def read_index(folder: Path) -> Index:
-    """What the folder says it is, after checking that it is whole and holds nothing that could run code."""
-    index = read_json(folder / "model_index.json", Index)
+    """What the folder says it is, after checking that it holds nothing that could run code."""
+    index = read_json(folder / INDEX_FILE, Index)
     refused = sorted(
         str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix.lower() in REFUSED_SUFFIXES
     )
@@ -139,18 +146,18 @@ def check_parts(folder: Path, index: Index, without: Collection[str] = ()) -> No
 
     `without`: parts whose weights lie elsewhere.
     """
-    for part, classes in _CLASSES.items():
-        library, class_name = getattr(index, part)
-        if library not in ("diffusers", "transformers") or class_name not in classes:
-            raise CheckpointRefused(f"{folder}: {part} is {class_name}, not one of {', '.join(sorted(classes))}.")
-    missing = [name for name in _needed(folder, without) if not (folder / name).is_file()]
+    for name, part in index.family.parts.items():
+        library, class_name = getattr(index, name)
+        if library not in ("diffusers", "transformers") or class_name not in part.classes:
+            raise CheckpointRefused(f"{folder}: {name} is {class_name}, not one of {', '.join(sorted(part.classes))}.")
+    missing = [name for name in _needed(folder, index.family, without) if not (folder / name).is_file()]
     if missing:
         raise CheckpointMissing(f"{folder} is incomplete: {', '.join(missing)} missing. Download the whole checkpoint.")
 
 
-def weight_files(folder: Path, part: str) -> tuple[str, ...]:
+def weight_files(folder: Path, family: Family, part: str) -> tuple[str, ...]:
     """The safetensors files of a part, by their paths inside the folder: one, or the shards its index lists."""
-    single = f"{part}/{_WEIGHTS[part]}.safetensors"
+    single = f"{part}/{family.parts[part].kind.value}.safetensors"
     shards = folder / f"{single}.index.json"
     if not shards.is_file():
         return (single,)
@@ -162,10 +169,10 @@ def weight_files(folder: Path, part: str) -> tuple[str, ...]:
 
 def used_files(folder: Path, without: Collection[str] = ()) -> tuple[str, ...]:
     """Every file that decides what is drawn, by its path inside the folder, sorted; `without`: see `check_parts`."""
-    parts = [folder / part for part in (*PARTS, "tokenizer", "tokenizer_2", "scheduler")]
-    files = [file for part in parts for file in part.iterdir() if file.is_file()]
+    family = read_json(folder / INDEX_FILE, Index).family
+    files = [file for part in (*family.parts, "scheduler") for file in (folder / part).iterdir() if file.is_file()]
     unread = {file for file in files if file.suffix == ".safetensors"} - {
-        folder / name for part in PARTS if part not in without for name in weight_files(folder, part)
+        folder / name for part in family.networks if part not in without for name in weight_files(folder, family, part)
     }
     return tuple(sorted(str(file.relative_to(folder)) for file in files if file not in unread))
 
@@ -191,11 +198,12 @@ def read_json(path: Path, kind: type[_Config]) -> _Config:
         raise CheckpointRefused(f"{path} is not what a checkpoint in diffusers layout holds there.") from None
 
 
-def _needed(folder: Path, without: Collection[str]) -> Iterator[str]:
+def _needed(folder: Path, family: Family, without: Collection[str]) -> Iterator[str]:
     """Every file that has to be there, by its path inside the folder."""
-    yield from ("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
-    yield "tokenizer_2/tokenizer_config.json"
-    for part in PARTS:
+    yield "scheduler/scheduler_config.json"
+    for part in family.tokenizers:
+        yield f"{part}/tokenizer_config.json"
+    for part in family.networks:
         yield f"{part}/config.json"
         if part not in without:
-            yield from weight_files(folder, part)
+            yield from weight_files(folder, family, part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fluxserve.engine.means import Means, Stage
@@ -42,7 +42,7 @@ class Residence:
                 self._move(stage, self._parts.device)
                 self._away.discard(stage)
             if means.exact:
-                for module in self._modules(stage):
+                for module in self._parts.networks_of(stage):
                     stack.enter_context(_in_float32(module))
             if means.tiled and stage is Stage.DECODE:
                 stack.enter_context(self._in_tiles())
@@ -78,21 +78,9 @@ class Residence:
                 raise
 
     def _move(self, stage: Stage, device: torch.device | str) -> None:
-        for module in self._modules(stage):
+        for module in self._parts.networks_of(stage):
             for tensor in _tensors(module):
                 tensor.data = tensor.data.to(device)
-
-    def _modules(self, stage: Stage) -> Sequence[torch.nn.Module]:
-        parts = self._parts
-        return {
-            Stage.ENCODE: (
-                parts.text_encoder,
-                parts.text_encoder_2,
-                *(() if parts.redux is None else parts.redux.modules),
-            ),
-            Stage.PREDICT: (parts.transformer,),
-            Stage.DECODE: (parts.vae,),
-        }[stage]
 
     @contextlib.contextmanager
     def _in_tiles(self) -> Iterator[None]:

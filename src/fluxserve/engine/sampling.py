@@ -1,7 +1,7 @@
 """The mathematics of drawing: falling noise levels as a plain list, and one Euler step along the predicted velocity.
 
-Pure functions, so that every picture of a batch can stand at its own step. The formulas are those that diffusers'
-FluxPipeline uses with its FlowMatchEulerDiscreteScheduler; the tests hold ours against it.
+Pure functions, so that every picture of a batch can stand at its own step. The formulas are those that diffusers' Flux
+pipelines use with their FlowMatchEulerDiscreteScheduler; the tests hold ours against them.
 What it does not know: networks, pictures, who steps together.
 """
 
@@ -16,9 +16,12 @@ import msgspec
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Pictures of more image tokens have one shift for any number of steps.
+_EMPIRICAL_TOKENS = 4300
+
 
 class NoiseSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """`scheduler/scheduler_config.json`, as far as FLUX.1 uses it; lengths are in image tokens."""
+    """`scheduler/scheduler_config.json`, as far as FLUX uses it; lengths are in image tokens."""
 
     kind: str = msgspec.field(name="_class_name")
     use_dynamic_shifting: bool = False
@@ -48,6 +51,26 @@ class NoiseSchedule(msgspec.Struct, frozen=True, kw_only=True):
             or self.use_karras_sigmas
         )
 
+    def mu(self, image_tokens: int, steps: int) -> float:  # noqa: ARG002
+        """The logarithm of the shift: a line through (base length, base shift) and (max length, max shift)."""
+        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        return self.base_shift + slope * (image_tokens - self.base_image_seq_len)
+
+
+class EmpiricalSchedule(NoiseSchedule, frozen=True, kw_only=True):
+    """FLUX.2's: what was found to work best at 10 and at 200 steps, and a line between them."""
+
+    def mu(self, image_tokens: int, steps: int) -> float:
+        """Large pictures take what was found at 200 steps, however many there are.
+
+        Source: `compute_empirical_mu` of Black Forest Labs' flux2 and of diffusers.
+        """
+        at_200 = 0.00016927 * image_tokens + 0.45666666
+        if image_tokens > _EMPIRICAL_TOKENS:
+            return at_200
+        at_10 = 8.73809524e-05 * image_tokens + 1.89833333
+        return at_200 + (at_200 - at_10) / 190 * (steps - 200)
+
 
 def sigmas(schedule: NoiseSchedule, steps: int, image_tokens: int) -> tuple[float, ...]:
     """The `steps` + 1 noise levels from 1 (pure noise) to 0 (the picture).
@@ -56,15 +79,9 @@ def sigmas(schedule: NoiseSchedule, steps: int, image_tokens: int) -> tuple[floa
     exp(mu) / (exp(mu) + 1/t - 1), more for larger pictures, else to shift t / (1 + (shift - 1) t).
     The first form is the second with shift = exp(mu). Source: Esser et al. 2024, section 5.3.2.
     """
-    shift = math.exp(mu(schedule, image_tokens)) if schedule.use_dynamic_shifting else schedule.shift
+    shift = math.exp(schedule.mu(image_tokens, steps)) if schedule.use_dynamic_shifting else schedule.shift
     even = [1 + (1 / steps - 1) * index / max(steps - 1, 1) for index in range(steps)]
     return (*(shift * t / (1 + (shift - 1) * t) for t in even), 0.0)
-
-
-def mu(schedule: NoiseSchedule, image_tokens: int) -> float:
-    """The logarithm of the shift: a straight line through (base length, base shift) and (max length, max shift)."""
-    slope = (schedule.max_shift - schedule.base_shift) / (schedule.max_image_seq_len - schedule.base_image_seq_len)
-    return schedule.base_shift + slope * (image_tokens - schedule.base_image_seq_len)
 
 
 def advance(latents: Tensor, velocity: Tensor, sigma: float, sigma_next: float) -> Tensor:

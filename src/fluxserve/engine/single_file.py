@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-#: Part -> where an all-in-one file of ComfyUI keeps it, and how names of it begin.
-_PARTS = {
+#: Part of FLUX.1 -> where an all-in-one file of ComfyUI keeps it, and how names of it begin.
+PARTS = {
     "transformer": ("model.diffusion_model.", ("double_blocks.", "single_blocks.")),
     "vae": ("vae.", ("decoder.conv_in.", "decoder.mid.")),
     "text_encoder": ("text_encoders.clip_l.transformer.", ("text_model.",)),
     "text_encoder_2": ("text_encoders.t5xxl.transformer.", ("encoder.block.",)),
 }
-_PREFIXES = (*(prefix for prefix, _ in _PARTS.values()), "text_encoders.")
+_PREFIXES = (*(prefix for prefix, _ in PARTS.values()), "text_encoders.")
 #: Names of which one is enough to know that a file is something else, and what it is.
 _STRANGERS = (
     (r"lora_|\.lora\.|\.lokr_|\.hada_", "a LoRA, which changes a transformer and is none"),
@@ -95,7 +95,7 @@ def pieces(file: Path) -> Mapping[str, Piece]:
     for pattern, what in _STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
             raise CheckpointRefused(f"{file} is {what}. Name a file that holds a part of FLUX.1 in BFL's layout.")
-    found = {part: piece for part in _PARTS if (piece := _piece(file, part, tensors))}
+    found = {part: piece for part in PARTS if (piece := _piece(file, part, tensors))}
     if not found:
         raise CheckpointRefused(
             f"{file} holds no part of FLUX.1 in BFL's or ComfyUI's layout, but {_some(tensors) or 'nothing'}. "
@@ -205,7 +205,7 @@ def cut(tensor: Tensor, place: bfl.Destination, shapes: Mapping[str, Shape]) -> 
 
 def _piece(file: Path, part: str, everything: Mapping[str, Stored]) -> Piece | None:
     """The part in the file under ComfyUI's prefix, or else without any; None where it is not there."""
-    prefix, beginnings = _PARTS[part]
+    prefix, beginnings = PARTS[part]
     for start in (prefix, ""):
         inside = {
             name.removeprefix(start): one

@@ -29,7 +29,7 @@ _SEED_BITS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A prompt as the networks read it: `tokens` (1, text length, width) and `pooled` (1, width)."""
+    """A prompt as the networks read it: `tokens` (1, text length, width) and `pooled` (1, width), 0 wide in FLUX.2."""
 
     tokens: Tensor
     pooled: Tensor

@@ -9,23 +9,24 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluxserve.engine import layout, redux, single_file
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.families import Family, Kind
+from fluxserve.engine.means import Stage
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, AutoencoderTiny, FluxTransformer2DModel
     from torch import Tensor
-    from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 #: A filter of a convolution: channels out, channels in, height, width.
@@ -35,16 +36,22 @@ _Network = TypeVar("_Network", bound="torch.nn.Module")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The loaded parts of a FLUX.1 checkpoint."""
+    """The loaded parts of a checkpoint; each is an attribute by the name that its family gives it."""
 
-    transformer: FluxTransformer2DModel
-    vae: AutoencoderKL | AutoencoderTiny
-    text_encoder: CLIPTextModel
-    text_encoder_2: T5EncoderModel
-    tokenizer: PreTrainedTokenizerBase
-    tokenizer_2: PreTrainedTokenizerBase
+    family: Family
     device: torch.device
+    by_name: Mapping[str, PreTrainedModel | PreTrainedTokenizerBase | torch.nn.Module]
     redux: Redux | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.by_name:
+            raise AttributeError(f"Checkpoints of {self.family.title} have no {name}.")
+        return self.by_name[name]
+
+    def networks_of(self, stage: Stage) -> Sequence[torch.nn.Module]:
+        """Those that `stage` uses."""
+        beside = self.redux.modules if self.redux is not None and stage is Stage.ENCODE else ()
+        return [*(getattr(self, name) for name in self.family.networks_of(stage)), *beside]
 
 
 def load(
@@ -67,18 +74,23 @@ def load(
         raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where parts are read from, and for where."""
+
+    folder: Path
+    index: layout.Index
+    pieces: Mapping[str, Piece]
+    runtime: Runtime
+
+
 def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Path | None) -> Parts:
-    index = layout.read_index(folder)
-    return Parts(
-        transformer=_network(folder, "transformer", index, runtime, pieces),
-        vae=_network(folder, "vae", index, runtime, pieces),
-        text_encoder=_text_encoder(folder, "text_encoder", index, runtime, pieces),
-        text_encoder_2=_text_encoder(folder, "text_encoder_2", index, runtime, pieces),
-        tokenizer=_tokenizer(folder, "tokenizer", index),
-        tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
-        device=runtime.torch_device,
-        redux=None if beside is None else _redux(beside, runtime),
-    )
+    source = _Source(folder=folder, index=layout.read_index(folder), pieces=pieces, runtime=runtime)
+    family = source.index.family
+    read = {Kind.DIFFUSERS: _network, Kind.TRANSFORMERS: _text_encoder, Kind.TOKENIZER: _tokenizer}
+    loaded = {name: read[part.kind](source, name) for name, part in family.parts.items()}
+    seen_by = None if beside is None else _redux(beside, runtime)
+    return Parts(family=family, device=runtime.torch_device, by_name=loaded, redux=seen_by)
 
 
 def _redux(folder: Path, runtime: Runtime) -> Redux:
@@ -90,7 +102,7 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     known = ("redux_dim", "txt_in_features")
     with torch.device("meta"):
         head = ReduxImageEncoder(**{name: config[name] for name in known if name in config})
-    _fill(head, _tensors_of(folder / redux.HEAD_FILE, runtime), runtime)
+    _fill(head, _tensors(folder, (redux.HEAD_FILE,), runtime), runtime)
     encoder = SiglipVisionModel.from_pretrained(
         folder / redux.ENCODER, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
     )
@@ -101,41 +113,36 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     )
 
 
-def _network(
-    folder: Path, part: str, index: layout.Index, runtime: Runtime, pieces: Mapping[str, Piece]
-) -> torch.nn.Module:
+def _network(source: _Source, part: str) -> torch.nn.Module:
     """A network of diffusers, made without memory first, so that each tensor goes straight to its place."""
     import diffusers
     import torch
 
-    network_class = getattr(diffusers, index.class_of(part))
+    folder, runtime, piece = source.folder, source.runtime, source.pieces.get(part)
+    network_class = getattr(diffusers, source.index.class_of(part))
     known = inspect.signature(network_class.__init__).parameters
     config = json.loads((folder / part / "config.json").read_bytes())
-    if part == "transformer" and part in pieces:
-        config |= single_file.transformer_config(single_file.check_transformer(pieces[part]))
+    if part == "transformer" and piece is not None:
+        config |= single_file.transformer_config(single_file.check_transformer(piece))
     with torch.device("meta"):
         network: torch.nn.Module = network_class(**{name: value for name, value in config.items() if name in known})
-    if part in pieces:
+    if piece is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        single_file.check_shapes(pieces[part], shapes)
-        _fill(network, single_file.tensors(pieces[part], runtime.device, shapes), runtime)
+        single_file.check_shapes(piece, shapes)
+        _fill(network, single_file.tensors(piece, runtime.device, shapes), runtime)
     else:
-        _fill(network, _tensors(folder, part, runtime), runtime)
+        _fill(network, _tensors(folder, layout.weight_files(folder, source.index.family, part), runtime), runtime)
     return _for_inference(network)
 
 
-def _tensors(folder: Path, part: str, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a part of the folder, one after the other."""
-    for file in layout.weight_files(folder, part):
-        yield from _tensors_of(folder / file, runtime)
-
-
-def _tensors_of(file: Path, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+def _tensors(folder: Path, files: Iterable[str], runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's files, one after the other."""
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt", device=runtime.device) as opened:
-        for name in opened.keys():  # noqa: SIM118 - not a mapping
-            yield name, opened.get_tensor(name)
+    for file in files:
+        with safe_open(folder / file, framework="pt", device=runtime.device) as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                yield name, opened.get_tensor(name)
 
 
 def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
@@ -156,15 +163,14 @@ def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runti
         raise ValueError("missing", sorted(left))
 
 
-def _text_encoder(
-    folder: Path, part: str, index: layout.Index, runtime: Runtime, pieces: Mapping[str, Piece]
-) -> PreTrainedModel:
+def _text_encoder(source: _Source, part: str) -> PreTrainedModel:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    encoder_class = getattr(transformers, index.class_of(part))
-    if part in pieces:
-        encoder = _text_encoder_in(pieces[part], encoder_class, folder / part, runtime)
+    folder, runtime = source.folder, source.runtime
+    encoder_class = getattr(transformers, source.index.class_of(part))
+    if part in source.pieces:
+        encoder = _text_encoder_in(source.pieces[part], encoder_class, folder / part, runtime)
     else:
         encoder = encoder_class.from_pretrained(
             folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
@@ -223,7 +229,10 @@ def _for_inference(network: _Network) -> _Network:
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def _tokenizer(folder: Path, part: str, index: layout.Index) -> PreTrainedTokenizerBase:
+def _tokenizer(source: _Source, part: str) -> PreTrainedTokenizerBase:
+    """Of a processor its tokenizer only: the rest is for pictures, and wants packages that nothing here needs."""
     import transformers
 
-    return getattr(transformers, index.class_of(part)).from_pretrained(folder / part, local_files_only=True)
+    name = source.index.class_of(part)
+    tokenizer_class = getattr(transformers, "AutoTokenizer" if name.endswith("Processor") else name)
+    return tokenizer_class.from_pretrained(source.folder / part, local_files_only=True)

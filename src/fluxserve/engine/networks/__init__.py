@@ -1,4 +1,4 @@
-"""The network families: what a family offers the engine, and which file draws which pipeline class.
+"""What the networks of a family offer the engine; which file draws which family is said in `families`.
 
 What it does not know: files on disk, trajectories, batches.
 """
@@ -16,15 +16,6 @@ from fluxserve.engine.trajectory import Conditioning, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: `_class_name` in model_index.json -> "module:Class", imported when used.
-FAMILIES: dict[str, str] = {
-    "FluxPipeline": "fluxserve.engine.networks.flux1:Flux1",
-    "FluxImg2ImgPipeline": "fluxserve.engine.networks.flux1:Flux1",
-    "FluxKontextPipeline": "fluxserve.engine.networks.flux1:Flux1",
-    "FluxFillPipeline": "fluxserve.engine.networks.flux1:Flux1",
-    "FluxControlPipeline": "fluxserve.engine.networks.flux1:Flux1",
-}
 
 
 class Network(Protocol):

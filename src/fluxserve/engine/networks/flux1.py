@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import soundness
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks.flux1_pictures import Looker
 from fluxserve.engine.networks.flux1_tokens import PATCH, image_places, pack, unpack
+from fluxserve.engine.networks.levels import to_pixels
 from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, Inputs, noise
@@ -95,16 +95,10 @@ class Flux1:
         return velocity[:, : latents.shape[1]].float()
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
-        """Undo the patches and the VAE's scaling, decode, and round -1 ... 1 to 0 ... 255."""
-        import torch
-
+        """Undo the patches and the VAE's scaling, and decode."""
         vae = self._parts.vae
         scaled = unpack(latents, *self._patches(size)) / vae.config.scaling_factor + vae.config.shift_factor
-        picture = vae.decode(scaled.to(vae.dtype), return_dict=False)[0].float()
-        soundness.check_picture(picture)
-        levels = (picture / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        rows = levels[0].permute(1, 2, 0).contiguous().cpu()
-        return Pixels(size=size, data=rows.numpy().tobytes())
+        return to_pixels(vae.decode(scaled.to(vae.dtype), return_dict=False)[0], size)
 
     def _places(self, size: Size, inputs: Inputs) -> Tensor:
         import torch

@@ -11,13 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
+    from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel
     from torch import Tensor
 
 Rotation = tuple["Tensor", "Tensor"]
+#: FLUX.2 asks for those of the texts and of the pictures apart.
+_PLACES = 2
 
 
-def take_shortcuts(transformer: FluxTransformer2DModel) -> None:
+def take_shortcuts(transformer: FluxTransformer2DModel | Flux2Transformer2DModel) -> None:
     """Call attention without looking up its parameters' names, and rotate the same places by the same angles."""
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         # Its own forward inspects the signature of the processor that it then calls with what it was given.
@@ -30,10 +32,13 @@ class Remembered:
 
     def __init__(self, rotate: Callable[[Tensor], Rotation]) -> None:
         self._rotate = rotate
-        self._last: tuple[Tensor, Rotation] | None = None
+        self._last: list[tuple[Tensor, Rotation]] = []
 
     def __call__(self, places: Tensor) -> Rotation:
-        """(tokens, 3) -> cosines and sines of (tokens, width of a head)."""
-        if self._last is None or not self._last[0].equal(places):
-            self._last = places.clone(), self._rotate(places)
-        return self._last[1]
+        """(tokens, axes) -> cosines and sines of (tokens, width of a head)."""
+        for known, angles in self._last:
+            if known.shape == places.shape and known.equal(places):
+                return angles
+        angles = self._rotate(places)
+        self._last = [(places.clone(), angles), *self._last[: _PLACES - 1]]
+        return angles
