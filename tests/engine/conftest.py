@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import flux2_folders
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -195,6 +196,18 @@ def checkpoints(
 def drawers(checkpoints: dict[str, Checkpoint]) -> dict[str, Drawer]:
     """An open drawer for each of `checkpoints`, one row a pass."""
     return {name: open_drawer(checkpoint, CPU) for name, checkpoint in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def flux2_drawers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawer]:
+    """An open drawer, one row a pass, for tiny weights of FLUX.2 by name: dev, klein and klein-base."""
+    home = tmp_path_factory.mktemp("flux2")
+    folders = (
+        flux2_folders.build_dev(home / "dev"),
+        flux2_folders.build_klein(home / "klein", is_distilled=True),
+        flux2_folders.build_klein(home / "klein-base", is_distilled=False),
+    )
+    return {folder.name: open_drawer(find(str(folder)), CPU) for folder in folders}
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from fluxserve.engine.means import Stage
-from fluxserve.engine.sampling import NoiseSchedule
+from fluxserve.engine.sampling import EmpiricalSchedule, NoiseSchedule
 
-FLUX1_DEV_LICENSE = "flux-1-dev"
+FLUX1_DEV_LICENSE, FLUX2_DEV_LICENSE, KLEIN_9B_LICENSE = "flux-1-dev", "flux-2-dev", "flux-2-klein-9b"
 #: Licences that someone has to accept before the weights are used.
-LICENSES_TO_ACCEPT = frozenset({FLUX1_DEV_LICENSE})
+LICENSES_TO_ACCEPT = frozenset({FLUX1_DEV_LICENSE, FLUX2_DEV_LICENSE, KLEIN_9B_LICENSE})
 #: By the names under which they were published: what the weights themselves do not tell.
 _PUBLISHED = {
     "FLUX.1-dev": FLUX1_DEV_LICENSE,
     "FLUX.1-schnell": "apache-2.0",
     "flux1-schnell": "apache-2.0",
+    "FLUX.2-klein-4B": "apache-2.0",
+    "FLUX.2-klein-base-4B": "apache-2.0",
 }
+#: What the transformer of [klein] 9B reads of a token: three layers of Qwen3-8B. That of 4B reads 7680.
+_KLEIN_9B_TEXT = 12288
 
 
 class Kind(Enum):
@@ -89,6 +93,12 @@ def _license_of_flux1(name: str, guidance_embeds: bool, text_width: int) -> str 
     return FLUX1_DEV_LICENSE if guidance_embeds else _PUBLISHED.get(name)
 
 
+def _license_of_flux2(name: str, guidance_embeds: bool, text_width: int) -> str | None:
+    if guidance_embeds:
+        return FLUX2_DEV_LICENSE
+    return KLEIN_9B_LICENSE if text_width == _KLEIN_9B_TEXT else _PUBLISHED.get(name)
+
+
 _FAST = ("PreTrainedTokenizerFast", "TokenizersBackend")
 FLUX1 = Family(
     title="FLUX.1",
@@ -109,6 +119,36 @@ FLUX1 = Family(
     has_single_files=True,
 )
 FLUX1_KONTEXT = replace(FLUX1, title="FLUX.1 Kontext", references=4)
+FLUX2 = Family(
+    title="FLUX.2 [dev]",
+    draws="fluxserve.engine.networks.flux2:dev",
+    parts={
+        "transformer": _part(Kind.DIFFUSERS, Stage.PREDICT, "Flux2Transformer2DModel"),
+        "vae": _part(Kind.DIFFUSERS, Stage.DECODE, "AutoencoderKLFlux2"),
+        "text_encoder": _part(Kind.TRANSFORMERS, Stage.ENCODE, "Mistral3ForConditionalGeneration"),
+        "tokenizer": _part(Kind.TOKENIZER, Stage.ENCODE, "PixtralProcessor", *_FAST),
+    },
+    schedule=EmpiricalSchedule,
+    tokenizer="tokenizer",
+    longest_text={True: 512, False: 512},
+    guidance_embeds=True,
+    license_of=_license_of_flux2,
+    text_layers=(10, 20, 30),
+    references=8,
+)
+FLUX2_KLEIN = replace(
+    FLUX2,
+    title="FLUX.2 [klein]",
+    draws="fluxserve.engine.networks.flux2:klein",
+    parts={
+        **FLUX2.parts,
+        "text_encoder": _part(Kind.TRANSFORMERS, Stage.ENCODE, "Qwen3ForCausalLM"),
+        "tokenizer": _part(Kind.TOKENIZER, Stage.ENCODE, "Qwen2Tokenizer", "Qwen2TokenizerFast", *_FAST),
+    },
+    text_layers=(9, 18, 27),
+    cfg_scale=4.0,
+    references=4,
+)
 #: By `_class_name` in model_index.json.
 FAMILIES: Mapping[str, Family] = {
     "FluxPipeline": FLUX1,
@@ -116,4 +156,6 @@ FAMILIES: Mapping[str, Family] = {
     "FluxKontextPipeline": FLUX1_KONTEXT,
     "FluxFillPipeline": FLUX1,
     "FluxControlPipeline": FLUX1,
+    "Flux2Pipeline": FLUX2,
+    "Flux2KleinPipeline": FLUX2_KLEIN,
 }

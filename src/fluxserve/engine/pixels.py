@@ -100,6 +100,20 @@ def _fit(pixels: Pixels, size: Size, *, continues: bool) -> Pixels:
     return from_image(fitted if scale <= 1 else _sharpened(fitted, image, box, scale))
 
 
+def fit_reference(pixels: Pixels, area: int, multiple: int) -> Pixels:
+    """A picture that networks look at: made smaller where it has more pixels than `area`, cut to multiples of a side.
+
+    Equal to what diffusers' pipelines for FLUX.2 make of it. What is smaller than one multiple is filled up with black.
+    """
+    image = to_image(pixels)
+    scale = math.sqrt(area / pixels.size.area)
+    if scale < 1:
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.LANCZOS)
+    width, height = (max(multiple, side // multiple * multiple) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return from_image(image.crop((left, top, left + width, top + height)))
+
+
 def sha256(pixels: Pixels) -> str:
     """Hex digest over the RGB bytes: equal pixels, whatever file they are later written to."""
     return hashlib.sha256(pixels.data).hexdigest()

@@ -24,3 +24,12 @@ def to_pixels(picture: Tensor, size: Size) -> Pixels:
     levels = (picture / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     rows = levels[0].permute(1, 2, 0).contiguous().cpu()
     return Pixels(size=size, data=rows.numpy().tobytes())
+
+
+def to_levels(picture: Pixels) -> Tensor:
+    """(1, 3, height, width) in float32, on the CPU."""
+    import torch
+
+    rows = torch.frombuffer(bytearray(picture.data), dtype=torch.uint8)
+    levels = rows.view(picture.size.height, picture.size.width, 3).permute(2, 0, 1)
+    return levels.float().div(255).mul(2).sub(1).unsqueeze(0)

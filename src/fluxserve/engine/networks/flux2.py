@@ -1,0 +1,233 @@
+"""FLUX.2: how its networks read a prompt and pictures, predict a velocity and decode latents; [dev] and [klein] alike.
+
+The networks are the published classes of diffusers and transformers, called as Flux2Pipeline and Flux2KleinPipeline
+call them. A language model reads the prompt as what somebody says to it, and some of its layers' rows stand side by
+side for each token; there is no pooled row. Latents are normalised by a batch norm of the autoencoder. Pictures are
+references: more image tokens, as if they were other moments of the picture that is drawn.
+What it does not know: noise schedules, batches, other trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fluxserve.catalogue import Generation, Size
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Pixels
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.networks.levels import to_levels, to_pixels
+from fluxserve.engine.networks.shortcuts import take_shortcuts
+from fluxserve.engine.residence import Residence
+from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
+from fluxserve.engine.weights import Parts
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: The transformer reads latents in patches of 2 x 2.
+_PATCH = 2
+#: Moments from one picture to the next.
+_BETWEEN_PICTURES = 10
+#: Pixels of a reference; larger ones are made smaller.
+_LARGEST_REFERENCE = 1024 * 1024
+#: A prompt as the language model is told it, in the template of its tokenizer.
+Chat = Callable[["PreTrainedTokenizerBase", str], str]
+
+
+def dev(checkpoint: Checkpoint, parts: Parts) -> Flux2:
+    """FLUX.2 [dev], whose prompts Mistral reads."""
+    return Flux2(checkpoint, parts, _told_to_mistral)
+
+
+def klein(checkpoint: Checkpoint, parts: Parts) -> Flux2:
+    """FLUX.2 [klein], whose prompts Qwen3 reads."""
+    return Flux2(checkpoint, parts, _told_to_qwen)
+
+
+class Flux2:
+    """Implements networks.Network."""
+
+    def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat) -> None:
+        from fluxserve.engine.apart import keep_apart
+
+        keep_apart(parts.transformer)
+        take_shortcuts(parts.transformer)
+        self._layers = checkpoint.family.text_layers
+        reader = _as_far_as(max(self._layers), parts.text_encoder)
+        self._parts = replace(parts, by_name={**parts.by_name, "text_encoder": reader})
+        self._checkpoint = checkpoint
+        self._chat = chat
+        self._residence = Residence(self._parts, checkpoint.vae_factor)
+        self._channels = int(parts.transformer.config.in_channels)
+
+    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
+        """See `residence`."""
+        return self._residence.using(stage, means)
+
+    @property
+    def is_movable(self) -> bool:
+        """See `residence`."""
+        return self._residence.is_movable
+
+    def alone(self, stage: Stage) -> AbstractContextManager[None]:
+        """See `residence`."""
+        return self._residence.alone(stage)
+
+    def encode(self, prompt: str) -> Conditioning:
+        """A row for each token; the reader does not see padding, but its rows are part of the text as any others."""
+        import torch
+
+        text = self._chat(self._parts.tokenizer, prompt.encode("utf-8", "replace").decode())
+        read = self._parts.tokenizer(
+            text,
+            padding="max_length",
+            max_length=self._checkpoint.text_length,
+            truncation=True,
+            add_special_tokens=False,  # the template has them
+            return_tensors="pt",
+        ).to(self._parts.device)
+        hidden = self._parts.text_encoder(
+            input_ids=read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True, use_cache=False
+        ).hidden_states
+        tokens = torch.cat([hidden[layer] for layer in self._layers], dim=-1)
+        return Conditioning(tokens=tokens, pooled=tokens.new_empty(1, 0))
+
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:  # noqa: ARG002
+        """Whatever the recipe, its pictures are references, in their order, as many as the weights learnt to read."""
+        import torch
+
+        most = self._checkpoint.family.references
+        shown = [pictures[one.name] for one in generation.pictures]
+        if not shown:
+            return NO_INPUTS
+        with self.using(Stage.DECODE, means):
+            latents = [self._latents(picture) for picture in shown[:most]]
+        places = [_places(*one.shape[2:], number, self._parts.device) for number, one in enumerate(latents, 1)]
+        title = self._checkpoint.family.title
+        left_out = f"only the first {most} pictures were used: {title} reads no more"
+        return Inputs(
+            tokens=torch.cat([_pack(one) for one in latents], dim=1),
+            places=torch.cat(places),
+            warnings=(left_out,) if len(shown) > most else (),
+        )
+
+    def noise(self, seed: int, size: Size) -> Tensor:
+        """Drawn as a picture of patches (1, channels, rows, columns)."""
+        return _pack(noise(seed, (1, self._channels, *self._patches(size)))).to(self._parts.device)
+
+    def predict(
+        self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
+    ) -> Tensor:
+        """Guidance is read only by weights that have an embedding for it. What they say of references is left out."""
+        import torch
+
+        own = _places(*self._patches(size), 0, self._parts.device)
+        dtype = self._parts.transformer.dtype
+        velocity: Tensor = self._parts.transformer(
+            hidden_states=(latents if inputs.tokens is None else torch.cat([latents, inputs.tokens], dim=1)).to(dtype),
+            timestep=sigmas,
+            guidance=guidance if self._checkpoint.guidance_embeds else None,
+            encoder_hidden_states=conditioning.tokens.to(dtype),
+            img_ids=own if inputs.places is None else torch.cat([own, inputs.places]),
+            txt_ids=_words(conditioning.tokens.shape[1], self._parts.device),
+            return_dict=False,
+        )[0]
+        return velocity[:, : latents.shape[1]].float()
+
+    def decode(self, latents: Tensor, size: Size) -> Pixels:
+        """Undo the batch norm and the patches, and decode."""
+        vae = self._parts.vae
+        mean, deviation = self._norm()
+        patches = latents.transpose(1, 2).reshape(1, self._channels, *self._patches(size)) * deviation + mean
+        return to_pixels(vae.decode(_unpatched(patches).to(vae.dtype), return_dict=False)[0], size)
+
+    def _latents(self, picture: Pixels) -> Tensor:
+        """A reference as patches (1, channels, rows, columns): what the autoencoder takes it for, without chance."""
+        from torch.nn.functional import pixel_unshuffle
+
+        vae = self._parts.vae
+        fitted = pixels_of.fit_reference(picture, _LARGEST_REFERENCE, _PATCH * self._checkpoint.vae_factor)
+        mean, deviation = self._norm()
+        latents = vae.encode(to_levels(fitted).to(self._parts.device, vae.dtype)).latent_dist.mode().float()
+        return (pixel_unshuffle(latents, _PATCH) - mean) / deviation
+
+    def _norm(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of a patch, (1, channels, 1, 1) in float32."""
+        vae = self._parts.vae
+        mean, variance = (one.float().view(1, -1, 1, 1) for one in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (variance + vae.config.batch_norm_eps).sqrt()
+
+    def _patches(self, size: Size) -> tuple[int, int]:
+        """Rows and columns of patches in a picture of `size`."""
+        pixels = _PATCH * self._checkpoint.vae_factor
+        return size.height // pixels, size.width // pixels
+
+
+def _told_to_mistral(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """With the system message that FLUX.2 was trained with; the word for a picture would stand for one."""
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    roles = {"system": SYSTEM_MESSAGE, "user": prompt.replace("[IMG]", "")}
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in roles.items()]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+
+
+def _told_to_qwen(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Qwen3 is not to think first."""
+    messages = [{"role": "user", "content": prompt}]
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    )
+
+
+def _as_far_as(layer: int, encoder: PreTrainedModel) -> PreTrainedModel:
+    """What reads texts up to a layer, without what only sees pictures, writes, or comes after it.
+
+    One more layer stays: what comes out of the last one is normalised, which `layer` is not to be.
+    """
+    reader = encoder.get_decoder()
+    reader.layers = reader.layers[: layer + 1]
+    return reader
+
+
+def _pack(patches: Tensor) -> Tensor:
+    """(1, channels, rows, columns) -> (1, rows x columns, channels)."""
+    return patches.flatten(2).transpose(1, 2)
+
+
+def _unpatched(patches: Tensor) -> Tensor:
+    """(1, 4C, rows, columns) -> (1, C, 2 rows, 2 columns): the channels of a patch are its own times its places."""
+    from torch.nn.functional import pixel_shuffle
+
+    return pixel_shuffle(patches, _PATCH)
+
+
+@lru_cache(maxsize=64)
+def _places(rows: int, columns: int, number: int, device: device) -> Tensor:
+    """(rows x columns, 4): moment, row, column and word of each image token of a picture, for the rotations.
+
+    `number`: 0 for the picture that is drawn, 1 and so on for references.
+    """
+    import torch
+
+    places = torch.zeros(rows, columns, 4)
+    places[..., 0] = _BETWEEN_PICTURES * number
+    places[..., 1] = torch.arange(rows)[:, None]
+    places[..., 2] = torch.arange(columns)[None, :]
+    return places.reshape(rows * columns, 4).to(device)
+
+
+@lru_cache(maxsize=8)
+def _words(length: int, device: device) -> Tensor:
+    """(length, 4): the words in their order, at no place of a picture."""
+    import torch
+
+    places = torch.zeros(length, 4)
+    places[:, 3] = torch.arange(length)
+    return places.to(device)

@@ -1,0 +1,115 @@
+"""Folders of FLUX.2 from the real classes, with random weights, small enough for a test."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+#: A token for each byte: the system message that [dev] is told has more than 200.
+TEXT_LENGTH = 288
+_WIDTH = 16
+_WORDS = ("[PAD]", "[BOS]", "[END]", "[IMG]")
+#: As those of Qwen3 and Mistral, in short: a string or a list of pieces, and whether to think first.
+_QWEN_TEMPLATE = (
+    "{% for m in messages %}[BOS]{{ m.role }}: {{ m.content }}[END]{% endfor %}"
+    "{% if add_generation_prompt %}[BOS]assistant: {% if not enable_thinking %}no thoughts{% endif %}{% endif %}"
+)
+_MISTRAL_TEMPLATE = (
+    "[BOS]{% for m in messages %}{{ m.role }}: {% for piece in m.content %}{{ piece.text }}{% endfor %}[END]"
+    "{% endfor %}"
+)
+
+
+def build_klein(folder: Path, *, is_distilled: bool) -> Path:
+    """Like FLUX.2 [klein], or like its base that is not distilled."""
+    torch.manual_seed(3)
+    encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=28, **_LANGUAGE_MODEL))
+    return _build(folder, "Flux2KleinPipeline", encoder, "left", _QWEN_TEMPLATE, is_distilled=is_distilled)
+
+
+def build_dev(folder: Path) -> Path:
+    """Like FLUX.2 [dev]: a guidance embedding, and a text encoder that also sees pictures."""
+    torch.manual_seed(4)
+    eye = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    eye |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    text = {"model_type": "mistral", "num_hidden_layers": 30, **_LANGUAGE_MODEL}
+    encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=eye))
+    return _build(folder, "Flux2Pipeline", encoder, "right", _MISTRAL_TEMPLATE)
+
+
+def change(path: Path, **values: object) -> None:
+    """Other values in one of the layout's small files."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+_LANGUAGE_MODEL = {
+    "vocab_size": len(_WORDS) + 256,
+    "hidden_size": _WIDTH,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+
+
+def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, template: str, **facts: bool) -> Path:
+    transformer = Flux2Transformer2DModel(
+        in_channels=32,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * _WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=pipeline == "Flux2Pipeline",
+    )
+    parts: dict[str, torch.nn.Module | PreTrainedTokenizerFast | FlowMatchEulerDiscreteScheduler] = {
+        "transformer": transformer,
+        "vae": _autoencoder(),
+        "text_encoder": encoder,
+        "tokenizer": _tokenizer(side, template),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    }
+    index: dict[str, object] = {"_class_name": pipeline, **facts}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)  # type: ignore[operator,union-attr]
+        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def _autoencoder() -> AutoencoderKLFlux2:
+    """Its batch norm has seen something: means that are not 0 and variances that are not 1."""
+    vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=8, norm_num_groups=4)
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae
+
+
+def _tokenizer(side: str, template: str) -> PreTrainedTokenizerFast:
+    """A token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: number for number, word in enumerate((*_WORDS, *alphabet))}
+    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        pad_token="[PAD]",
+        bos_token="[BOS]",
+        eos_token="[END]",
+        additional_special_tokens=["[IMG]"],
+        padding_side=side,
+        model_max_length=TEXT_LENGTH,
+    )
+    tokenizer.chat_template = template
+    return tokenizer
