@@ -63,7 +63,7 @@ _LANGUAGE_MODEL = {
 
 def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, template: str, **facts: bool) -> Path:
     transformer = Flux2Transformer2DModel(
-        in_channels=32,
+        in_channels=128,
         num_layers=1,
         num_single_layers=2,
         attention_head_dim=16,
@@ -90,7 +90,7 @@ def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, tem
 
 def _autoencoder() -> AutoencoderKLFlux2:
     """Its batch norm has seen something: means that are not 0 and variances that are not 1."""
-    vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=8, norm_num_groups=4)
+    vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=32, norm_num_groups=4)
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
     return vae

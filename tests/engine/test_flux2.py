@@ -12,18 +12,21 @@ import torch
 from diffusers import Flux2KleinPipeline, Flux2Pipeline
 from torch import Tensor
 
-from fluxserve.catalogue import Generation, InputPicture, Size
+from fluxserve.catalogue import MODELS, Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Edit
 from fluxserve.engine import forward
 from fluxserve.engine import pixels as pixels_of
-from fluxserve.engine.base import Pixels
+from fluxserve.engine.base import Finished, Pixels
+from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.forward import ALONE, Company
-from fluxserve.engine.means import USUAL
+from fluxserve.engine.means import USUAL, Means
 from fluxserve.engine.trajectory import Trajectory, generator_seed
+from fluxserve.settings import Settings
 
 NAMES = ("dev", "klein", "klein-base")
 SIZE = Size(128, 96)
+NOTHING_SAVED: Mapping[str, bytes] = {}
 Drawers = dict[str, Drawer]
 
 
@@ -194,3 +197,54 @@ def test_only_the_part_of_the_text_encoder_that_is_read_stays_in_memory(flux2_dr
     reader = flux2_drawers["dev"].network._parts.text_encoder  # type: ignore[attr-defined]
     assert type(reader).__name__ == "MistralModel"
     assert not any("vision" in name or "lm_head" in name for name, _ in reader.named_parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_previews_show_where_it_leads(flux2_drawers: Drawers, name: str) -> None:
+    drawer = flux2_drawers[name]
+    with torch.inference_mode():
+        trajectory = start(drawer, wish())
+        preview = drawer.preview(trajectory, drawer.velocities([trajectory])[0])
+    assert trajectory.latents.shape[2] == 128
+    assert preview.size.ratio == pytest.approx(SIZE.ratio, rel=0.05)
+    assert len(set(preview.data)) > 10
+
+
+@pytest.mark.parametrize("means", [Means(tiled=True), Means(exact=True)], ids=str)
+def test_other_means_draw_it_too(flux2_drawers: Drawers, means: Means) -> None:
+    drawer, wanted = flux2_drawers["klein"], wish(picture(64, 64, 1), steps=1, size=Size(576, 64))
+    with torch.inference_mode():
+        trajectory = drawer.start("a", wanted.generation, 0, means, pictures=wanted.pictures)
+        trajectory = trajectory.moved(drawer.velocities([trajectory])[0])
+        finished, usual = drawer.finish(trajectory, means), drawer.finish(trajectory, USUAL)
+    assert finished.facts["drawn_with"] == ", ".join(means.words)
+    assert (finished.pixels == usual.pixels) is means.exact
+
+
+def test_an_engine_draws_in_company_from_a_waypoint_and_with_references_what_it_draws_alone(
+    flux2_drawers: Drawers,
+) -> None:
+    shared = replace(flux2_drawers["klein"], company={SIZE: Company(most=2)})
+    settings = Settings(models=dict.fromkeys(MODELS, str(shared.checkpoint.path)), device="cpu", token_budget=1)
+    engine = DiffusionEngine(settings, lambda _checkpoint, _runtime: shared)
+    engine.warm()
+    wishes = {"text": wish(), "seen": wish(picture(64, 48, 1)), "other": wish(seed=9, steps=3)}
+    alone = {ref: drawn(engine, {ref: wanted})[ref].pixels for ref, wanted in wishes.items()}
+    engine.admit("seen", wishes["seen"].generation, pictures=wishes["seen"].pictures)
+    while (saved := engine.save("seen")) is None:
+        engine.step()
+    engine.discard("seen")
+    together = drawn(engine, wishes, {"seen": saved})
+    assert {ref: finished.pixels for ref, finished in together.items()} == alone
+    assert len({pixels.data for pixels in alone.values()}) == len(wishes)
+
+
+def drawn(
+    engine: DiffusionEngine, wishes: Mapping[str, Wish], saved: Mapping[str, bytes] = NOTHING_SAVED
+) -> dict[str, Finished]:
+    for ref, wanted in wishes.items():
+        engine.admit(ref, wanted.generation, saved.get(ref), pictures=wanted.pictures)
+    finished: dict[str, Finished] = {}
+    while engine.active:
+        finished |= {event.ref: event for event in engine.step() if isinstance(event, Finished)}
+    return finished

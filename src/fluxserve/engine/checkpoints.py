@@ -95,7 +95,8 @@ class Checkpoint:
         """One line for people: what draws, under which licence, what and at which sizes."""
         guided = "" if self.guidance_embeds else "; guidance changes nothing"
         line = f"{self.name} (licence: {self.license or 'not stated'}{guided})"
-        return f"{line}: {'; '.join(filter(None, (self.draws, self._sizes(), self._composition())))}"
+        told = (self.draws, self._sizes(), self._references(), self._composition())
+        return f"{line}: {'; '.join(filter(None, told))}"
 
     def warnings_for(self, prompt: str) -> tuple[str, ...]:
         """What whoever asked for `prompt` should be told: it names something that these weights do not draw."""
@@ -106,6 +107,9 @@ class Checkpoint:
         taken = [f"{piece.part} from {piece.file.name}" for piece in self.pieces.values()]
         rest = [f"the rest from {self.base}"] if taken else []
         return ", ".join((*taken, *rest, *([] if self.redux is None else [f"image prompts by {self.redux.name}"])))
+
+    def _references(self) -> str:
+        return f"reads up to {self.family.references} pictures beside the prompt" if self.family.references else ""
 
     def _sizes(self) -> str:
         if not self.native:

@@ -23,6 +23,7 @@ def check(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Non
         )
     if index.family.text_layers:
         _check_language_model(folder, index.family)
+        _check_chat(folder)
     if "transformer" in pieces:
         _check_transformer(folder, pieces["transformer"])
     if "vae" in pieces:
@@ -48,6 +49,15 @@ def _check_language_model(folder: Path, family: Family) -> None:
                 f"{folder}: transformer reads {what} {has} wide, and those of its {part} are {wanted}. "
                 "Take parts that were published together."
             )
+
+
+def _check_chat(folder: Path) -> None:
+    """A language model is told a prompt in words of its own."""
+    tokenizer = layout.read_json(folder / "tokenizer/tokenizer_config.json", layout.Tokenizer)
+    if not bytes(tokenizer.chat_template) and not (folder / "tokenizer/chat_template.jinja").is_file():
+        raise CheckpointRefused(
+            f"{folder}: its tokenizer has no chat template. Add the tokenizer/chat_template.jinja of the original."
+        )
 
 
 def _check_transformer(folder: Path, piece: Piece) -> None:

@@ -103,9 +103,13 @@ class LanguageModel(msgspec.Struct, frozen=True):
 
 
 class Tokenizer(msgspec.Struct, frozen=True):
-    """A tokenizer's `tokenizer_config.json`; the length is in tokens and may be absurdly large."""
+    """A tokenizer's `tokenizer_config.json`; the length is in tokens and may be absurdly large.
+
+    `chat_template`: how a language model is spoken to, where no file of its own says so.
+    """
 
     model_max_length: float = 512
+    chat_template: msgspec.Raw = msgspec.Raw()
 
 
 class Vae(msgspec.Struct, frozen=True):

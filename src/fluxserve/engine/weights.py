@@ -172,9 +172,15 @@ def _text_encoder(source: _Source, part: str) -> PreTrainedModel:
     if part in source.pieces:
         encoder = _text_encoder_in(source.pieces[part], encoder_class, folder / part, runtime)
     else:
-        encoder = encoder_class.from_pretrained(
-            folder / part, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+        encoder, report = encoder_class.from_pretrained(
+            folder / part,
+            dtype=runtime.torch_dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
+        if report["missing_keys"]:  # it would be drawn with what chance put there
+            raise ValueError("missing", sorted(report["missing_keys"]))
     return _for_inference(_settled(encoder, runtime))
 
 
