@@ -213,7 +213,7 @@ class CheckpointMissing(ConfigurationError):
 
 
 class CheckpointRefused(ConfigurationError):
-    """The checkpoint holds pickles or code, or files that are not whole, not FLUX.1, or not made for each other."""
+    """The checkpoint holds pickles or code, or files that are not whole, not FLUX, or not made for each other."""
 
 
 class LicenseNotAccepted(ConfigurationError):

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         "taken instead of the base's, or `redux`, a folder that lets it read image_prompt.",
     )
     accept_licenses: Names = Field(
-        (), description="Licences of weights that you accept, with commas, such as flux-1-dev."
+        (), description="Licences of weights that you accept, with commas, such as flux-1-dev or flux-2-dev."
     )
     engine: EngineChoice = Field(
         "auto", description="What local workers draw with; auto: diffusion where torch is installed, else none."

@@ -13,7 +13,7 @@ from diffusers import Flux2KleinPipeline, Flux2Pipeline
 from torch import Tensor
 
 from fluxserve.catalogue import MODELS, Generation, InputPicture, Size
-from fluxserve.catalogue.recipes import Edit
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
 from fluxserve.engine import forward
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Finished, Pixels
@@ -25,7 +25,8 @@ from fluxserve.engine.trajectory import Trajectory, generator_seed
 from fluxserve.settings import Settings
 
 NAMES = ("dev", "klein", "klein-base")
-SIZE = Size(128, 96)
+SIDES = (128, 96)
+SIZE = Size(*SIDES)
 NOTHING_SAVED: Mapping[str, bytes] = {}
 Drawers = dict[str, Drawer]
 
@@ -55,6 +56,13 @@ def wish(*shown: Pixels, seed: int = 7, steps: int = 4, guidance: float = 3.5, s
         ),
     )
     return Wish(generation=wanted, pictures=pictures)
+
+
+def with_recipe(recipe: Recipe, **pictures: Pixels) -> Wish:
+    named = tuple(
+        InputPicture(name=name, size=one.size, sha256=pixels_of.sha256(one)) for name, one in pictures.items()
+    )
+    return Wish(generation=replace(wish().generation, recipe=recipe, pictures=named), pictures=pictures)
 
 
 def picture(width: int, height: int, seed: int) -> Pixels:
@@ -147,7 +155,40 @@ def test_pictures_beyond_those_that_the_weights_read_are_left_out_and_the_result
     assert some.latents.equal(more.latents)
     with torch.inference_mode():
         assert drawer.finish(some, USUAL).warnings == ()
-        assert "only the first 4 pictures" in drawer.finish(more, USUAL).warnings[0]
+        assert drawer.finish(more, USUAL).warnings == ("klein reads 4 pictures: the others were left out",)
+
+
+def test_what_is_drawn_over_is_kept_where_the_mask_is_black_and_begun_from_where_it_is_not_filled(
+    flux2_drawers: Drawers,
+) -> None:
+    drawer, image = flux2_drawers["klein"], picture(*SIDES, 1)
+    half = Pixels(size=SIZE, data=bytes([0, 255][row >= SIZE.height // 2] for row in range(SIZE.height)
+                                        for _ in range(3 * SIZE.width)))  # fmt: skip
+    filled = draw(drawer, with_recipe(Fill(), image=image, mask=half))
+    with torch.inference_mode():
+        pixels = drawer.finish(filled, USUAL).pixels.data
+    upper = len(pixels) // 2
+    assert pixels[:upper] == image.data[:upper]
+    assert pixels[upper:] != image.data[upper:]
+    little, much = (draw(drawer, with_recipe(ImageToImage(strength=one), image=image)) for one in (0.3, 1.0))
+    assert (little.steps, much.steps) == (2, 4)
+    assert not little.latents.equal(much.latents)
+
+
+def test_what_weights_without_guidance_or_control_cannot_do_is_told(flux2_drawers: Drawers) -> None:
+    seen = picture(32, 32, 1)
+    wishes = {
+        "interval": with_recipe(TextToImage(interval=3.0)),
+        "took the picture as a reference": with_recipe(Control(kind="canny"), control_image=seen),
+    }
+    with torch.inference_mode():
+        for word, wanted in wishes.items():
+            (warning,) = flux2_drawers["klein"].network.look(wanted.generation, wanted.pictures, SIZE, USUAL).warnings
+            assert word in warning
+        wanted = with_recipe(TextToImage(), image_prompt=seen)
+        looked = flux2_drawers["dev"].network.look(wanted.generation, wanted.pictures, SIZE, USUAL)
+    assert looked.tokens is not None
+    assert looked.warnings == ()
 
 
 @pytest.mark.parametrize("name", NAMES)

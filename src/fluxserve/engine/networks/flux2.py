@@ -1,9 +1,8 @@
-"""FLUX.2: how its networks read a prompt and pictures, predict a velocity and decode latents; [dev] and [klein] alike.
+"""FLUX.2: how its networks read a prompt, predict a velocity and decode latents; [dev] and [klein] alike.
 
 The networks are the published classes of diffusers and transformers, called as Flux2Pipeline and Flux2KleinPipeline
 call them. A language model reads the prompt as what somebody says to it, and some of its layers' rows stand side by
-side for each token; there is no pooled row. Latents are normalised by a batch norm of the autoencoder. Pictures are
-references: more image tokens, as if they were other moments of the picture that is drawn.
+side for each token; there is no pooled row. Latents are normalised by a batch norm of the autoencoder.
 What it does not know: noise schedules, batches, other trajectories.
 """
 
@@ -16,26 +15,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
-from fluxserve.engine.networks.levels import to_levels, to_pixels
+from fluxserve.engine.networks.flux2_pictures import PATCH, Looker, pack, places
+from fluxserve.engine.networks.levels import to_pixels
 from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
-from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
+from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, device
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: The transformer reads latents in patches of 2 x 2.
-_PATCH = 2
-#: Moments from one picture to the next.
-_BETWEEN_PICTURES = 10
-#: Pixels of a reference; larger ones are made smaller.
-_LARGEST_REFERENCE = 1024 * 1024
 #: A prompt as the language model is told it, in the template of its tokenizer.
 Chat = Callable[["PreTrainedTokenizerBase", str], str]
 
@@ -64,6 +57,7 @@ class Flux2:
         self._checkpoint = checkpoint
         self._chat = chat
         self._residence = Residence(self._parts, checkpoint.vae_factor)
+        self._looker = Looker(checkpoint, self._parts)
         self._channels = int(parts.transformer.config.in_channels)
 
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
@@ -98,28 +92,16 @@ class Flux2:
         tokens = torch.cat([hidden[layer] for layer in self._layers], dim=-1)
         return Conditioning(tokens=tokens, pooled=tokens.new_empty(1, 0))
 
-    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:  # noqa: ARG002
-        """Whatever the recipe, its pictures are references, in their order, as many as the weights learnt to read."""
-        import torch
-
-        most = self._checkpoint.family.references
-        shown = [pictures[one.name] for one in generation.pictures]
-        if not shown:
-            return NO_INPUTS
-        with self.using(Stage.DECODE, means):
-            latents = [self._latents(picture) for picture in shown[:most]]
-        places = [_places(*one.shape[2:], number, self._parts.device) for number, one in enumerate(latents, 1)]
-        title = self._checkpoint.family.title
-        left_out = f"only the first {most} pictures were used: {title} reads no more"
-        return Inputs(
-            tokens=torch.cat([_pack(one) for one in latents], dim=1),
-            places=torch.cat(places),
-            warnings=(left_out,) if len(shown) > most else (),
-        )
+    def look(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Inputs:
+        """See `flux2_pictures`."""
+        if not generation.pictures:
+            return Inputs(warnings=self._looker.warnings(generation))
+        with self.using(Stage.DECODE, means):  # its networks are the autoencoder's, both ways
+            return self._looker.look(generation, pictures, size)
 
     def noise(self, seed: int, size: Size) -> Tensor:
         """Drawn as a picture of patches (1, channels, rows, columns)."""
-        return _pack(noise(seed, (1, self._channels, *self._patches(size)))).to(self._parts.device)
+        return pack(noise(seed, (1, self._channels, *self._patches(size)))).to(self._parts.device)
 
     def predict(
         self, latents: Tensor, sigmas: Tensor, guidance: Tensor, conditioning: Conditioning, inputs: Inputs, size: Size
@@ -127,7 +109,7 @@ class Flux2:
         """Guidance is read only by weights that have an embedding for it. What they say of references is left out."""
         import torch
 
-        own = _places(*self._patches(size), 0, self._parts.device)
+        own = places(*self._patches(size), 0, self._parts.device)
         dtype = self._parts.transformer.dtype
         velocity: Tensor = self._parts.transformer(
             hidden_states=(latents if inputs.tokens is None else torch.cat([latents, inputs.tokens], dim=1)).to(dtype),
@@ -143,29 +125,13 @@ class Flux2:
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         """Undo the batch norm and the patches, and decode."""
         vae = self._parts.vae
-        mean, deviation = self._norm()
+        mean, deviation = self._looker.norm()
         patches = latents.transpose(1, 2).reshape(1, self._channels, *self._patches(size)) * deviation + mean
         return to_pixels(vae.decode(_unpatched(patches).to(vae.dtype), return_dict=False)[0], size)
 
-    def _latents(self, picture: Pixels) -> Tensor:
-        """A reference as patches (1, channels, rows, columns): what the autoencoder takes it for, without chance."""
-        from torch.nn.functional import pixel_unshuffle
-
-        vae = self._parts.vae
-        fitted = pixels_of.fit_reference(picture, _LARGEST_REFERENCE, _PATCH * self._checkpoint.vae_factor)
-        mean, deviation = self._norm()
-        latents = vae.encode(to_levels(fitted).to(self._parts.device, vae.dtype)).latent_dist.mode().float()
-        return (pixel_unshuffle(latents, _PATCH) - mean) / deviation
-
-    def _norm(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel of a patch, (1, channels, 1, 1) in float32."""
-        vae = self._parts.vae
-        mean, variance = (one.float().view(1, -1, 1, 1) for one in (vae.bn.running_mean, vae.bn.running_var))
-        return mean, (variance + vae.config.batch_norm_eps).sqrt()
-
     def _patches(self, size: Size) -> tuple[int, int]:
         """Rows and columns of patches in a picture of `size`."""
-        pixels = _PATCH * self._checkpoint.vae_factor
+        pixels = PATCH * self._checkpoint.vae_factor
         return size.height // pixels, size.width // pixels
 
 
@@ -196,31 +162,11 @@ def _as_far_as(layer: int, encoder: PreTrainedModel) -> PreTrainedModel:
     return reader
 
 
-def _pack(patches: Tensor) -> Tensor:
-    """(1, channels, rows, columns) -> (1, rows x columns, channels)."""
-    return patches.flatten(2).transpose(1, 2)
-
-
 def _unpatched(patches: Tensor) -> Tensor:
     """(1, 4C, rows, columns) -> (1, C, 2 rows, 2 columns): the channels of a patch are its own times its places."""
     from torch.nn.functional import pixel_shuffle
 
-    return pixel_shuffle(patches, _PATCH)
-
-
-@lru_cache(maxsize=64)
-def _places(rows: int, columns: int, number: int, device: device) -> Tensor:
-    """(rows x columns, 4): moment, row, column and word of each image token of a picture, for the rotations.
-
-    `number`: 0 for the picture that is drawn, 1 and so on for references.
-    """
-    import torch
-
-    places = torch.zeros(rows, columns, 4)
-    places[..., 0] = _BETWEEN_PICTURES * number
-    places[..., 1] = torch.arange(rows)[:, None]
-    places[..., 2] = torch.arange(columns)[None, :]
-    return places.reshape(rows * columns, 4).to(device)
+    return pixel_shuffle(patches, PATCH)
 
 
 @lru_cache(maxsize=8)
