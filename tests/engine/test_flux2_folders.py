@@ -145,6 +145,11 @@ def test_single_files_are_not_read_for_it(klein: Path, dev_folder: Path, tmp_pat
         find(Composed(base=str(klein), files=(str(file),)))
 
 
+def test_a_redux_is_not_taken_beside_it(klein: Path) -> None:
+    with pytest.raises(CheckpointRefused, match="takes no redux: it reads pictures itself"):
+        find(Composed(base=str(klein), redux=str(klein)))
+
+
 def test_a_processor_stands_for_its_tokenizer(dev: Path) -> None:
     change(dev / "model_index.json", tokenizer=["transformers", "PixtralProcessor"])
     change(dev / "tokenizer/tokenizer_config.json", processor_class="PixtralProcessor")

@@ -153,6 +153,8 @@ def read(
     family = index.family
     layout.check_parts(folder, index, without=pieces)
     fitting.check(folder, index, pieces)
+    if beside is not None and "text_encoder_2" not in family.parts:
+        raise CheckpointRefused(f"{folder} holds {family.title}, which takes no redux: it reads pictures itself.")
     if beside is not None:
         redux.check(beside, layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model)
     card = layout.Card() if "transformer" in pieces else layout.read_card(folder)
