@@ -26,10 +26,14 @@ def keep_apart(network: Module) -> None:
 
 
 def _multiply(layer: Linear, rows: Tensor) -> Tensor:
-    """(rows, tokens, width in) or (rows, width in) -> the same with the width out."""
+    return multiply(rows, layer.weight, layer.bias)
+
+
+def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(rows, tokens, width in) or (rows, width in) -> the same with the width out; `weight` (width out, width in)."""
     if rows.shape[0] == 1:
-        return linear(rows, layer.weight, layer.bias)
+        return linear(rows, weight, bias)
     stacked = rows if rows.ndim == _TOKENS else rows.unsqueeze(1)
-    weight = layer.weight.t().expand(stacked.shape[0], -1, -1)
-    product = torch.bmm(stacked, weight) if layer.bias is None else torch.baddbmm(layer.bias, stacked, weight)
+    turned = weight.t().expand(stacked.shape[0], -1, -1)
+    product = torch.bmm(stacked, turned) if bias is None else torch.baddbmm(bias, stacked, turned)
     return product if rows.ndim == _TOKENS else product.squeeze(1)
