@@ -10,6 +10,7 @@
     │   ├── NotFound
     │   │   ├── UnknownRoute
     │   │   ├── UnknownModel
+    │   │   ├── UnknownFinetune
     │   │   └── PictureGone             deleted after its retention time
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
@@ -106,6 +107,10 @@ class UnknownRoute(NotFound):
 
 class UnknownModel(NotFound):
     """No such model in the catalogue."""
+
+
+class UnknownFinetune(NotFound):
+    """No such LoRA file in the folder of fine-tunes."""
 
 
 class PictureGone(NotFound):
