@@ -151,6 +151,13 @@ class Settings(BaseSettings):
     prompt_cache: int = Field(
         64 * 2**20, ge=0, description="Most bytes of prompts that were read before, for each checkpoint of a worker."
     )
+    finetunes: Path | None = Field(
+        None,
+        description="Folder of LoRA files in diffusers' layout (safetensors): NAME.safetensors is finetune_id NAME.",
+    )
+    finetune_cache: int = Field(
+        2**29, ge=0, description="Most bytes of fine-tunes in memory, for each checkpoint of a worker."
+    )
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
 

@@ -16,10 +16,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from fluxserve import mini
 from fluxserve.catalogue import MODELS
 from fluxserve.engine import device
+from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, find
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
-from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.weights import Parts, load
 from fluxserve.settings import Settings
 
@@ -221,7 +221,7 @@ def open_once() -> OpenDrawer:
         known = (checkpoint.path, runtime)
         if known not in opened:
             opened[known] = open_drawer(checkpoint, runtime)
-        return replace(opened[known], prompts=PromptCache(runtime.prompt_cache))
+        return replace(opened[known], prompts=Cache(runtime.prompt_cache))
 
     return open_shared
 

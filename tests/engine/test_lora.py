@@ -59,6 +59,10 @@ def old_diffusers_with_alphas(layer: str, down: Tensor, up: Tensor) -> dict[str,
     return {f"{start}.lora.down.weight": down, f"{start}.lora.up.weight": up, f"{start}.alpha": torch.tensor(ALPHA)}
 
 
+def load(file: Path, transformer: FluxTransformer2DModel) -> lora.Lora:
+    return lora.load(file, transformer, torch.device("cpu"), torch.float32)
+
+
 Spelling = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 
 
@@ -128,7 +132,7 @@ def test_a_picture_is_drawn_as_if_the_changes_were_fused_into_the_weights(
     network = fused(transformer, 0)
     if apart:
         keep_apart(network)
-    with lora.applied(network, lora.load(file, network), strength):
+    with lora.applied(network, load(file, network), strength):
         found = velocity(network, 2)
     assert (expected - usual).abs().max() > 1e-2
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -144,7 +148,7 @@ def test_whoever_asks_for_none_is_drawn_as_before_bit_by_bit(
     if apart:
         keep_apart(network)
     before = velocity(network)
-    changes = lora.load(write(tmp_path / "style.safetensors", peft, network), network)
+    changes = load(write(tmp_path / "style.safetensors", peft, network), network)
     with lora.applied(network, changes, 1.0):
         first = velocity(network)
     with lora.applied(network, None, 1.0):
@@ -158,7 +162,7 @@ def test_whoever_asks_for_none_is_drawn_as_before_bit_by_bit(
 
 
 def test_what_it_takes_of_memory_is_its_matrices(transformer: FluxTransformer2DModel, tmp_path: Path) -> None:
-    changes = lora.load(write(tmp_path / "style.safetensors", peft, transformer), transformer)
+    changes = load(write(tmp_path / "style.safetensors", peft, transformer), transformer)
     assert changes.byte_count == sum(4 * tensor.numel() for pair in matrices(transformer).values() for tensor in pair)
 
 
@@ -185,7 +189,7 @@ def test_what_cannot_be_applied_is_refused_with_a_reason(
     file = tmp_path / "style.safetensors"
     save_file({name: tensor.clone() for name, tensor in REFUSED[reason].items()}, file)
     with pytest.raises(CheckpointRefused, match=reason) as refused:
-        lora.load(file, transformer)
+        load(file, transformer)
     assert str(file) in refused.value.message
 
 
@@ -195,9 +199,9 @@ def test_a_file_that_is_cut_off_or_a_pickle_or_not_there_is_refused(
     file = write(tmp_path / "style.safetensors", peft, transformer)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointRefused, match="cut off"):
-        lora.load(file, transformer)
+        load(file, transformer)
     file.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(CheckpointRefused, match="a pickle"):
-        lora.load(file, transformer)
+        load(file, transformer)
     with pytest.raises(CheckpointMissing):
-        lora.load(tmp_path / "none.safetensors", transformer)
+        load(tmp_path / "none.safetensors", transformer)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from fluxserve.catalogue import flux1
 from fluxserve.catalogue.sizes import Size
-from fluxserve.catalogue.spec import Generation, InputPicture, ModelSpec, OutputFormat, Price, Resolved, resolve
+from fluxserve.catalogue.spec import (
+    Finetune,
+    Generation,
+    InputPicture,
+    ModelSpec,
+    OutputFormat,
+    Price,
+    Resolved,
+    resolve,
+)
 from fluxserve.errors import UnknownModel
 
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in flux1.MODELS}
 
 __all__ = [
     "MODELS",
+    "Finetune",
     "Generation",
     "InputPicture",
     "ModelSpec",

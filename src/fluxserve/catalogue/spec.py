@@ -60,6 +60,15 @@ class InputPicture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finetune:
+    """The fine-tune called `name`, `strength` times as strong as it was made; `sha256` of its file says which one."""
+
+    name: str
+    strength: float
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What to draw, fully resolved. Frozen once the request was accepted; a retry draws the same picture.
 
@@ -75,6 +84,7 @@ class Generation:
     output_format: OutputFormat
     recipe: Recipe = _TEXT_TO_IMAGE
     pictures: tuple[InputPicture, ...] = ()
+    finetune: Finetune | None = None
 
     @property
     def batch_key(self) -> str:

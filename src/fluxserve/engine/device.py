@@ -34,8 +34,8 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 class Runtime:
     """The settings with every `auto` resolved on this machine.
 
-    `token_budget` 0: to be measured. `prompt_cache`: bytes for each checkpoint. `kept_in`: the folder for what was
-    measured, None where nothing is to be kept.
+    `token_budget` 0: to be measured. `prompt_cache` and `finetune_cache`: bytes for each checkpoint. `finetunes`: the
+    folder of LoRA files. `kept_in`: the folder for what was measured, None where nothing is to be kept.
     """
 
     device: str
@@ -43,6 +43,8 @@ class Runtime:
     threads: int
     token_budget: int
     prompt_cache: int = 0
+    finetunes: Path | None = None
+    finetune_cache: int = 0
     kept_in: Path | None = None
 
     @property
@@ -78,6 +80,8 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         threads=settings.threads or (1 if weight_bytes <= TINY_WEIGHTS else _cores()),
         token_budget=settings.token_budget,
         prompt_cache=settings.prompt_cache,
+        finetunes=settings.finetunes,
+        finetune_cache=settings.finetune_cache,
         kept_in=settings.data_dir / "measured",
     )
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, cast
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import forward, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.adapters import Adapters
 from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
+from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
@@ -25,7 +27,6 @@ from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.previews import Previewer
-from fluxserve.engine.prompts import PromptCache
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 
 if TYPE_CHECKING:
@@ -41,10 +42,11 @@ class Drawer:
     checkpoint: Checkpoint
     network: Network
     unconditional: Conditioning
-    prompts: PromptCache
+    prompts: Cache[Conditioning]
     company: Mapping[Size, Company]
     fingerprint: str
     previewer: Previewer
+    adapters: Adapters
 
     def start(
         self,
@@ -58,6 +60,7 @@ class Drawer:
     ) -> Trajectory:
         """Encode the prompt, unless it was read before, look at the pictures and draw the noise."""
         size = drawn_size(self.checkpoint, generation.size)
+        finetune = generation.finetune
         inputs = self.network.look(generation, pictures, size, means)
         conditioning = self._read(generation.prompt, means)
         noise = self.network.noise(generation.seed, size)
@@ -77,6 +80,7 @@ class Drawer:
             turn=turn,
             flow=flow,
             means=means,
+            lora=None if finetune is None else self.adapters.get(finetune),
             kept=None
             if begun is None or begun.redrawn is None
             else Kept(clean=begun.clean, noise=noise, redrawn=begun.redrawn),
@@ -116,16 +120,20 @@ class Drawer:
             for trajectory in trajectories
         ]
         first = trajectories[0]
-        with self.network.using(Stage.PREDICT, first.means):
+        with (
+            self.network.using(Stage.PREDICT, first.means),
+            self.adapters.applied(first.lora, first.strength),
+        ):
             velocities = forward.predict(self.network, pictures, first.drawn_size, self.company_of(first))
         return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
 
     def company_of(self, trajectory: Trajectory) -> Company:
         """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
 
-        Reference tokens and more words than a prompt has make such shapes.
+        Reference tokens, more words than a prompt has, and a fine-tune's matrices make such shapes.
         """
-        is_tested = trajectory.inputs.tokens is None and trajectory.inputs.words is None
+        inputs = trajectory.inputs
+        is_tested = inputs.tokens is None and inputs.words is None and trajectory.lora is None
         return self.company.get(trajectory.drawn_size, ALONE) if is_tested and trajectory.means.is_usual else ALONE
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
@@ -184,10 +192,11 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         checkpoint=checkpoint,
         network=network,
         unconditional=network.encode(""),
-        prompts=PromptCache(runtime.prompt_cache),
+        prompts=Cache(runtime.prompt_cache),
         company=company,
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
+        adapters=Adapters(network.transformer, runtime),
     )
     logger.info(
         "Loaded %s",

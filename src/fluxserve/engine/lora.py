@@ -22,7 +22,7 @@ from fluxserve.engine import header
 from fluxserve.errors import CheckpointRefused
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device, dtype
     from torch.nn import Linear, Module
 
 _PREFIX = re.compile(r"^(base_model\.model\.)?(transformer\.)?")
@@ -48,6 +48,10 @@ class Change:
 
     down: Tensor
     up: Tensor
+
+    def to(self, device: device, dtype: dtype) -> Change:
+        """The same on a device, in its numbers."""
+        return Change(down=self.down.to(device, dtype), up=self.up.to(device, dtype))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,8 @@ def check(file: Path) -> Mapping[str, Mapping[str, str]]:
     return layers
 
 
-def load(file: Path, transformer: Module) -> Lora:
-    """Its changes, on the transformer's device and in its numbers; raises like `check`, and where they do not fit."""
+def load(file: Path, transformer: Module, device: device, dtype: dtype) -> Lora:
+    """Its changes; raises like `check`, and where they do not fit."""
     from safetensors import safe_open
 
     layers, linear = check(file), _linear_layers(transformer)
@@ -105,7 +109,9 @@ def load(file: Path, transformer: Module) -> Lora:
         if strangers:
             raise CheckpointRefused(f"{file} was made for another transformer: here is no {_some(strangers)}.")
         changes = {
-            layer: _change(file, layer, linear[layer], {side: content.get_tensor(sides[side]) for side in sides}, told)
+            layer: _change(
+                file, layer, linear[layer], {side: content.get_tensor(sides[side]) for side in sides}, told
+            ).to(device, dtype)
             for layer, sides in layers.items()
         }
     return Lora(changes=changes)
@@ -171,11 +177,7 @@ def _change(file: Path, layer: str, linear: Linear, tensors: Mapping[str, Tensor
         if told.alpha is None
         else told.alpha * rank / (told.r or rank)
     )
-    weight = linear.weight
-    return Change(
-        down=down.to(weight.device, weight.dtype),
-        up=(up.float() * (alpha / rank)).to(weight.device, weight.dtype),
-    )
+    return Change(down=down, up=up.float() * (alpha / rank))
 
 
 def _linear_layers(transformer: Module) -> Mapping[str, Linear]:

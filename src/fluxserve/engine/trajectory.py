@@ -15,6 +15,7 @@ from fluxserve.catalogue import Generation, Size
 from fluxserve.catalogue.recipes import Fill, TextToImage
 from fluxserve.engine import canvas
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.lora import Lora
 from fluxserve.engine.means import Means
 from fluxserve.engine.sampling import advance, guidance_at, noised
 from fluxserve.engine.waypoint import Waypoint
@@ -97,7 +98,8 @@ class Trajectory:
     """`latents` (1, image tokens, channels), float32, at noise level `sigmas[position]`; the lowest `turn` steps.
 
     `flow`: whom a pass is shared with fairly. `means`: how it is drawn, from its start to its end. `pictures` and what
-    they became, `inputs` and `kept`, are in no waypoint: they are made again from the same pictures.
+    they became, `inputs` and `kept`, are in no waypoint: they are made again from the same pictures. `lora`: what its
+    generation's fine-tune changes of the weights.
     """
 
     ref: str
@@ -112,6 +114,7 @@ class Trajectory:
     flow: str
     means: Means
     kept: Kept | None = None
+    lora: Lora | None = None
     position: int = 0
 
     @property
@@ -138,13 +141,20 @@ class Trajectory:
         return guidance
 
     @property
+    def strength(self) -> float:
+        """Of its fine-tune, if it has one."""
+        finetune = self.generation.finetune
+        return 0.0 if finetune is None else finetune.strength
+
+    @property
     def shape(self) -> Hashable:
-        """Equal for those whose rows fit into one pass."""
+        """Equal for those whose rows fit into one pass, through the same weights."""
         tokens, channels = self.inputs.tokens, self.inputs.channels
         return (
             self.conditioning.tokens.shape[1],
             0 if tokens is None else tokens.shape[1],
             0 if channels is None else channels.shape[2],
+            self.generation.finetune,
         )
 
     def moved(self, velocity: Tensor) -> Trajectory:

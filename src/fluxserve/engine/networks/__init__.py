@@ -16,6 +16,7 @@ from fluxserve.engine.trajectory import Conditioning, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 class Network(Protocol):
@@ -23,6 +24,10 @@ class Network(Protocol):
 
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """Inside, what `stage` needs is on the device and computes by these means."""
+
+    @property
+    def transformer(self) -> Module:
+        """What predicts: adapters change what its layers do, but never its weights."""
 
     @property
     def is_movable(self) -> bool:

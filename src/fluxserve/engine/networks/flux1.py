@@ -25,6 +25,7 @@ from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, device
+    from torch.nn import Module
     from transformers import PreTrainedTokenizerBase
 
 
@@ -47,6 +48,12 @@ class Flux1:
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """See `residence`."""
         return self._residence.using(stage, means)
+
+    @property
+    def transformer(self) -> Module:
+        """Of diffusers."""
+        transformer: Module = self._parts.transformer
+        return transformer
 
     @property
     def is_movable(self) -> bool:

@@ -27,6 +27,7 @@ from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, device
+    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A prompt as the language model is told it, in the template of its tokenizer.
@@ -63,6 +64,12 @@ class Flux2:
     def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
         """See `residence`."""
         return self._residence.using(stage, means)
+
+    @property
+    def transformer(self) -> Module:
+        """Of diffusers."""
+        transformer: Module = self._parts.transformer
+        return transformer
 
     @property
     def is_movable(self) -> bool:

@@ -1,9 +1,9 @@
-"""The cache of prompts: exactly the text, at most the bytes."""
+"""The cache, with prompts: exactly the text, at most the bytes."""
 
 import pytest
 import torch
 
-from fluxserve.engine.prompts import PromptCache
+from fluxserve.engine.cache import Cache
 from fluxserve.engine.trajectory import Conditioning
 
 #: Bytes of what `Encoder` makes of a prompt.
@@ -22,7 +22,7 @@ class Encoder:
 
 
 def test_a_prompt_is_read_once() -> None:
-    encoder, cache = Encoder(), PromptCache(100 * EACH)
+    encoder, cache = Encoder(), Cache[Conditioning](100 * EACH)
     first = cache.get("a red apple", encoder)
     assert cache.get("a red apple", encoder) is first
     assert encoder.asked == ["a red apple"]
@@ -30,14 +30,14 @@ def test_a_prompt_is_read_once() -> None:
 
 @pytest.mark.parametrize("other", ["a red apple ", "A red apple", "a red a\u0070\u0301ple", ""])
 def test_another_text_is_another_prompt(other: str) -> None:
-    encoder, cache = Encoder(), PromptCache(100 * EACH)
+    encoder, cache = Encoder(), Cache[Conditioning](100 * EACH)
     cache.get("a red apple", encoder)
     cache.get(other, encoder)
     assert encoder.asked == ["a red apple", other]
 
 
 def test_beyond_the_budget_what_was_used_longest_ago_goes() -> None:
-    encoder, cache = Encoder(), PromptCache(2 * EACH)
+    encoder, cache = Encoder(), Cache[Conditioning](2 * EACH)
     for prompt in ("a", "b", "a", "c", "a", "b"):
         cache.get(prompt, encoder)
     assert encoder.asked == ["a", "b", "c", "b"]
@@ -45,7 +45,7 @@ def test_beyond_the_budget_what_was_used_longest_ago_goes() -> None:
 
 @pytest.mark.parametrize("budget", [0, EACH - 1])
 def test_without_room_nothing_is_kept(budget: int) -> None:
-    encoder, cache = Encoder(), PromptCache(budget)
+    encoder, cache = Encoder(), Cache[Conditioning](budget)
     for _ in range(2):
         cache.get("a", encoder)
     assert encoder.asked == ["a", "a"]
