@@ -89,6 +89,7 @@ class Residence:
                 parts.text_encoder,
                 parts.text_encoder_2,
                 *(() if parts.redux is None else parts.redux.modules),
+                *(() if parts.depth is None else (parts.depth.network,)),
             ),
             Stage.PREDICT: (parts.transformer,),
             Stage.DECODE: (parts.vae,),

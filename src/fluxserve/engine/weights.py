@@ -15,8 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from fluxserve.engine import layout, redux, single_file
+from fluxserve.engine import depth, layout, preparation, redux, single_file
+from fluxserve.engine.beside import NOTHING, Beside
+from fluxserve.engine.depth import Depth
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.preparation import Preparation
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
@@ -45,12 +48,13 @@ class Parts:
     tokenizer_2: PreTrainedTokenizerBase
     device: torch.device
     redux: Redux | None = None
+    depth: Depth | None = None
 
 
 def load(
-    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Path | None = None
+    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Beside = NOTHING
 ) -> Parts:
-    """Load every part, those of `pieces` from there, and the Redux `beside`.
+    """Load every part, those of `pieces` from there, and what is `beside`.
 
     Raises CheckpointRefused where files do not fit, OutOfMemory.
     """
@@ -67,7 +71,7 @@ def load(
         raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
 
 
-def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Path | None) -> Parts:
+def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside) -> Parts:
     index = layout.read_index(folder)
     return Parts(
         transformer=_network(folder, "transformer", index, runtime, pieces),
@@ -77,7 +81,8 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: P
         tokenizer=_tokenizer(folder, "tokenizer", index),
         tokenizer_2=_tokenizer(folder, "tokenizer_2", index),
         device=runtime.torch_device,
-        redux=None if beside is None else _redux(beside, runtime),
+        redux=None if beside.redux is None else _redux(beside.redux, runtime),
+        depth=None if beside.depth is None else _depth(beside.depth, runtime),
     )
 
 
@@ -97,7 +102,19 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     return Redux(
         encoder=_for_inference(_settled(encoder, runtime)),
         head=_for_inference(head),
-        preparation=redux.preparation(folder),
+        preparation=layout.read_json(folder / redux.PREPARED, Preparation),
+    )
+
+
+def _depth(folder: Path, runtime: Runtime) -> Depth:
+    import transformers
+
+    network = getattr(transformers, depth.class_of(folder)).from_pretrained(
+        folder, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+    )
+    return Depth(
+        network=_for_inference(_settled(network, runtime)),
+        preparation=layout.read_json(folder / preparation.FILE, Preparation),
     )
 
 

@@ -104,11 +104,11 @@ class Looker:
             laid_out = canvas.lay_out(recipe, pictures, generation.size)
             return self._masked(pixels_of.unfit(laid_out.picture, size), pixels_of.unfit(laid_out.mask, size), means)
         if reads == "control":
-            return self._encoded(self._control(generation, pictures, size), means)
+            return self._encoded(self._control(generation, pictures, size, means), means)
         return None
 
-    def _control(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size) -> Pixels:
-        """The edges, at the drawn size, as the weights saw them in training."""
+    def _control(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Pixels:
+        """The edges or depths, at the drawn size, as the weights saw them in training."""
         recipe = generation.recipe
         if not isinstance(recipe, Control):
             return _plain(size, 0)
@@ -117,9 +117,12 @@ class Looker:
         image = pixels_of.unfit(pixels_of.fit(pictures["control_image"], generation.size), size)
         if recipe.kind == "canny":
             return canny.edges(image, recipe.low, recipe.high)
-        raise DrawingFailed(
-            "No network here sees depth: send the depths as preprocessed_image instead of control_image."
-        )
+        if self._parts.depth is None:
+            raise DrawingFailed(
+                "No network here sees depth: send the depths as preprocessed_image instead of control_image."
+            )
+        with self._using(Stage.ENCODE, means):
+            return self._parts.depth.depths(image)
 
     def _masked(self, picture: Pixels, mask: Pixels, means: Means) -> Tensor:
         """(1, image tokens, channels and 4 factor^2): the kept part of the picture, and each pixel of the mask."""
