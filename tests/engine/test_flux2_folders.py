@@ -178,7 +178,7 @@ def test_only_a_transformer_is_taken_from_a_file_and_only_from_one_of_its_kind(
 
 
 def test_a_redux_is_not_taken_beside_it(klein: Path) -> None:
-    with pytest.raises(CheckpointRefused, match="takes no redux: it reads pictures itself"):
+    with pytest.raises(CheckpointRefused, match="reads pictures itself: name nothing beside it"):
         find(Composed(base=str(klein), redux=str(klein)))
 
 
