@@ -71,7 +71,8 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 class Composed(BaseModel):
     """A checkpoint with parts from elsewhere: `base` names one that has the rest, as a text would.
 
-    `files`: single files whose parts are taken instead of the base's. `redux`: a folder that reads image prompts.
+    `files`: single files whose parts are taken instead of the base's. `redux`: a folder that reads image prompts,
+    `depth`: one that sees depth.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -79,11 +80,14 @@ class Composed(BaseModel):
     base: str
     files: tuple[str, ...] = ()
     redux: str | None = None
+    depth: str | None = None
 
     @model_validator(mode="after")
     def _has_more(self) -> Composed:
-        if not self.files and self.redux is None:
-            raise PydanticCustomError("composed", "name files or a redux beside the base, or the base alone as a text")
+        if not self.files and self.redux is None and self.depth is None:
+            raise PydanticCustomError(
+                "composed", "name files, a redux or a depth beside the base, or the base alone as a text"
+            )
         return self
 
 
@@ -126,7 +130,8 @@ class Settings(BaseSettings):
         {},
         description="Model name to checkpoint: `mini`, a folder in diffusers layout, or a repository in the hub cache; "
         "or a table of `base`, one of these, and `files`, safetensors in BFL's or ComfyUI's layout whose parts are "
-        "taken instead of the base's, or `redux`, a folder that lets it read image_prompt.",
+        "taken instead of the base's, `redux`, a folder that lets it read image_prompt, or `depth`, one that sees "
+        "depth.",
     )
     accept_licenses: Names = Field(
         (), description="Licences of weights that you accept, with commas, such as flux-1-dev or flux-2-dev."

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPriorReduxPipeline
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
-from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessorPil,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from conftest import CPU, tiny_networks
 from fluxserve import mini
@@ -56,6 +63,24 @@ def build_redux(folder: Path) -> Path:
         image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=32),
     )
     pipeline.save_pretrained(folder)
+    return folder
+
+
+def build_depth(folder: Path) -> Path:
+    torch.manual_seed(4)
+    config = DPTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+    )
+    DPTForDepthEstimation(config).save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
 
 

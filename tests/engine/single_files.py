@@ -82,6 +82,40 @@ def transformer(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
+def transformer_of_flux2(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    scale, shift = ours["norm_out.linear.weight"].chunk(2)
+    theirs = {"final_layer.adaLN_modulation.1.weight": torch.cat([shift, scale])}
+
+    def put(name: str, *sources: str) -> None:
+        theirs[f"{name}.weight"] = torch.cat([ours[f"{source}.weight"] for source in sources])
+
+    put("img_in", "x_embedder")
+    put("txt_in", "context_embedder")
+    put("final_layer.linear", "proj_out")
+    for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"):
+        put(f"{name}.lin", f"{name}.linear")
+    for name, role in {"time_in": "timestep", "guidance_in": "guidance"}.items():
+        if f"time_guidance_embed.{role}_embedder.linear_1.weight" in ours:
+            put(f"{name}.in_layer", f"time_guidance_embed.{role}_embedder.linear_1")
+            put(f"{name}.out_layer", f"time_guidance_embed.{role}_embedder.linear_2")
+    for i in range(_blocks(ours, "transformer_blocks")):
+        for stream in ("img", "txt"):
+            block, to = f"transformer_blocks.{i}", f"double_blocks.{i}.{stream}"
+            put(f"{to}_attn.qkv", *(f"{block}.attn.{name}" for name in _QKV[stream]))
+            put(f"{to}_attn.proj", f"{block}.attn.{_OUT[stream]}")
+            put(f"{to}_mlp.0", f"{block}.{_MLP[stream]}.linear_in")
+            put(f"{to}_mlp.2", f"{block}.{_MLP[stream]}.linear_out")
+            for norm, name in zip(("query", "key"), _QK_NORMS[stream], strict=True):
+                theirs[f"{to}_attn.norm.{norm}_norm.scale"] = ours[f"{block}.attn.{name}.weight"]
+    for i in range(_blocks(ours, "single_transformer_blocks")):
+        block, to = f"single_transformer_blocks.{i}.attn", f"single_blocks.{i}"
+        put(f"{to}.linear1", f"{block}.to_qkv_mlp_proj")
+        put(f"{to}.linear2", f"{block}.to_out")
+        for norm, name in (("query", "norm_q"), ("key", "norm_k")):
+            theirs[f"{to}.norm.{norm}_norm.scale"] = ours[f"{block}.{name}.weight"]
+    return theirs
+
+
 def autoencoder(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     levels = _blocks(ours, "decoder.up_blocks")
     return {_vae_name(name, levels): _as_convolution(name, one) for name, one in ours.items()}

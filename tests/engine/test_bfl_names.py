@@ -4,13 +4,15 @@ from pathlib import Path
 
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_ldm_vae_checkpoint,
 )
-from single_files import in_bfl, transformer
+from single_files import in_bfl, tensors_of, transformer, transformer_of_flux2
 from torch import Tensor
 
 from fluxserve.engine import bfl
+from fluxserve.engine.drawer import Drawer
 from fluxserve.engine.single_file import cut
 
 #: Rows of the published transformers, for which the converter is written; the columns are for nothing here.
@@ -44,6 +46,16 @@ def test_a_transformers_tensors_go_where_the_converter_puts_them() -> None:
         expected = convert_flux_transformer_checkpoint_to_diffusers(dict(theirs))
         assert_equal(ours(theirs, dict(bfl.transformer(2, 3, guidance=guidance)), expected), expected)
         assert_equal(transformer(expected), theirs)
+
+
+def test_a_transformer_of_flux2_too(flux2_drawers: dict[str, Drawer]) -> None:
+    for name in ("dev", "klein"):
+        expected = tensors_of(flux2_drawers[name].checkpoint.path, "transformer")
+        theirs = transformer_of_flux2(expected)
+        assert_equal(dict(convert_flux2_transformer_checkpoint_to_diffusers(dict(theirs))), expected)
+        places = bfl.transformer(1, 2, guidance=name == "dev", names=bfl.FLUX2)
+        assert theirs.keys() == places.keys()
+        assert_equal(ours(theirs, dict(places), expected), expected)
 
 
 def test_an_autoencoders_tensors_go_where_the_converter_puts_them(dev_folder: Path) -> None:

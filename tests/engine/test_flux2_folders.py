@@ -1,12 +1,14 @@
 """Folders of FLUX.2: what they are said to be, and what is wrong with those that are not whole or do not fit."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import flux2_folders
 import pytest
 from flux2_folders import change
-from single_files import in_bfl, write
+from single_files import in_bfl, tensors_of, transformer_of_flux2, write
+from torch import Tensor
 
 from fluxserve import doctor
 from fluxserve.catalogue import MODELS
@@ -139,14 +141,44 @@ def test_weights_that_are_cut_off_or_of_another_network_are_refused_as_they_load
         load(klein, CPU)
 
 
-def test_single_files_are_not_read_for_it(klein: Path, dev_folder: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "ae.safetensors", in_bfl(dev_folder, "vae"))
-    with pytest.raises(CheckpointRefused, match=r"holds FLUX\.2 .*single files are not read: name the folder alone"):
-        find(Composed(base=str(klein), files=(str(file),)))
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("name", ["dev", "klein"])
+def test_a_transformer_in_a_single_file_is_the_folders(
+    built: dict[str, Path], tmp_path: Path, name: str, prefix: str
+) -> None:
+    tensors = transformer_of_flux2(tensors_of(built[name], "transformer"))
+    file = write(tmp_path / "flux2.safetensors", {prefix + one: tensor for one, tensor in tensors.items()})
+    base = shutil.copytree(built[name], tmp_path / "base")
+    (base / "transformer" / WEIGHTS).unlink()
+    checkpoint = find(Composed(base=str(base), files=(str(file),)))
+    assert checkpoint.describe().endswith("transformer from flux2.safetensors, the rest from base")
+    state = load(checkpoint.path, CPU, checkpoint.pieces).transformer.state_dict()
+    expected = load(built[name], CPU).transformer.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(state[one].equal(tensor) for one, tensor in expected.items())
+
+
+def test_only_a_transformer_is_taken_from_a_file_and_only_from_one_of_its_kind(
+    klein: Path, dev: Path, dev_folder: Path, tmp_path: Path
+) -> None:
+    def refused(base: Path, tensors: Mapping[str, Tensor], words: str) -> None:
+        file = write(tmp_path / "wrong.safetensors", tensors)
+        with pytest.raises(CheckpointRefused, match=words):
+            find(Composed(base=str(base), files=(str(file),)))
+
+    flux2 = transformer_of_flux2(tensors_of(klein, "transformer"))
+    refused(klein, in_bfl(dev_folder, "vae"), r"holds a vae, which is taken from a folder of FLUX\.2 .*: leave it out")
+    refused(klein, in_bfl(dev_folder, "transformer"), r"is a transformer of FLUX\.1, and .* holds FLUX\.2 \[klein\]")
+    refused(dev_folder, flux2, r"is a transformer of FLUX\.2, and .* holds FLUX\.1")
+    refused(dev, flux2, "has no guidance embedding, as .* a guidance embedding, as .dev.")
+    wide = {**flux2, "txt_in.weight": flux2["txt_in.weight"].repeat(1, 2)}
+    refused(klein, wide, "reads texts 96 wide, and those of the folder's text_encoder are 48")
+    less = {name: one for name, one in flux2.items() if not name.startswith("single_blocks.0.")}
+    refused(klein, less, r"is not a whole transformer of FLUX\.2: 4 tensors are missing")
 
 
 def test_a_redux_is_not_taken_beside_it(klein: Path) -> None:
-    with pytest.raises(CheckpointRefused, match="takes no redux: it reads pictures itself"):
+    with pytest.raises(CheckpointRefused, match="reads pictures itself: name nothing beside it"):
         find(Composed(base=str(klein), redux=str(klein)))
 
 

@@ -1,7 +1,9 @@
 """Each recipe, on weights that were made for it, ends in the latents of diffusers' own pipeline for it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ from diffusers import (
     FluxPipeline,
     FluxPriorReduxPipeline,
 )
-from kinds import SIZE, begin, build_kind, build_redux, end, half_white, picture, wish
+from kinds import SIZE, begin, build_depth, build_kind, build_redux, end, half_white, picture, wish
 from torch import Tensor
-from transformers import SiglipImageProcessorPil
+from transformers import DPTForDepthEstimation, DPTImageProcessorPil, SiglipImageProcessorPil
 
 from conftest import CPU
 from fluxserve.catalogue import Size
@@ -28,8 +30,9 @@ from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import find
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.forward import ALONE
+from fluxserve.engine.preparation import Preparation
 from fluxserve.engine.weights import load
-from fluxserve.errors import CheckpointRefused
+from fluxserve.errors import CheckpointMissing, CheckpointRefused
 from fluxserve.settings import Composed
 
 PICTURE, MASK = picture(1), half_white()
@@ -160,8 +163,8 @@ def test_a_picture_in_the_likeness_of_another(with_redux: Drawer) -> None:
     drawer = with_redux
     pipeline = stock(FluxPipeline, drawer)
     prior = FluxPriorReduxPipeline.from_pretrained(
-        drawer.checkpoint.redux,
-        feature_extractor=SiglipImageProcessorPil.from_pretrained(drawer.checkpoint.redux / "feature_extractor"),
+        drawer.checkpoint.beside.redux,
+        feature_extractor=SiglipImageProcessorPil.from_pretrained(drawer.checkpoint.beside.redux / "feature_extractor"),
         text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
         text_encoder_2=pipeline.text_encoder_2,
@@ -216,3 +219,46 @@ def test_a_folder_that_is_no_redux_is_refused(opened: Callable[[str], Drawer]) -
     base = str(opened("plain").checkpoint.path)
     with pytest.raises(CheckpointRefused, match="as redux name a folder of a FluxPriorReduxPipeline"):
         find(Composed(base=base, redux=base))
+
+
+@pytest.mark.parametrize("size", [SIZE, Size(256, 192)])
+def test_depths_are_those_of_the_stock_network(opened: Callable[[str], Drawer], tmp_path: Path, size: Size) -> None:
+    folder = build_depth(tmp_path / "tiny-depth")
+    drawer = open_drawer(find(Composed(base=str(opened("control").checkpoint.path), depth=str(folder))), CPU)
+    assert "depths by tiny-depth" in drawer.checkpoint.describe()
+    seen = drawer.network._parts.depth.depths(picture(1, size))
+    prepared = DPTImageProcessorPil.from_pretrained(folder)(pixels_of.to_image(picture(1, size)), return_tensors="pt")
+    with torch.no_grad():
+        near = DPTForDepthEstimation.from_pretrained(folder)(**prepared).predicted_depth
+        large = torch.nn.functional.interpolate(near[:, None], (size.height, size.width), mode="bicubic")[0, 0]
+    expected = ((large - large.min()) / (large.max() - large.min()) * 255).numpy()
+    levels = np.frombuffer(seen.data, dtype=np.uint8).reshape(size.height, size.width, 3)
+    assert np.abs(levels[..., 0] - expected).max() < 1
+    control = {"control_image": picture(1)}
+    assert (
+        ours(drawer, Control(kind="depth"), control)
+        == ours(drawer, Control(kind="depth"), {"preprocessed_image": drawer.network._parts.depth.depths(picture(1))})
+    ).all()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("size", [Size(512, 512), Size(1024, 384), Size(96, 320)])
+def test_pictures_are_prepared_as_the_stock_processor_prepares_them(size: Size, keep: bool) -> None:
+    stock_one = DPTImageProcessorPil(
+        size={"height": 70, "width": 70}, keep_aspect_ratio=keep, ensure_multiple_of=14, resample=3
+    )
+    expected = stock_one(pixels_of.to_image(picture(1, size)), return_tensors="np").pixel_values
+    described = {name: getattr(stock_one, name) for name in ("image_mean", "image_std")}
+    described |= {"size": {"height": 70, "width": 70}, "keep_aspect_ratio": keep, "ensure_multiple_of": 14}
+    prepared = msgspec.convert(described, Preparation).prepared(picture(1, size))
+    np.testing.assert_allclose(prepared.numpy(), expected, atol=1e-5)
+
+
+def test_a_folder_that_sees_no_depth_is_refused(opened: Callable[[str], Drawer], tmp_path: Path) -> None:
+    base, folder = str(opened("control").checkpoint.path), build_depth(tmp_path / "tiny-depth")
+    (folder / "config.json").write_text('{"architectures": ["T5EncoderModel"]}')
+    with pytest.raises(CheckpointRefused, match="holds no network that sees depth"):
+        find(Composed(base=base, depth=str(folder)))
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointMissing, match=r"config\.json missing"):
+        find(Composed(base=base, depth=str(folder)))

@@ -26,7 +26,7 @@ PLAIN = (wish(TextToImage(interval=3.0), {}, seed=3), {})
 WISHES: dict[str, tuple[tuple[Generation, Mapping[str, Pixels]], ...]] = {
     "plain": (
         PLAIN,
-        (wish(ImageToImage(strength=0.5), {"image": ONE}), {"image": ONE}),
+        (wish(ImageToImage(strength=0.75), {"image": ONE}), {"image": ONE}),
         (wish(ImageToImage(strength=1.0), {"image": ONE}, seed=8, steps=3), {"image": ONE}),
         (wish(Fill(), {"image": OTHER, "mask": MASK}), {"image": OTHER, "mask": MASK}),
         (wish(Edit(), {"input_image": ONE}), {"input_image": ONE}),

@@ -148,11 +148,11 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
         ("public_url = 'https://x.example/path'", "Setting public_url: String should match pattern"),
         ("models = 'mini'", "Setting models: Input should be a valid dictionary."),
         ("[models]\nflux-dev = 5", "Setting models.flux-dev: Input should be a valid string."),
-        ("[models]\nflux-dev = {base = 'mini'}", "Setting models.flux-dev: name files or a redux"),
+        ("[models]\nflux-dev = {base = 'mini'}", "Setting models.flux-dev: name files, a redux or a depth"),
         ("[models]\nflux-dev = {files = ['a']}", "Setting models.flux-dev.base: Field required."),
         (
             "[models]\nflux-dev = {base = 'mini', files = []}",
-            "Setting models.flux-dev: name files or a redux",
+            "Setting models.flux-dev: name files, a redux or a depth",
         ),
         ("[models]\nflux-dev = {base = 'mini', files = ['a'], vae = 'b'}", "Unknown setting: models.flux-dev.vae."),
         ("allowed_hosts = [1]", "Setting allowed_hosts.0: Input should be a valid string."),

@@ -1,7 +1,8 @@
-"""The names that Black Forest Labs and ComfyUI give to the tensors of FLUX.1, and those that diffusers gives.
+"""The names that Black Forest Labs and ComfyUI give to the tensors of FLUX.1 and FLUX.2, and those of diffusers.
 
 Pure functions from name to name. diffusers cuts in pieces what BFL keeps as one: the queries, keys and values of an
-attention, and in single blocks the MLP's first layer with them; and it has the scale first where BFL has the shift.
+attention, and in FLUX.1's single blocks the MLP's first layer with them; and it has the scale first where BFL has the
+shift.
 What it does not know: files, prefixes, shapes.
 """
 
@@ -20,38 +21,82 @@ class Destination:
     swapped: bool = False
 
 
-_EMBEDDERS = {"time_in": "timestep", "vector_in": "text", "guidance_in": "guidance"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """How the layers of a family's transformer are called, by BFL's names; `embedders` lie in `embedded` there.
+
+    `kinds`: what a layer has. `sign`: a tensor that no other family's transformer has.
+    """
+
+    title: str
+    sign: str
+    embedded: str
+    embedders: Mapping[str, str]
+    outer: Mapping[str, tuple[str, ...]]
+    double: Mapping[str, tuple[str, ...]]
+    single: Mapping[str, tuple[str, ...]]
+    kinds: tuple[str, ...] = ("weight", "bias")
+
+
+_SWAPPED = "final_layer.adaLN_modulation.1"
 _OUTER = {
     "img_in": ("x_embedder",),
     "txt_in": ("context_embedder",),
     "final_layer.linear": ("proj_out",),
-    "final_layer.adaLN_modulation.1": ("norm_out.linear",),
+    _SWAPPED: ("norm_out.linear",),
 }
-_DOUBLE = {
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
+_ATTENTION = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "img_attn.proj": ("attn.to_out.0",),
     "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
 }
+_MODULATIONS = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
+FLUX1 = Names(
+    title="FLUX.1",
+    sign="vector_in.in_layer.weight",
+    embedded="time_text_embed",
+    embedders={"time_in": "timestep", "vector_in": "text", "guidance_in": "guidance"},
+    outer=_OUTER,
+    double={
+        "img_mod.lin": ("norm1.linear",),
+        "txt_mod.lin": ("norm1_context.linear",),
+        **_ATTENTION,
+        "img_mlp.0": ("ff.net.0.proj",),
+        "img_mlp.2": ("ff.net.2",),
+        "txt_mlp.0": ("ff_context.net.0.proj",),
+        "txt_mlp.2": ("ff_context.net.2",),
+    },
+    single={
+        "modulation.lin": ("norm.linear",),
+        "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        "linear2": ("proj_out",),
+    },
+)
+#: Its blocks share their modulations, and no layer has a bias.
+FLUX2 = Names(
+    title="FLUX.2",
+    sign="single_stream_modulation.lin.weight",
+    embedded="time_guidance_embed",
+    embedders={"time_in": "timestep", "guidance_in": "guidance"},
+    outer=_OUTER | {f"{name}.lin": (f"{name}.linear",) for name in _MODULATIONS},
+    double={
+        **_ATTENTION,
+        "img_mlp.0": ("ff.linear_in",),
+        "img_mlp.2": ("ff.linear_out",),
+        "txt_mlp.0": ("ff_context.linear_in",),
+        "txt_mlp.2": ("ff_context.linear_out",),
+    },
+    single={"linear1": ("attn.to_qkv_mlp_proj",), "linear2": ("attn.to_out",)},
+    kinds=("weight",),
+)
 _DOUBLE_NORMS = {
     "img_attn.norm.query_norm": "attn.norm_q",
     "img_attn.norm.key_norm": "attn.norm_k",
     "txt_attn.norm.query_norm": "attn.norm_added_q",
     "txt_attn.norm.key_norm": "attn.norm_added_k",
 }
-_SINGLE = {
-    "modulation.lin": ("norm.linear",),
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-}
 _SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
-_SWAPPED = "final_layer.adaLN_modulation.1"
 #: BFL numbers the levels of a decoder from the picture's end, diffusers from the latents'.
 _UP = re.compile(r"decoder\.up\.(\d{1,4})\.")
 #: For the other names of an autoencoder, in this order.
@@ -81,24 +126,28 @@ def count_levels(names: Iterable[str]) -> int:
     return max((int(found[1]) + 1 for name in names if (found := _UP.match(name))), default=0)
 
 
-def transformer(double: int, single: int, *, guidance: bool, norm: str = "scale") -> Mapping[str, Destination]:
+def transformer(
+    double: int, single: int, *, guidance: bool, norm: str = "scale", names: Names = FLUX1
+) -> Mapping[str, Destination]:
     """Every tensor of a transformer with so many blocks, by BFL's name; `norm`: the last word of a norm's.
 
     It is "weight" in what newer versions of ComfyUI write.
     """
-    blocks = [(f"double_blocks.{i}", f"transformer_blocks.{i}", _DOUBLE, _DOUBLE_NORMS) for i in range(double)]
-    blocks += [(f"single_blocks.{i}", f"single_transformer_blocks.{i}", _SINGLE, _SINGLE_NORMS) for i in range(single)]
-    layers: dict[str, tuple[str, ...]] = dict(_OUTER)
-    for embedder, role in _EMBEDDERS.items():
+    blocks = [(f"double_blocks.{i}", f"transformer_blocks.{i}", names.double, _DOUBLE_NORMS) for i in range(double)]
+    blocks += [
+        (f"single_blocks.{i}", f"single_transformer_blocks.{i}", names.single, _SINGLE_NORMS) for i in range(single)
+    ]
+    layers: dict[str, tuple[str, ...]] = dict(names.outer)
+    for embedder, role in names.embedders.items():
         if guidance or embedder != "guidance_in":
-            layers[f"{embedder}.in_layer"] = (f"time_text_embed.{role}_embedder.linear_1",)
-            layers[f"{embedder}.out_layer"] = (f"time_text_embed.{role}_embedder.linear_2",)
+            layers[f"{embedder}.in_layer"] = (f"{names.embedded}.{role}_embedder.linear_1",)
+            layers[f"{embedder}.out_layer"] = (f"{names.embedded}.{role}_embedder.linear_2",)
     for theirs, ours, block, _ in blocks:
-        layers |= {f"{theirs}.{layer}": tuple(f"{ours}.{name}" for name in names) for layer, names in block.items()}
+        layers |= {f"{theirs}.{layer}": tuple(f"{ours}.{name}" for name in into) for layer, into in block.items()}
     found = {
-        f"{layer}.{kind}": Destination(tuple(f"{name}.{kind}" for name in names), swapped=layer == _SWAPPED)
-        for layer, names in layers.items()
-        for kind in ("weight", "bias")
+        f"{layer}.{kind}": Destination(tuple(f"{name}.{kind}" for name in into), swapped=layer == _SWAPPED)
+        for layer, into in layers.items()
+        for kind in names.kinds
     }
     for theirs, ours, _, norms in blocks:
         found |= {f"{theirs}.{one}.{norm}": Destination((f"{ours}.{name}.weight",)) for one, name in norms.items()}

@@ -17,7 +17,8 @@ from typing import Literal
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.sizes import fit_area
-from fluxserve.engine import fitting, layout, redux, single_file
+from fluxserve.engine import fitting, layout, single_file
+from fluxserve.engine.beside import NOTHING, Beside
 from fluxserve.engine.families import FAMILIES, LICENSES_TO_ACCEPT, Family
 from fluxserve.engine.native_sizes import NativeSizes, nearest
 from fluxserve.engine.sampling import NoiseSchedule
@@ -55,13 +56,12 @@ class Checkpoint:
     warnings: Mapping[str, Collection[str]]
     pieces: Mapping[str, Piece]
     base: str
-    redux: Path | None
+    beside: Beside
 
     @property
     def origin(self) -> tuple[Path, ...]:
         """The folder, and the files that parts are taken from: two checkpoints differ in these or are the same."""
-        beside = () if self.redux is None else (self.redux,)
-        return self.path, *beside, *sorted({piece.file for piece in self.pieces.values()})
+        return self.path, *self.beside.folders, *sorted({piece.file for piece in self.pieces.values()})
 
     @property
     def license_needed(self) -> str | None:
@@ -73,9 +73,8 @@ class Checkpoint:
         """Bytes of the weights on disk."""
         parts = [part for part in self.family.networks if part not in self.pieces]
         files = [self.path / file for part in parts for file in layout.weight_files(self.path, self.family, part)]
-        if self.redux is not None:
-            files += [self.redux / name for name in (redux.ENCODER_FILE, redux.HEAD_FILE)]
-        return sum(file.stat().st_size for file in files) + sum(piece.size for piece in self.pieces.values())
+        single = sum(piece.size for piece in self.pieces.values())
+        return sum(file.stat().st_size for file in files) + single + self.beside.weight_bytes
 
     @property
     def token_side(self) -> int:
@@ -106,7 +105,7 @@ class Checkpoint:
     def _composition(self) -> str:
         taken = [f"{piece.part} from {piece.file.name}" for piece in self.pieces.values()]
         rest = [f"the rest from {self.base}"] if taken else []
-        return ", ".join((*taken, *rest, *([] if self.redux is None else [f"image prompts by {self.redux.name}"])))
+        return ", ".join((*taken, *rest, *self.beside.words))
 
     def _references(self) -> str:
         return f"reads up to {self.family.references} pictures beside the prompt" if self.family.references else ""
@@ -136,14 +135,17 @@ def find(value: str | Composed, environ: Mapping[str, str] = os.environ) -> Chec
     """
     if isinstance(value, str):
         return read(*_folder(value, environ))
-    beside = None if value.redux is None else _folder(value.redux, environ)[0]
+    beside = Beside(
+        redux=None if value.redux is None else _folder(value.redux, environ)[0],
+        depth=None if value.depth is None else _folder(value.depth, environ)[0],
+    )
     return read(*_folder(value.base, environ), _pieces(value.files), beside)
 
 
 def read(
-    folder: Path, name: str, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Path | None = None
+    folder: Path, name: str, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Beside = NOTHING
 ) -> Checkpoint:
-    """Check the folder, and how `pieces` and the Redux `beside` fit it; it is called `name`, unless its card has one.
+    """Check the folder, and how `pieces` and what is `beside` fit it; it is called `name`, unless its card has one.
 
     A card tells of the folder's transformer, so it is not read where that is taken from a file.
     """
@@ -153,10 +155,10 @@ def read(
     family = index.family
     layout.check_parts(folder, index, without=pieces)
     fitting.check(folder, index, pieces)
-    if beside is not None and "text_encoder_2" not in family.parts:
-        raise CheckpointRefused(f"{folder} holds {family.title}, which takes no redux: it reads pictures itself.")
-    if beside is not None:
-        redux.check(beside, layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model)
+    if beside.folders and "text_encoder_2" not in family.parts:
+        raise CheckpointRefused(f"{folder} holds {family.title}, which reads pictures itself: name nothing beside it.")
+    if beside.folders:
+        beside.check(layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model)
     card = layout.Card() if "transformer" in pieces else layout.read_card(folder)
     transformer = layout.read_json(folder / "transformer/config.json", layout.Transformer)
     guidance_embeds = family.guidance_embeds if transformer.guidance_embeds is None else transformer.guidance_embeds
@@ -184,7 +186,7 @@ def read(
         warnings=card.warnings,
         pieces=pieces,
         base=base,
-        redux=beside,
+        beside=beside,
     )
 
 

@@ -183,9 +183,9 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     module, _, name = checkpoint.family.draws.partition(":")
-    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.redux)
+    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
-    weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.redux)
+    weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
     padded = {size: found.most for size, found in company.items() if found.padded}
     drawer = Drawer(

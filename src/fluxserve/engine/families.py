@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from fluxserve.engine import bfl
 from fluxserve.engine.means import Stage
 from fluxserve.engine.sampling import EmpiricalSchedule, NoiseSchedule
 
@@ -55,6 +56,7 @@ class Family:
     whose rows stand side by side, where it is not the last one's alone. `license_of` answers for a name of weights,
     whether there is such an embedding, and how wide the transformer's texts are. `cfg_scale`: true guidance, unless the
     weights are distilled or a card says otherwise. `references`: how many pictures it learnt to read beside its own.
+    `in_files`: the parts that may lie in single files, whose layers have these `names`.
     """
 
     title: str
@@ -65,10 +67,11 @@ class Family:
     longest_text: Mapping[bool, int]
     guidance_embeds: bool
     license_of: Callable[[str, bool, int], str | None]
+    names: bfl.Names
+    in_files: frozenset[str]
     text_layers: tuple[int, ...] = ()
     cfg_scale: float = 1.0
     references: int = 0
-    has_single_files: bool = False
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -116,7 +119,8 @@ FLUX1 = Family(
     longest_text={True: 512, False: 256},
     guidance_embeds=False,
     license_of=_license_of_flux1,
-    has_single_files=True,
+    names=bfl.FLUX1,
+    in_files=frozenset({"transformer", "vae", "text_encoder", "text_encoder_2"}),
 )
 FLUX1_KONTEXT = replace(FLUX1, title="FLUX.1 Kontext", references=4)
 FLUX2 = Family(
@@ -133,6 +137,8 @@ FLUX2 = Family(
     longest_text={True: 512, False: 512},
     guidance_embeds=True,
     license_of=_license_of_flux2,
+    names=bfl.FLUX2,
+    in_files=frozenset({"transformer"}),
     text_layers=(10, 20, 30),
     references=8,
 )

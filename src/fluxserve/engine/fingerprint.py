@@ -19,7 +19,8 @@ from types import MappingProxyType
 
 from fluxserve import __version__, catalogue
 from fluxserve.catalogue import Size
-from fluxserve.engine import layout, redux
+from fluxserve.engine import layout
+from fluxserve.engine.beside import NOTHING, Beside
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.single_file import Piece
 
@@ -46,16 +47,12 @@ _PROCESSOR = re.compile(r"^(?:vendor_id|cpu family|model|stepping|flags|CPU \w+|
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def weights_hash(folder: Path, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Path | None = None) -> str:
-    """SHA-256 over the names and contents of every file that decides what is drawn, and which parts are in which.
-
-    `beside`: the folder of its Redux.
-    """
+def weights_hash(folder: Path, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Beside = NOTHING) -> str:
+    """SHA-256 over the names and contents of every file that decides what is drawn, and which parts are in which."""
     card = () if "transformer" in pieces else (layout.CARD_FILE,)
     names = (*card, layout.INDEX_FILE, *layout.used_files(folder, without=pieces))
     files = {name: folder / name for name in names if (folder / name).is_file()}
-    if beside is not None:
-        files |= {f"redux/{name}": beside / name for name in redux.FILES}
+    files |= beside.files
     single = sorted({piece.file for piece in pieces.values()})
     with ThreadPoolExecutor(_READERS) as readers:
         digests = dict(zip((*files.values(), *single), readers.map(_digest, (*files.values(), *single)), strict=True))

@@ -6,26 +6,27 @@ What it does not know: tensors, where files and folders are found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxserve.engine import bfl, layout, single_file
 from fluxserve.engine.families import Family
-from fluxserve.engine.single_file import Piece
+from fluxserve.engine.single_file import Piece, Widths
 from fluxserve.errors import CheckpointRefused
 
 
 def check(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> None:
     """Raise CheckpointRefused where a piece is not whole, or a part not made for the other parts of this folder."""
-    if pieces and not index.family.has_single_files:
-        raise CheckpointRefused(
-            f"{folder} holds {index.family.title}, of which single files are not read: name the folder alone."
-        )
+    for part, piece in pieces.items():
+        if part not in index.family.in_files:
+            raise CheckpointRefused(
+                f"{piece.file} holds a {part}, which is taken from a folder of {index.family.title} only: leave it out."
+            )
     if index.family.text_layers:
         _check_language_model(folder, index.family)
         _check_chat(folder)
     if "transformer" in pieces:
-        _check_transformer(folder, pieces["transformer"])
+        _check_transformer(folder, index.family, pieces["transformer"])
     if "vae" in pieces:
         _check_autoencoder(folder, index, pieces["vae"])
 
@@ -60,18 +61,17 @@ def _check_chat(folder: Path) -> None:
         )
 
 
-def _check_transformer(folder: Path, piece: Piece) -> None:
+def _check_transformer(folder: Path, family: Family, piece: Piece) -> None:
+    if piece.names is not family.names:
+        raise CheckpointRefused(
+            f"{piece.file} is a transformer of {piece.names.title}, and {folder} holds {family.title}: "
+            "name the folder of the weights that the file was made from as base."
+        )
     widths = single_file.check_transformer(piece)
     config = layout.read_json(folder / "transformer/config.json", layout.Transformer)
     for what, has, other, wanted in (
         ("latents", widths.latents, "autoencoder", layout.PATCH_AREA * _vae(folder).latent_channels),
-        ("texts", widths.tokens, "T5", layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model),
-        (
-            "texts",
-            widths.pooled,
-            "CLIP",
-            layout.read_json(folder / "text_encoder/config.json", layout.Clip).hidden_size,
-        ),
+        *_texts(folder, family, widths),
         ("places", widths.head, "transformer/config.json", sum(config.axes_dims_rope)),
     ):
         if has != wanted:
@@ -79,13 +79,24 @@ def _check_transformer(folder: Path, piece: Piece) -> None:
                 f"{piece.file} does not fit {folder}: it reads {what} {has} wide, and those of the folder's {other} "
                 f"are {wanted}. Name the folder of the weights that the file was made from as base."
             )
-    has_guidance = bool(config.guidance_embeds)
+    has_guidance = family.guidance_embeds if config.guidance_embeds is None else config.guidance_embeds
     if widths.guidance_embeds != has_guidance:
-        kinds = {True: "a guidance embedding, as FLUX.1-dev", False: "no guidance embedding, as FLUX.1-schnell"}
+        kinds = {True: "a guidance embedding, as [dev]", False: "no guidance embedding, as [schnell] and [klein]"}
         raise CheckpointRefused(
             f"{piece.file} has {kinds[widths.guidance_embeds]}, and {folder} {kinds[has_guidance]}, whose "
             "noise schedule is another. Name a folder of the same kind as base."
         )
+
+
+def _texts(folder: Path, family: Family, widths: Widths) -> Sequence[tuple[str, int, str, int]]:
+    """What a transformer reads of texts, how wide, and which reader gives it how wide."""
+    config = folder / "text_encoder/config.json"
+    if family.text_layers:
+        width = layout.read_json(config, layout.LanguageModel).of_texts.hidden_size
+        return (("texts", widths.tokens, "text_encoder", len(family.text_layers) * width),)
+    t5 = layout.read_json(folder / "text_encoder_2/config.json", layout.T5).d_model
+    clip = layout.read_json(config, layout.Clip).hidden_size
+    return ("texts", widths.tokens, "T5", t5), ("texts", widths.pooled, "CLIP", clip)
 
 
 def _check_autoencoder(folder: Path, index: layout.Index, piece: Piece) -> None:

@@ -1,4 +1,4 @@
-"""Single files as BFL and ComfyUI write them: which parts of FLUX.1 a file holds, and their tensors under our names.
+"""Single files as BFL and ComfyUI write them: which parts of FLUX a file holds, and their tensors under our names.
 
 A file is read by its header first, without torch, so that a wrong one is refused before anything is loaded. Tensors
 are converted one after the other from the mapped file. Those of 8 bits may have a scale beside them, as in ComfyUI's.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-#: Part of FLUX.1 -> where an all-in-one file of ComfyUI keeps it, and how names of it begin.
+#: Part -> where an all-in-one file of ComfyUI keeps it, and how names of it begin.
 PARTS = {
     "transformer": ("model.diffusion_model.", ("double_blocks.", "single_blocks.")),
     "vae": ("vae.", ("decoder.conv_in.", "decoder.mid.")),
@@ -35,7 +35,6 @@ _PREFIXES = (*(prefix for prefix, _ in PARTS.values()), "text_encoders.")
 _STRANGERS = (
     (r"lora_|\.lora\.|\.lokr_|\.hada_", "a LoRA, which changes a transformer and is none"),
     (r"controlnet", "a ControlNet, which steers a transformer and is none"),
-    (r"(double|single)_stream_modulation", "a transformer of FLUX.2"),
     (r"distilled_guidance_layer", "a transformer of Chroma"),
     (r"(^|\.)joint_blocks\.", "Stable Diffusion 3"),
     (r"(^|\.)(input|output)_blocks\.\d", "Stable Diffusion (1, 2 or XL)"),
@@ -69,6 +68,11 @@ class Piece:
         """Bytes of its weights in the file."""
         return sum(tensor.size for tensor in self.tensors.values())
 
+    @property
+    def names(self) -> bfl.Names:
+        """How the layers of a transformer are called: as those of its family."""
+        return bfl.FLUX2 if bfl.FLUX2.sign in self.tensors else bfl.FLUX1
+
     def shape(self, name: str) -> Shape:
         """Of a tensor that `check` has found to be there."""
         return self.tensors[name].shape
@@ -94,27 +98,30 @@ def pieces(file: Path) -> Mapping[str, Piece]:
     tensors = header.read(file)
     for pattern, what in _STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
-            raise CheckpointRefused(f"{file} is {what}. Name a file that holds a part of FLUX.1 in BFL's layout.")
+            raise CheckpointRefused(f"{file} is {what}. Name a file that holds a part of FLUX in BFL's layout.")
     found = {part: piece for part in PARTS if (piece := _piece(file, part, tensors))}
     if not found:
         raise CheckpointRefused(
-            f"{file} holds no part of FLUX.1 in BFL's or ComfyUI's layout, but {_some(tensors) or 'nothing'}. "
+            f"{file} holds no part of FLUX in BFL's or ComfyUI's layout, but {_some(tensors) or 'nothing'}. "
             "Name a file with a transformer, an autoencoder or a text encoder."
         )
     return found
 
 
 def check_transformer(piece: Piece) -> Widths:
-    """Raise CheckpointRefused unless it is a whole transformer of FLUX.1; else what follows from its shapes."""
+    """Raise CheckpointRefused unless it is a whole transformer of its family; else what follows from its shapes."""
     names = set(piece.tensors)
     double, single = (bfl.count_blocks(names, f"{kind}_blocks") for kind in ("double", "single"))
     guidance = any(name.startswith("guidance_in.") for name in names)
     norm = "weight" if any(name.endswith("_norm.weight") for name in names) else "scale"
-    _check_names(piece, bfl.transformer(max(double, 1), max(single, 1), guidance=guidance, norm=norm))
+    wanted = bfl.transformer(max(double, 1), max(single, 1), guidance=guidance, norm=norm, names=piece.names)
+    _check_names(piece, wanted)
     for name, tensor in piece.tensors.items():
         is_matrix = name.endswith(".weight") and not name.endswith("_norm.weight")
         if len(tensor.shape) != (2 if is_matrix else 1):
-            raise CheckpointRefused(f"{piece.file} is not a transformer of FLUX.1: {name} has shape {tensor.shape}.")
+            raise CheckpointRefused(
+                f"{piece.file} is not a transformer of {piece.names.title}: {name} has shape {tensor.shape}."
+            )
     inner, latents = piece.shape("img_in.weight")
     if piece.shape("final_layer.linear.weight")[0] != latents:
         raise CheckpointRefused(
@@ -123,7 +130,7 @@ def check_transformer(piece: Piece) -> Widths:
     return Widths(
         latents=latents,
         tokens=piece.shape("txt_in.weight")[1],
-        pooled=piece.shape("vector_in.in_layer.weight")[1],
+        pooled=piece.shape(bfl.FLUX1.sign)[1] if piece.names is bfl.FLUX1 else 0,
         head=piece.shape(f"double_blocks.0.img_attn.norm.query_norm.{norm}")[0],
         inner=inner,
         double=double,
@@ -134,7 +141,7 @@ def check_transformer(piece: Piece) -> Widths:
 
 
 def transformer_config(widths: Widths) -> Mapping[str, int | bool]:
-    """What diffusers' FluxTransformer2DModel is made with, but for how a head's width is shared by the rotations."""
+    """What diffusers' transformer is made with, as far as tensors tell; FLUX.2's knows no pooled texts."""
     return {
         "in_channels": widths.latents,
         "out_channels": widths.latents,
@@ -152,7 +159,9 @@ def destinations(piece: Piece) -> Mapping[str, bfl.Destination]:
     """Where each of its tensors goes in the networks' classes."""
     if piece.part == "transformer":
         widths = check_transformer(piece)
-        return bfl.transformer(widths.double, widths.single, guidance=widths.guidance_embeds, norm=widths.norm)
+        return bfl.transformer(
+            widths.double, widths.single, guidance=widths.guidance_embeds, norm=widths.norm, names=piece.names
+        )
     if piece.part == "vae":
         return bfl.autoencoder(piece.tensors)
     return {name: bfl.Destination((name,)) for name in piece.tensors}
@@ -247,7 +256,7 @@ def _check_names(piece: Piece, wanted: Collection[str]) -> None:
 def _check_all(piece: Piece, missing: Collection[str]) -> None:
     if missing:
         raise CheckpointRefused(
-            f"{piece.file} is not a whole {piece.part} of FLUX.1: {len(missing)} tensors are missing, "
+            f"{piece.file} is not a whole {piece.part} of {piece.names.title}: {len(missing)} tensors are missing, "
             f"such as {_some(missing)}. Download it again, or name another file."
         )
 
@@ -255,7 +264,7 @@ def _check_all(piece: Piece, missing: Collection[str]) -> None:
 def _check_no_more(piece: Piece, strange: Collection[str]) -> None:
     if strange:
         raise CheckpointRefused(
-            f"{piece.file} is not the {piece.part} of FLUX.1: it also holds {_some(sorted(strange))}. "
+            f"{piece.file} is not the {piece.part} of {piece.names.title}: it also holds {_some(sorted(strange))}. "
             "Name another file."
         )
 

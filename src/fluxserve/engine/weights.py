@@ -15,10 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fluxserve.engine import layout, redux, single_file
+from fluxserve.engine import depth, layout, preparation, redux, single_file
+from fluxserve.engine.beside import NOTHING, Beside
+from fluxserve.engine.depth import Depth
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.families import Family, Kind
 from fluxserve.engine.means import Stage
+from fluxserve.engine.preparation import Preparation
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
@@ -42,6 +45,7 @@ class Parts:
     device: torch.device
     by_name: Mapping[str, PreTrainedModel | PreTrainedTokenizerBase | torch.nn.Module]
     redux: Redux | None = None
+    depth: Depth | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.by_name:
@@ -50,14 +54,17 @@ class Parts:
 
     def networks_of(self, stage: Stage) -> Sequence[torch.nn.Module]:
         """Those that `stage` uses."""
-        beside = self.redux.modules if self.redux is not None and stage is Stage.ENCODE else ()
-        return [*(getattr(self, name) for name in self.family.networks_of(stage)), *beside]
+        networks = [self.by_name[name] for name in self.family.networks_of(stage)]
+        if stage is Stage.ENCODE:
+            networks += () if self.redux is None else self.redux.modules
+            networks += () if self.depth is None else (self.depth.network,)
+        return networks
 
 
 def load(
-    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Path | None = None
+    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Beside = NOTHING
 ) -> Parts:
-    """Load every part, those of `pieces` from there, and the Redux `beside`.
+    """Load every part, those of `pieces` from there, and what is `beside`.
 
     Raises CheckpointRefused where files do not fit, OutOfMemory.
     """
@@ -84,13 +91,18 @@ class _Source:
     runtime: Runtime
 
 
-def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Path | None) -> Parts:
+def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside) -> Parts:
     source = _Source(folder=folder, index=layout.read_index(folder), pieces=pieces, runtime=runtime)
     family = source.index.family
     read = {Kind.DIFFUSERS: _network, Kind.TRANSFORMERS: _text_encoder, Kind.TOKENIZER: _tokenizer}
     loaded = {name: read[part.kind](source, name) for name, part in family.parts.items()}
-    seen_by = None if beside is None else _redux(beside, runtime)
-    return Parts(family=family, device=runtime.torch_device, by_name=loaded, redux=seen_by)
+    return Parts(
+        family=family,
+        device=runtime.torch_device,
+        by_name=loaded,
+        redux=None if beside.redux is None else _redux(beside.redux, runtime),
+        depth=None if beside.depth is None else _depth(beside.depth, runtime),
+    )
 
 
 def _redux(folder: Path, runtime: Runtime) -> Redux:
@@ -109,7 +121,19 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     return Redux(
         encoder=_for_inference(_settled(encoder, runtime)),
         head=_for_inference(head),
-        preparation=redux.preparation(folder),
+        preparation=layout.read_json(folder / redux.PREPARED, Preparation),
+    )
+
+
+def _depth(folder: Path, runtime: Runtime) -> Depth:
+    import transformers
+
+    network = getattr(transformers, depth.class_of(folder)).from_pretrained(
+        folder, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
+    )
+    return Depth(
+        network=_for_inference(_settled(network, runtime)),
+        preparation=layout.read_json(folder / preparation.FILE, Preparation),
     )
 
 

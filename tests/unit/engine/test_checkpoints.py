@@ -296,10 +296,38 @@ def test_shards_lie_beside_their_index(folder: Path, shard: str) -> None:
         find(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "width", "reads"),
+    [
+        ("FluxPipeline", 64, "nothing"),
+        ("FluxImg2ImgPipeline", 64, "nothing"),
+        ("FluxKontextPipeline", 64, "references"),
+        ("FluxFillPipeline", 384, "masked"),
+        ("FluxControlPipeline", 128, "control"),
+    ],
+)
+def test_what_weights_read_of_pictures_follows_from_their_width_and_name(
+    folder: Path, pipeline: str, width: int, reads: str
+) -> None:
+    (folder / "vae/config.json").write_text('{"block_out_channels": [8, 8, 8, 8], "latent_channels": 16}')
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": pipeline}))
+    config = folder / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": width}))
+    assert find(str(folder)).reads == reads
+
+
+def test_a_transformer_of_a_width_that_no_kind_has_is_refused(folder: Path) -> None:
+    config = folder / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 65}))
+    with pytest.raises(CheckpointRefused, match="reads 65 channels"):
+        find(str(folder))
+
+
 def test_a_vae_of_four_levels_has_eight_pixels_to_a_latent(folder: Path) -> None:
-    (folder / "vae/config.json").write_text('{"block_out_channels": [8, 8, 8, 8]}')
+    (folder / "vae/config.json").write_text('{"block_out_channels": [8, 8, 8, 8], "latent_channels": 16}')
     assert find(str(folder)).vae_factor == 8
-    (folder / "vae/config.json").write_text('{"decoder_block_out_channels": [8, 8, 8]}')
+    (folder / "vae/config.json").write_text('{"decoder_block_out_channels": [8, 8, 8], "latent_channels": 16}')
     assert find(str(folder)).vae_factor == 4
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, TextToImage
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
 from fluxserve.engine import canny, canvas
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fluxserve.engine.weights import Parts
 
 #: The share of the steps that is made over a picture by weights that were not made for what is asked.
-_EDITED, _CONTROLLED = 0.6, 0.8
+_EDITED, _CONTROLLED = 0.5, 0.6
 #: Width and height of what Kontext's weights learnt to look at; the transposes follow.
 _WIDE = ((1568, 672), (1504, 688), (1456, 720), (1392, 752), (1328, 800), (1248, 832), (1184, 880), (1104, 944))
 _REFERENCE_SIZES = (Size(1024, 1024), *(Size(*sides) for wide in _WIDE for sides in (wide, wide[::-1])))
@@ -76,17 +76,22 @@ class Looker:
             laid_out = canvas.lay_out(recipe, pictures, generation.size)
             clean = self._encoded(pixels_of.unfit(laid_out.picture, size), means)
             return Start(clean=clean, redrawn=self._redrawn(pixels_of.unfit(laid_out.mask, size)))
-        name, strength = "image", 0.0
-        if isinstance(recipe, ImageToImage):
-            strength = recipe.strength
-        elif isinstance(recipe, Edit) and reads != "references":
-            name, strength = "input_image", _EDITED
-        elif isinstance(recipe, Control) and reads != "control":
-            name, strength = "control_image", _CONTROLLED
-        if name not in pictures or isinstance(recipe, TextToImage | Fill):
+        name, strength = self._drawn_over(recipe)
+        if name not in pictures:
             return None
         fitted = pixels_of.fit(pictures[name], generation.size)
         return Start(clean=self._encoded(pixels_of.unfit(fitted, size), means), strength=strength)
+
+    def _drawn_over(self, recipe: Recipe) -> tuple[str, float]:
+        """The name of the picture that is drawn over, and how much of the way; no name where none is."""
+        match recipe:
+            case ImageToImage():
+                return "image", recipe.strength
+            case Edit() if self._checkpoint.reads != "references":
+                return "input_image", _EDITED
+            case Control() if self._checkpoint.reads != "control":
+                return "control_image", _CONTROLLED
+        return "", 1.0
 
     def _channels(
         self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means
@@ -99,11 +104,11 @@ class Looker:
             laid_out = canvas.lay_out(recipe, pictures, generation.size)
             return self._masked(pixels_of.unfit(laid_out.picture, size), pixels_of.unfit(laid_out.mask, size), means)
         if reads == "control":
-            return self._encoded(self._control(generation, pictures, size), means)
+            return self._encoded(self._control(generation, pictures, size, means), means)
         return None
 
-    def _control(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size) -> Pixels:
-        """The edges, at the drawn size, as the weights saw them in training."""
+    def _control(self, generation: Generation, pictures: Mapping[str, Pixels], size: Size, means: Means) -> Pixels:
+        """The edges or depths, at the drawn size, as the weights saw them in training."""
         recipe = generation.recipe
         if not isinstance(recipe, Control):
             return _plain(size, 0)
@@ -112,9 +117,12 @@ class Looker:
         image = pixels_of.unfit(pixels_of.fit(pictures["control_image"], generation.size), size)
         if recipe.kind == "canny":
             return canny.edges(image, recipe.low, recipe.high)
-        raise DrawingFailed(
-            "No network here sees depth: send the depths as preprocessed_image instead of control_image."
-        )
+        if self._parts.depth is None:
+            raise DrawingFailed(
+                "No network here sees depth: send the depths as preprocessed_image instead of control_image."
+            )
+        with self._using(Stage.ENCODE, means):
+            return self._parts.depth.depths(image)
 
     def _masked(self, picture: Pixels, mask: Pixels, means: Means) -> Tensor:
         """(1, image tokens, channels and 4 factor^2): the kept part of the picture, and each pixel of the mask."""
