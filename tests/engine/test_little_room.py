@@ -80,7 +80,7 @@ def played(device: Device) -> Residence:
 
     parts = SimpleNamespace(
         text_encoder=part(0), text_encoder_2=part(READER), transformer=part(TRANSFORMER), vae=part(2 * DECODER),
-        device=torch.device("cuda"),
+        redux=None, depth=None, device=torch.device("cuda"),
     )  # fmt: skip
     return Residence(cast("Parts", parts), 8)
 
