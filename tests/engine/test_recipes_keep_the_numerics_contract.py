@@ -133,6 +133,16 @@ def test_a_picture_beside_references_is_drawn_alone(drawers_of_kinds: Callable[[
     assert [drawer.company_of(one).most for one in (plain, edited)] == [3, 1]
 
 
+def test_references_stand_at_places_of_their_own(drawers_of_kinds: Callable[[str], Drawer]) -> None:
+    wanted, pictures = WISHES["kontext"][-1]
+    with torch.inference_mode():
+        inputs = begin(drawers_of_kinds("kontext"), wanted, pictures).inputs
+    assert inputs.places is not None
+    assert inputs.tokens is not None
+    assert len(inputs.places.unique(dim=0)) == len(inputs.places) == inputs.tokens.shape[1]
+    assert set(inputs.places[:, 0].tolist()) == {1.0}
+
+
 def test_a_picture_over_which_nothing_is_drawn_is_done_at_once(drawers_of_kinds: Callable[[str], Drawer]) -> None:
     engine = engine_with(drawers_of_kinds("plain"))
     engine.admit("a", wish(ImageToImage(strength=0.0), {"image": ONE}), pictures={"image": ONE})

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from fluxserve.engine.weights import Parts
 
-#: The share of the steps that is made over a picture by weights that were not made for what is asked.
-_EDITED, _CONTROLLED = 0.5, 0.6
+#: The share of the steps that is made over a picture by weights that were not made for what is asked. Margins begin at
+#: the picture's continued edges: begun at noise, they would not join it.
+_EDITED, _CONTROLLED, _EXPANDED = 0.5, 0.6, 0.4
 #: Width and height of what Kontext's weights learnt to look at; the transposes follow.
 _WIDE = ((1568, 672), (1504, 688), (1456, 720), (1392, 752), (1328, 800), (1248, 832), (1184, 880), (1104, 944))
 _REFERENCE_SIZES = (Size(1024, 1024), *(Size(*sides) for wide in _WIDE for sides in (wide, wide[::-1])))
@@ -75,7 +76,8 @@ class Looker:
         if isinstance(recipe, Fill) and reads != "masked":
             laid_out = canvas.lay_out(recipe, pictures, generation.size)
             clean = self._encoded(pixels_of.unfit(laid_out.picture, size), means)
-            return Start(clean=clean, redrawn=self._redrawn(pixels_of.unfit(laid_out.mask, size)))
+            redrawn = self._redrawn(pixels_of.unfit(laid_out.mask, size))
+            return Start(clean=clean, redrawn=redrawn, strength=_EXPANDED if recipe != Fill() else 1.0)
         name, strength = self._drawn_over(recipe)
         if name not in pictures:
             return None
