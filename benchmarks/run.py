@@ -206,7 +206,7 @@ NEW_KEY = NewKey(
 
 
 def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
-    order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=random.Random(0))
+    order = resolve(find("flux-dev"), {"prompt": "a red apple"}, pictures={}, ignored=(), rng=random.Random(0))
     return [
         Submission(
             id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, extras={},

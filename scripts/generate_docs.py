@@ -117,8 +117,8 @@ def _model_section(spec: ModelSpec) -> str:
 
 
 def _kind(param: Param) -> str:
-    names = {Kind.TEXT: "string", Kind.FLAG: "boolean", Kind.CHOICE: "string", Kind.RATIO: "string", Kind.URL: "string"}
-    return names.get(param.kind, param.kind.value)
+    texts = (Kind.TEXT, Kind.CHOICE, Kind.RATIO, Kind.URL, Kind.IMAGE)
+    return {Kind.FLAG: "boolean", **dict.fromkeys(texts, "string")}.get(param.kind, param.kind.value)
 
 
 def _default(param: Param) -> str:
@@ -137,6 +137,7 @@ def _allowed(param: Param) -> str:
     facts.append(f"at most {param.max_length:,} characters" if param.max_length else "")
     facts.append(", ".join(f"`{choice}`" for choice in param.choices))
     facts.append("http or https" if param.kind is Kind.URL else "")
+    facts.append("PNG, JPEG or WebP of at most 20 MB" if param.kind is Kind.IMAGE else "")
     facts.append("21:9 to 9:21" if param.kind is Kind.RATIO else "")
     return ", ".join(fact for fact in facts if fact)
 

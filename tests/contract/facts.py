@@ -148,8 +148,8 @@ FIELDS = (
     Field(
         name="image_prompt",
         models=EVERY,
-        accepted={'"aGVsbG8="': None, '"https://example.com/cat.png"': None, '"data:image/png;base64,AA=="': None},
-        refused=NOT_TEXT,
+        accepted={'"aGVsbG8="': None, '"data:image/png;base64,AA=="': None},
+        refused={'"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url", **NOT_TEXT},
         warns=True,
     ),
     Field(

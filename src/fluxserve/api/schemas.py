@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
@@ -15,7 +16,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from fluxserve.catalogue import ModelSpec
-from fluxserve.catalogue.params import MAX_RATIO, RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.params import (
+    IMAGE_PATTERN,
+    MAX_PICTURE_TEXT,
+    MAX_RATIO,
+    RATIO_PATTERN,
+    URL_PATTERN,
+    Kind,
+    Param,
+)
 from fluxserve.catalogue.schema import TEXTUAL
 from fluxserve.catalogue.sizes import parse_ratio
 from fluxserve.errors import InvalidRequest, JsonValue, MalformedJson
@@ -26,6 +35,7 @@ ECHO_LIMIT = 200
 LARGE = 256 * 1024
 #: More commas than all texts but a picture can hold; base64 has none.
 MAX_COMMAS = 20_000
+_IMAGE = re.compile(IMAGE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +125,8 @@ def _annotation(param: Param) -> Any:
             return Annotated[str, Field(strict=True, pattern=RATIO_PATTERN), AfterValidator(_ratio_in_range)]
         case Kind.URL:
             return Annotated[str, Field(strict=True, pattern=URL_PATTERN, max_length=param.max_length)]
+        case Kind.IMAGE:
+            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT), AfterValidator(_not_a_url)]
         case Kind.TEXT:
             return Annotated[str, Field(strict=True, max_length=param.max_length)]
 
@@ -135,6 +147,12 @@ def _ratio_in_range(text: str) -> str:
     width, height = parse_ratio(text)
     if not 1 / MAX_RATIO <= width / height <= MAX_RATIO:
         raise PydanticCustomError("aspect_ratio_range", "Aspect ratio should be between 21:9 and 9:21")
+    return text
+
+
+def _not_a_url(text: str) -> str:
+    if not _IMAGE.match(text):
+        raise PydanticCustomError("picture_url", "Pictures are not fetched from URLs here yet: send base64")
     return text
 
 

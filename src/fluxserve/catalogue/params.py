@@ -16,7 +16,12 @@ MAX_RATIO = 21 / 9
 RATIO_PATTERN = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
 #: A host must be there: a name or an IPv6 address in brackets, perhaps between a user and a port.
 URL_PATTERN = r"^https?://([^\s/?#@\\]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(:[0-9]{0,5})?([/?#][^\s]*)?$"
+#: Anything but a URL: pictures come as base64.
+IMAGE_PATTERN = r"^(?![Hh][Tt][Tt][Pp][Ss]?://)"
 MAX_SEED = 2**64 - 1
+#: Largest file of an input picture, in bytes; as base64, in a data URI, it takes a third more and a little.
+MAX_FILE = 20_000_000
+MAX_PICTURE_TEXT = 4 * -(-MAX_FILE // 3) + 256
 
 
 class Kind(StrEnum):
@@ -29,11 +34,15 @@ class Kind(StrEnum):
     CHOICE = "choice"
     RATIO = "ratio"
     URL = "url"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Param:
-    """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet."""
+    """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet.
+
+    A picture of more than `max_area` pixels is shrunk to so many.
+    """
 
     name: str
     kind: Kind
@@ -44,6 +53,7 @@ class Param:
     maximum: float | None = None
     multiple_of: int | None = None
     max_length: int | None = None
+    max_area: int | None = None
     choices: tuple[str, ...] = ()
     no_effect: str | None = None
 
@@ -135,9 +145,9 @@ SAFETY_TOLERANCE = Param(
 )
 IMAGE_PROMPT = Param(
     name="image_prompt",
-    kind=Kind.TEXT,
-    help="A reference picture: base64, a data URI or a URL.",
-    no_effect="image_prompt is stored, but input pictures are not used yet: only the prompt was drawn",
+    kind=Kind.IMAGE,
+    help="A reference picture: PNG, JPEG or WebP as base64, bare or in a data URI.",
+    no_effect="image_prompt is accepted, but input pictures are not used yet: only the prompt was drawn",
 )
 IMAGE_PROMPT_STRENGTH = Param(
     name="image_prompt_strength",

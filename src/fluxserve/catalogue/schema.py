@@ -5,7 +5,7 @@ null means unset in every optional field, and so does "" in those that hold text
 
 from __future__ import annotations
 
-from fluxserve.catalogue.params import RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.params import IMAGE_PATTERN, MAX_PICTURE_TEXT, RATIO_PATTERN, URL_PATTERN, Kind, Param
 from fluxserve.catalogue.spec import ModelSpec
 from fluxserve.errors import JsonValue
 
@@ -15,13 +15,14 @@ _TYPES = {
     Kind.TEXT: "string",
     Kind.URL: "string",
     Kind.RATIO: "string",
+    Kind.IMAGE: "string",
     Kind.CHOICE: "string",
     Kind.INTEGER: "integer",
     Kind.NUMBER: "number",
     Kind.FLAG: "boolean",
 }
 #: Kinds in which "" means unset.
-TEXTUAL = frozenset({Kind.TEXT, Kind.URL, Kind.RATIO, Kind.CHOICE})
+TEXTUAL = frozenset({Kind.TEXT, Kind.URL, Kind.RATIO, Kind.CHOICE, Kind.IMAGE})
 
 
 def request_schema(spec: ModelSpec) -> Schema:
@@ -49,15 +50,17 @@ def param_schema(param: Param) -> Schema:
         "minimum": param.minimum,
         "maximum": param.maximum,
         "multipleOf": param.multiple_of,
-        "maxLength": param.max_length,
+        "maxLength": MAX_PICTURE_TEXT if param.kind is Kind.IMAGE else param.max_length,
         "enum": [*param.choices, "", None] if param.choices else None,
         "pattern": _pattern(param),
+        "contentEncoding": "base64" if param.kind is Kind.IMAGE else None,
     }
     return schema | {name: value for name, value in optional.items() if value is not None}
 
 
 def _pattern(param: Param) -> str | None:
-    pattern = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN}.get(param.kind)
+    patterns = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN, Kind.IMAGE: IMAGE_PATTERN}
+    pattern = patterns.get(param.kind)
     return None if pattern is None else f"^$|{pattern}"
 
 

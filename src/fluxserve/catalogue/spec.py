@@ -96,12 +96,14 @@ def resolve(
     spec: ModelSpec,
     values: Mapping[str, JsonValue],
     *,
+    pictures: Mapping[str, InputPicture],
     ignored: tuple[str, ...],
     rng: random.Random,
 ) -> Resolved:
     """Fill defaults, draw the seed, choose the size.
 
-    `values` holds the fields that were set and passed the schema; `ignored` the names the schema does not know.
+    `values` holds the fields that were set and passed the schema, but those of pictures: `pictures` holds these, and
+    the mask that came as the alpha channel of another. `ignored` are the names the schema does not know.
     """
     fields = {param.name: param.default for param in spec.params} | dict(values)
     generation = Generation(
@@ -112,12 +114,13 @@ def resolve(
         steps=cast("int", fields.get("steps", spec.steps)),
         guidance=float(cast("float", fields.get("guidance", spec.guidance))),
         output_format=cast("OutputFormat", fields["output_format"]),
+        pictures=tuple(pictures.values()),
     )
     return Resolved(
         generation=generation,
         cost=spec.price.millicredits,
         work=spec.network.work(generation.size, generation.steps),
-        warnings=_warnings(spec, values, ignored=ignored),
+        warnings=_warnings(spec, {**values, **dict.fromkeys(pictures, "")}, ignored=ignored),
     )
 
 

@@ -186,7 +186,7 @@ class Service:
         self._check_gates()
         now = self._now()
         self.keyring.spend_request(order.key, now)
-        resolved = resolve(order.spec, order.values, ignored=order.ignored, rng=self._rng)
+        resolved = resolve(order.spec, order.values, pictures={}, ignored=order.ignored, rng=self._rng)
         recipe = self._sharing.recipe(order.key.account_id, resolved.generation)
         submission = Submission(
             id=str(uuid.uuid4()),

@@ -22,7 +22,7 @@ def resolved(
 ) -> Resolved:
     """What a request becomes."""
     values = {"prompt": "a red apple", **(fields or {})}
-    return resolve(find(model), values, ignored=ignored, rng=random.Random(seed))
+    return resolve(find(model), values, pictures={}, ignored=ignored, rng=random.Random(seed))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ def test_fields_that_are_set_win_over_defaults() -> None:
 
 def test_a_seed_is_drawn_below_2_to_the_32_and_differs_between_requests() -> None:
     rng = random.Random(1)
-    seeds = [resolve(find("flux-dev"), {"prompt": ""}, ignored=(), rng=rng).generation.seed for _ in range(1000)]
+    seeds = [
+        resolve(find("flux-dev"), {"prompt": ""}, pictures={}, ignored=(), rng=rng).generation.seed for _ in range(1000)
+    ]
     assert all(0 <= seed < DRAWN_SEED_LIMIT == 2**32 for seed in seeds)
     assert max(seeds) > 2**31
     assert len(set(seeds)) > 990
