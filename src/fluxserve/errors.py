@@ -4,6 +4,7 @@
     ├── RequestError                    the caller's fault: told to the caller
     │   ├── MalformedJson               the body is not JSON
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
+    │   ├── PictureRefused              an input picture that cannot be read (carries its field)
     │   ├── NotAuthenticated            no key, a wrong key, or two keys that disagree
     │   ├── InsufficientCredits
     │   ├── LinkRefused                 a forged or expired link
@@ -23,6 +24,8 @@
     │   ├── DiskFull
     │   ├── QueueFull
     │   ├── BodiesFull
+    │   ├── DecodersBusy
+    │   ├── InputsFull
     │   ├── StreamsFull
     │   ├── StoreUnavailable
     │   └── ShuttingDown
@@ -39,6 +42,7 @@
     ├── EngineError                     drawing failed, after all that the engine can do about it
     │   ├── OutOfMemory
     │   ├── BadPicture                  numbers that are none, or a picture of one colour
+    │   ├── InputDamaged                an input picture is gone, or is not the one that the task names
     │   └── DrawingFailed
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
@@ -82,6 +86,14 @@ class InvalidRequest(RequestError):
     def __init__(self, message: str, items: Sequence[Mapping[str, JsonValue]]) -> None:
         super().__init__(message)
         self.items = tuple(items)
+
+
+class PictureRefused(RequestError):
+    """A field of the request holds no picture that may be sent."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class NotAuthenticated(RequestError):
@@ -172,6 +184,14 @@ class BodiesFull(Unavailable):
     """The large request bodies that are being read would together take too much memory."""
 
 
+class DecodersBusy(Unavailable):
+    """Input pictures come faster than they can be read, or cannot be read at all for now."""
+
+
+class InputsFull(Unavailable):
+    """The input pictures of waiting tasks take as much disk as they may."""
+
+
 class StreamsFull(Unavailable):
     """As many event streams as the server holds are open."""
 
@@ -234,6 +254,10 @@ class OutOfMemory(EngineError):
 
 class BadPicture(EngineError):
     """Numbers that are none, or a picture of one colour."""
+
+
+class InputDamaged(EngineError):
+    """An input picture is gone, or is not the one that the task names."""
 
 
 class DrawingFailed(EngineError):
