@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from sample_pictures import PNG
+
 PREFIXES = ("/v1", "/flux/v1")
 SIZED = ("flux-dev", "flux-pro", "flux-pro-1.1", "flux-schnell")
 GUIDED = ("flux-dev", "flux-pro", "flux-pro-1.1")
@@ -148,8 +150,11 @@ FIELDS = (
     Field(
         name="image_prompt",
         models=EVERY,
-        accepted={'"aGVsbG8="': None, '"data:image/png;base64,AA=="': None},
-        refused={'"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url", **NOT_TEXT},
+        accepted={json.dumps(PNG): None, json.dumps(f"data:image/png;base64,{PNG}"): None},
+        refused={
+            '"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url",
+            '"aGVsbG8="': "picture", '"no base64"': "picture", '"data:image/png;base64,AA=="': "picture", **NOT_TEXT,
+        },
         warns=True,
     ),
     Field(

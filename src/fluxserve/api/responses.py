@@ -41,6 +41,8 @@ RETRY_AFTER: dict[type[FluxserveError], int] = {
     e.DiskFull: 30,
     e.QueueFull: 30,
     e.BodiesFull: 2,
+    e.DecodersBusy: 2,
+    e.InputsFull: 30,
     e.StreamsFull: 2,
     e.ShuttingDown: 5,
     e.Unavailable: 1,

@@ -40,9 +40,10 @@ _IMAGE = re.compile(IMAGE_PATTERN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The fields that were set, and the names the model does not know."""
+    """The fields that were set, those with pictures apart, and the names the model does not know."""
 
     values: Mapping[str, JsonValue]
+    pictures: Mapping[str, str]
     ignored: tuple[str, ...]
 
 
@@ -64,7 +65,10 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
         raise _invalid([_item(dict(detail)) for detail in error.errors(include_url=False)]) from None
     values = {name: value for name in checked.model_fields_set if (value := getattr(checked, name)) is not None}
     unknown = fields.keys() - model.model_fields.keys() if len(fields) > len(checked.model_fields_set) else ()
-    return Checked(values=values, ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20]))
+    pictures = {name: str(values.pop(name)) for name in _picture_fields(spec) if name in values}
+    return Checked(
+        values=values, pictures=pictures, ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20])
+    )
 
 
 def parse_json(body: bytes) -> JsonValue:
@@ -90,6 +94,11 @@ def _has_many_values(body: bytes) -> bool:
         if place < 0:
             return False
     return True
+
+
+@functools.cache
+def _picture_fields(spec: ModelSpec) -> tuple[str, ...]:
+    return tuple(param.name for param in spec.params if param.kind is Kind.IMAGE)
 
 
 @functools.cache
@@ -157,7 +166,7 @@ def _not_a_url(text: str) -> str:
 
 
 def invalid(loc: tuple[str, ...], kind: str, message: str, value: JsonValue) -> InvalidRequest:
-    """A 422 for something that pydantic does not see: a query parameter or a header."""
+    """A 422 for something that pydantic does not see: a query parameter, a header, or what a field holds."""
     return _invalid([{"type": kind, "loc": list(loc), "msg": message, "input": _clip(value)}])
 
 
