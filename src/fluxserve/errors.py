@@ -4,7 +4,7 @@
     ├── RequestError                    the caller's fault: told to the caller
     │   ├── MalformedJson               the body is not JSON
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
-    │   ├── PictureRefused              an input picture that cannot be read (carries its field)
+    │   ├── FieldRefused                a field that does not fit the others, or a picture that does not fit it
     │   ├── NotAuthenticated            no key, a wrong key, or two keys that disagree
     │   ├── InsufficientCredits
     │   ├── LinkRefused                 a forged or expired link
@@ -88,12 +88,14 @@ class InvalidRequest(RequestError):
         self.items = tuple(items)
 
 
-class PictureRefused(RequestError):
-    """A field of the request holds no picture that may be sent."""
+class FieldRefused(RequestError):
+    """A field that does not fit the others, or a picture that does not fit it; `kind` is a word for programs."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, kind: str, message: str, value: JsonValue) -> None:
         super().__init__(message)
         self.field = field
+        self.kind = kind
+        self.value = value
 
 
 class NotAuthenticated(RequestError):

@@ -25,7 +25,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.BodyTooLarge: 413,
     e.MisdirectedHost: 421,
     e.InvalidRequest: 422,
-    e.PictureRefused: 422,
+    e.FieldRefused: 422,
     e.IdempotencyConflict: 422,
     e.TooManyActiveTasks: 429,
     e.TooManyRequests: 429,

@@ -16,7 +16,7 @@ from fluxserve.api.polls import polling_url
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.catalogue import ModelSpec
 from fluxserve.delivery.links import LinkSigner
-from fluxserve.errors import FluxserveError, IdempotencyConflict, InvalidRequest, MethodNotAllowed, PictureRefused
+from fluxserve.errors import FieldRefused, FluxserveError, IdempotencyConflict, InvalidRequest, MethodNotAllowed
 from fluxserve.service.orders import Order
 from fluxserve.service.service import Service
 from fluxserve.store.base import TaskRecord
@@ -71,9 +71,8 @@ class Submits:
         except IdempotencyConflict as error:
             # Told like every other 422: callers read its `detail` as a list.
             raise _invalid_header("idempotency_conflict", error.message, order.idempotency_key) from None
-        except PictureRefused as error:
-            text = order.pictures.get(error.field)
-            raise schemas.invalid(("body", error.field), "picture", error.message, text) from None
+        except FieldRefused as error:
+            raise schemas.invalid(("body", error.field), error.kind, error.message, error.value) from None
 
 
 def _idempotency_key(scope: Scope) -> str | None:

@@ -15,7 +15,7 @@ from fluxserve.catalogue import InputPicture, ModelSpec, Size
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.decoding import File, Unreadable
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.errors import InputDamaged, InputsFull, PictureGone, PictureRefused
+from fluxserve.errors import FieldRefused, InputDamaged, InputsFull, PictureGone
 from fluxserve.store.base import KeptInput, Store, TaskRecord
 
 #: The field of a mask, which may also come as the alpha channel of another picture, and of that other one.
@@ -45,7 +45,7 @@ class Inputs:
             self._used += kept.size
 
     async def decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
-        """The pictures in these fields, in the order of the model's. Raises PictureRefused and DecodersBusy."""
+        """The pictures in these fields, in the order of the model's. Raises FieldRefused and DecodersBusy."""
         decoded: dict[str, File] = {}
         for param in spec.params:
             if (text := texts.get(param.name)) is None:
@@ -54,13 +54,13 @@ class Inputs:
             try:
                 found = await self._decoders.decode(text, max_area=param.max_area, with_mask=with_mask)
             except Unreadable as error:
-                raise PictureRefused(param.name, str(error)) from None
+                raise FieldRefused(param.name, "picture", str(error), text) from None
             decoded[param.name] = found.picture
             if found.mask is not None:
                 decoded[MASK] = found.mask
             if sum(file.width * file.height for file in decoded.values()) > MAX_TOTAL_AREA:
-                most = MAX_TOTAL_AREA // 10**6
-                raise PictureRefused(param.name, f"The pictures of a request should have at most {most} megapixels")
+                message = f"The pictures of a request should have at most {MAX_TOTAL_AREA // 10**6} megapixels"
+                raise FieldRefused(param.name, "picture", message, text)
         return decoded
 
     async def write(self, task_id: str, files: Mapping[str, File]) -> tuple[KeptInput, ...]:

@@ -18,11 +18,11 @@ from fluxserve.catalogue import MODELS, InputPicture, Size, find
 from fluxserve.catalogue.params import IMAGE_PROMPT
 from fluxserve.engine import pixels
 from fluxserve.errors import (
+    FieldRefused,
     IdempotencyConflict,
     InputDamaged,
     InputsFull,
     InsufficientCredits,
-    PictureRefused,
     StoreUnavailable,
 )
 from fluxserve.service.service import Lost
@@ -128,7 +128,7 @@ async def test_a_replayed_or_refused_request_leaves_nothing(house: House) -> Non
             await house.submit(key, idempotency_key="k")
         with pytest.raises(InsufficientCredits):
             await ask(house, await house.key(grant=1))
-        with pytest.raises(PictureRefused) as caught:
+        with pytest.raises(FieldRefused) as caught:
             await ask(house, key, "aGVsbG8=")
         assert caught.value.field == "image_prompt"
         assert len(files(house)) == 1
@@ -192,7 +192,7 @@ async def test_the_pictures_of_a_request_have_a_limit_together(house: House) -> 
     async with at_work(house):
         inputs = house.inputs
         assert list(await inputs.decode(spec, {"two": PNG, "one": large})) == ["one", "two"]
-        with pytest.raises(PictureRefused, match="40 megapixels"):
+        with pytest.raises(FieldRefused, match="40 megapixels"):
             await inputs.decode(spec, dict.fromkeys(("one", "two", "three"), large))
 
 
