@@ -271,13 +271,13 @@ class Gateway:
         if self._held_back or not session.room:
             self._held_back = False
             self._wake_all()  # those that were held back from what this one could take
-        laden = [one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)]
-        if light := [one for one in records if one not in laden]:
+        laden = {one.id: one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)}
+        if light := [one for one in records if one.id not in laden]:
             session.send(p.Tasks(assignments=tuple(_assignment(record) for record in light)))
             self._show(session, [record.id for record in light])
-        for record in laden:
-            session.claims[record.id].is_sent = False
-        for record in laden:
+        for task_id in laden:
+            session.claims[task_id].is_sent = False
+        for record in laden.values():
             await self._send_laden(session, record)
 
     async def _send_laden(self, session: Session, record: TaskRecord) -> None:

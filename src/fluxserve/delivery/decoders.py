@@ -56,11 +56,12 @@ class Decoders:
         """The picture in a text of base64. Raises Unreadable, which is the caller's fault, and DecodersBusy."""
         if self._waiting >= self._max_waiting:
             raise DecodersBusy("Too many pictures wait to be read. Try again in a moment.")
-        job = Job(text=text.encode("ascii", "replace"), max_area=max_area, with_mask=with_mask)
         self._waiting += 1
         try:
             async with self._places:
-                answer = await self._ask(job)
+                answer = await self._ask(
+                    Job(text=text.encode("ascii", "replace"), max_area=max_area, with_mask=with_mask)
+                )
         finally:
             self._waiting -= 1
         if isinstance(answer, Refused):

@@ -15,7 +15,7 @@ from fluxserve.catalogue import InputPicture, ModelSpec, Size
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.decoding import File, Unreadable
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.errors import FieldRefused, InputDamaged, InputsFull, PictureGone
+from fluxserve.errors import DiskFull, FieldRefused, InputDamaged, InputsFull, PictureGone
 from fluxserve.store.base import KeptInput, Store, TaskRecord
 
 #: The field of a mask, which may also come as the alpha channel of another picture, and of that other one.
@@ -64,7 +64,7 @@ class Inputs:
         return decoded
 
     async def write(self, task_id: str, files: Mapping[str, File]) -> tuple[KeptInput, ...]:
-        """Files of the task's own, safe on the disk. Raises InputsFull, DiskFull or OSError, and then keeps none."""
+        """Files of the task's own, safe on the disk. Raises InputsFull or DiskFull, and then keeps none."""
         size = sum(len(file.png) for file in files.values())
         if size and self._used + size > self._budget:
             raise InputsFull("The pictures of waiting tasks take all the room there is for them. Try again later.")
@@ -76,9 +76,9 @@ class Inputs:
         try:
             for one in kept:
                 await asyncio.to_thread(self._storage.put, one.object_name, files[one.name].png)
-        except BaseException:
+        except (DiskFull, OSError):
             await self.discard(kept)
-            raise
+            raise DiskFull("The disk for input pictures is full or out of reach. Try again later.") from None
         return kept
 
     def accept(self, task_id: str, kept: tuple[KeptInput, ...]) -> None:
