@@ -15,10 +15,13 @@ from inprocess import Json, Server
 from schemathesis.engine import events, from_schema
 
 from fluxserve.api.query import MAX_WAIT
+from fluxserve.catalogue import MODELS
+from fluxserve.catalogue.params import Kind
 
 #: Generated per operation beyond the boundary cases, of which there are several hundred in all.
 QUICK, LONG = 8, 300
 MAX_RATIO = 21 / 9
+PICTURES = {param.name for spec in MODELS.values() for param in spec.params if param.kind is Kind.IMAGE}
 WHOLE = ("width", "height", "steps", "seed", "safety_tolerance")
 
 
@@ -80,10 +83,12 @@ def ready_task(server: Server) -> Json:
 
 
 def is_stricter_than_the_schema(body: object) -> bool:
-    """Two rules that JSON Schema cannot say: the range of a ratio, and that 512.0 is no whole number."""
+    """What JSON Schema cannot say: the range of a ratio, that 512.0 is no whole number, what base64 holds."""
     if not isinstance(body, dict):
         return False
     if any(isinstance(body.get(name), float) for name in WHOLE):
+        return True
+    if any(isinstance(text := body.get(name), str) and text for name in PICTURES):
         return True
     width, _, height = str(body.get("aspect_ratio")).partition(":")
     if not (width.isdecimal() and height.isdecimal()) or int(height) == 0:
