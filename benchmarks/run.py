@@ -206,11 +206,11 @@ NEW_KEY = NewKey(
 
 
 def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
-    order = resolve(find("flux-dev"), {"prompt": "a red apple"}, ignored=(), rng=random.Random(0))
+    order = resolve(find("flux-dev"), {"prompt": "a red apple"}, pictures={}, ignored=(), rng=random.Random(0))
     return [
         Submission(
-            id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, extras={},
-            warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
+            id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, inputs=(),
+            extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
             cost=order.cost, work=order.work, weight=1.0, max_active=None, now=0.0,

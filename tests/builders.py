@@ -19,6 +19,7 @@ from fluxserve.store.base import (
     Drawn,
     Failure,
     Kept,
+    KeptInput,
     KeptWaypoint,
     KeyEntry,
     Loss,
@@ -97,6 +98,7 @@ def submission(
     recipe: bytes | None = None,
     fingerprints: tuple[str, ...] = (),
     max_active: int | None = None,
+    inputs: tuple[KeptInput, ...] = (),
     extras: Mapping[str, object] | None = None,
     now: float = NOW,
 ) -> Submission:
@@ -106,6 +108,7 @@ def submission(
         account_id=entry.key.account_id,
         key_id=entry.key.id,
         generation=drawing or generation(),
+        inputs=inputs,
         extras=extras or {},
         warnings=("raw is not drawn yet",),
         dialect="bfl",

@@ -4,6 +4,8 @@
     ├── RequestError                    the caller's fault: told to the caller
     │   ├── MalformedJson               the body is not JSON
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
+    │   ├── FieldRefused                a field that does not fit the others, or a picture that does not fit it
+    │   ├── ModelNotDrawn               a published model that nothing here can draw yet
     │   ├── NotAuthenticated            no key, a wrong key, or two keys that disagree
     │   ├── InsufficientCredits
     │   ├── LinkRefused                 a forged or expired link
@@ -24,6 +26,8 @@
     │   ├── DiskFull
     │   ├── QueueFull
     │   ├── BodiesFull
+    │   ├── DecodersBusy
+    │   ├── InputsFull
     │   ├── StreamsFull
     │   ├── StoreUnavailable
     │   └── ShuttingDown
@@ -40,6 +44,7 @@
     ├── EngineError                     drawing failed, after all that the engine can do about it
     │   ├── OutOfMemory
     │   ├── BadPicture                  numbers that are none, or a picture of one colour
+    │   ├── InputDamaged                an input picture is gone, or is not the one that the task names
     │   └── DrawingFailed
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
@@ -83,6 +88,20 @@ class InvalidRequest(RequestError):
     def __init__(self, message: str, items: Sequence[Mapping[str, JsonValue]]) -> None:
         super().__init__(message)
         self.items = tuple(items)
+
+
+class FieldRefused(RequestError):
+    """A field that does not fit the others, or a picture that does not fit it; `kind` is a word for programs."""
+
+    def __init__(self, field: str, kind: str, message: str, value: JsonValue) -> None:
+        super().__init__(message)
+        self.field = field
+        self.kind = kind
+        self.value = value
+
+
+class ModelNotDrawn(RequestError):
+    """A published model that nothing here can draw yet."""
 
 
 class NotAuthenticated(RequestError):
@@ -177,6 +196,14 @@ class BodiesFull(Unavailable):
     """The large request bodies that are being read would together take too much memory."""
 
 
+class DecodersBusy(Unavailable):
+    """Input pictures come faster than they can be read, or cannot be read at all for now."""
+
+
+class InputsFull(Unavailable):
+    """The input pictures of waiting tasks take as much disk as they may."""
+
+
 class StreamsFull(Unavailable):
     """As many event streams as the server holds are open."""
 
@@ -239,6 +266,10 @@ class OutOfMemory(EngineError):
 
 class BadPicture(EngineError):
     """Numbers that are none, or a picture of one colour."""
+
+
+class InputDamaged(EngineError):
+    """An input picture is gone, or is not the one that the task names."""
 
 
 class DrawingFailed(EngineError):

@@ -194,6 +194,11 @@ class Settings(BaseSettings):
     waypoint_patience: float = Field(
         60.0, ge=0, le=86_400, description="A task waits this long for a worker that can go on; then it starts over."
     )
+    input_budget: int = Field(
+        4 * 2**30,
+        ge=0,
+        description="Most disk for the input pictures of unfinished tasks; beyond it submits answer 503.",
+    )
     drain: float = Field(15.0, ge=0, le=600, description="At shutdown, running tasks get this long to finish.")
 
     processing_status: bool = Field(False, description="Answer Processing instead of Pending for running tasks.")

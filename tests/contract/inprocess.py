@@ -15,13 +15,15 @@ import httpx
 from fluxserve.api.about import Readiness
 from fluxserve.api.application import build
 from fluxserve.catalogue import MODELS
+from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.base import Finished
 from fluxserve.engine.checkpoints import plan
 from fluxserve.engine.fake import FakeEngine
-from fluxserve.engine.pixels import encode
+from fluxserve.engine.pixels import decode, encode
 from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
@@ -56,9 +58,15 @@ class Server:
             store=self._store, storage=LocalStorage(folder / "waypoints"), budget=settings.waypoint_budget,
             now=lambda: self.now,
         )  # fmt: skip
+        self.decoders = Decoders()
+        self.inputs = Inputs(
+            store=self._store, storage=LocalStorage(folder / "inputs"), decoders=self.decoders,
+            budget=settings.input_budget,
+        )  # fmt: skip
         self.service = Service(
-            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, keyring=self.keyring,
-            sharing=Sharing(secret=bytes(32), budget=settings.result_cache), now=lambda: self.now, rng=random.Random(1),
+            settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
+            keyring=self.keyring, sharing=Sharing(secret=bytes(32), budget=settings.result_cache),
+            now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
@@ -165,7 +173,9 @@ class Server:
 
     def draw_claimed(self, record: TaskRecord, warnings: tuple[str, ...] = ()) -> None:
         """A worker draws a task that it has claimed, and has this to say about it."""
-        self._engine.admit(record.id, record.generation)
+        files = self._runner.run(self.service.read_inputs(record))
+        pictures = {picture.name: decode(files[picture.name], picture) for picture in record.generation.pictures}
+        self._engine.admit(record.id, record.generation, pictures=pictures)
         finished = next(event for event in self._engine.step() if isinstance(event, Finished))
         suffix = record.generation.output_format
         picture = encode(finished.pixels, suffix, finished.drawn_by)
@@ -183,7 +193,7 @@ class Server:
         settings = self.service.settings
         sweeper = Sweeper(
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints,
-            views=self.service.views, now=lambda: self.now,
+            inputs=self.inputs, views=self.service.views, now=lambda: self.now,
         )  # fmt: skip
         self._runner.run(sweeper.sweep())
 
@@ -201,6 +211,7 @@ class Server:
         """Close connections and files."""
         for client in self._clients.values():
             await client.aclose()
+        await self.decoders.close()
         await self._store.close()
 
 

@@ -17,7 +17,7 @@ SMALL = b'{"prompt": "x"}'
 
 
 def body_of(size: int) -> bytes:
-    around = json.dumps({"prompt": "x", "image_prompt": ""}).encode()
+    around = json.dumps({"prompt": "x", "a_field": ""}).encode()
     return around[:-2] + b"y" * (size - len(around)) + around[-2:]
 
 

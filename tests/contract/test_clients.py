@@ -14,6 +14,8 @@ import httpx
 import pytest
 from inprocess import ORIGIN, Json, Server
 
+from sample_pictures import PNG
+
 #: The only words that strict clients read without an error while they wait and at the end.
 WORDS = ("Pending", "Ready")
 
@@ -72,7 +74,7 @@ CLIENTS = (
         attempt=True,
         fields={"response_format": "url"},
     ),
-    Client(name="bfl-api", path="/v1/flux-dev", submits=XKEY, polling=XKEY, fields={"image_prompt": "aGk="}),
+    Client(name="bfl-api", path="/v1/flux-dev", submits=XKEY, polling=XKEY, fields={"image_prompt": PNG}),
     Client(name="comfy-cli", path="/v1/flux-pro-1.1", submits=BEARER, polling=BEARER, suffix_from_url=True),
     Client(name="ComfyUI nodes", path="/v1/flux-pro-1.1-ultra", submits=XKEY, fields={"seed": 2**64 - 1}),
     Client(name="Pixeltable", path="/v1/flux-dev", submits=XKEY, polling=XKEY, polls="/v1/get_result"),

@@ -103,6 +103,11 @@ RESULT: Schema = {
         "details": {
             "type": ["object", "null"],
             "properties": {
+                "input_pictures": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string"},
+                    "description": "By field, the sizes of the pictures that came with the request, as WxH.",
+                },
                 "cached": {"type": "boolean", "description": "True: the picture was drawn for an equal request."},
                 "queue_position": {
                     "type": "integer",

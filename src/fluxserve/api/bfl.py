@@ -52,7 +52,7 @@ def render_submitted(record: TaskRecord, polling_url: str) -> Body:
         "id": record.id,
         "polling_url": polling_url,
         "cost": to_credits(record.cost),
-        "input_mp": 0.0,
+        "input_mp": round(sum(picture.size.area for picture in record.generation.pictures) / 1e6, 2),
         "output_mp": record.generation.size.megapixels,
     }
     if record.webhook_url is not None:
@@ -142,6 +142,8 @@ def _result(record: TaskRecord, sample: str | None) -> Body:
 def _details(record: TaskRecord) -> Body | None:
     warnings = (*record.warnings, *(record.drawn.warnings if record.drawn else ()))
     details: Body = {"warnings": warnings} if warnings else {}
+    if record.generation.pictures:
+        details["input_pictures"] = {picture.name: str(picture.size) for picture in record.generation.pictures}
     if record.drawn is not None:
         details |= {"drawn_by": record.drawn.drawn_by, **record.drawn.facts}
     if record.state is State.CANCELLED:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
@@ -15,7 +16,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from fluxserve.catalogue import ModelSpec
-from fluxserve.catalogue.params import MAX_RATIO, RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.params import (
+    IMAGE_PATTERN,
+    MAX_PICTURE_TEXT,
+    MAX_RATIO,
+    RATIO_PATTERN,
+    URL_PATTERN,
+    Kind,
+    Param,
+)
 from fluxserve.catalogue.schema import TEXTUAL
 from fluxserve.catalogue.sizes import parse_ratio
 from fluxserve.errors import InvalidRequest, JsonValue, MalformedJson
@@ -26,13 +35,15 @@ ECHO_LIMIT = 200
 LARGE = 256 * 1024
 #: More commas than all texts but a picture can hold; base64 has none.
 MAX_COMMAS = 20_000
+_IMAGE = re.compile(IMAGE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The fields that were set, and the names the model does not know."""
+    """The fields that were set, those with pictures apart, and the names the model does not know."""
 
     values: Mapping[str, JsonValue]
+    pictures: Mapping[str, str]
     ignored: tuple[str, ...]
 
 
@@ -54,7 +65,10 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
         raise _invalid([_item(dict(detail)) for detail in error.errors(include_url=False)]) from None
     values = {name: value for name in checked.model_fields_set if (value := getattr(checked, name)) is not None}
     unknown = fields.keys() - model.model_fields.keys() if len(fields) > len(checked.model_fields_set) else ()
-    return Checked(values=values, ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20]))
+    pictures = {name: str(values.pop(name)) for name in _picture_fields(spec) if name in values}
+    return Checked(
+        values=values, pictures=pictures, ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20])
+    )
 
 
 def parse_json(body: bytes) -> JsonValue:
@@ -83,6 +97,11 @@ def _has_many_values(body: bytes) -> bool:
 
 
 @functools.cache
+def _picture_fields(spec: ModelSpec) -> tuple[str, ...]:
+    return tuple(param.name for param in spec.params if param.kind is Kind.IMAGE)
+
+
+@functools.cache
 def model_of(spec: ModelSpec) -> type[BaseModel]:
     """The pydantic model of a request, made once."""
     fields: dict[str, Any] = {param.name: _field(param) for param in spec.params}
@@ -97,6 +116,8 @@ def _field(param: Param) -> tuple[Any, Any]:
     optional = annotation | None
     if param.kind in TEXTUAL:
         optional = Annotated[optional, BeforeValidator(_empty_is_unset)]
+    if param.auto is not None:
+        optional = Annotated[optional, BeforeValidator(functools.partial(_auto_is_unset, param.auto))]
     return optional, None
 
 
@@ -115,6 +136,8 @@ def _annotation(param: Param) -> Any:
             return Annotated[str, Field(strict=True, pattern=RATIO_PATTERN), AfterValidator(_ratio_in_range)]
         case Kind.URL:
             return Annotated[str, Field(strict=True, pattern=URL_PATTERN, max_length=param.max_length)]
+        case Kind.IMAGE:
+            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT), AfterValidator(_not_a_url)]
         case Kind.TEXT:
             return Annotated[str, Field(strict=True, max_length=param.max_length)]
 
@@ -131,6 +154,10 @@ def _empty_is_unset(value: object) -> object:
     return None if value == "" else value
 
 
+def _auto_is_unset(auto: int, value: object) -> object:
+    return None if type(value) is int and value == auto else value
+
+
 def _ratio_in_range(text: str) -> str:
     width, height = parse_ratio(text)
     if not 1 / MAX_RATIO <= width / height <= MAX_RATIO:
@@ -138,8 +165,14 @@ def _ratio_in_range(text: str) -> str:
     return text
 
 
+def _not_a_url(text: str) -> str:
+    if not _IMAGE.match(text):
+        raise PydanticCustomError("picture_url", "Pictures are not fetched from URLs here yet: send base64")
+    return text
+
+
 def invalid(loc: tuple[str, ...], kind: str, message: str, value: JsonValue) -> InvalidRequest:
-    """A 422 for something that pydantic does not see: a query parameter or a header."""
+    """A 422 for something that pydantic does not see: a query parameter, a header, or what a field holds."""
     return _invalid([{"type": kind, "loc": list(loc), "msg": message, "input": _clip(value)}])
 
 

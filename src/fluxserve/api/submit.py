@@ -5,9 +5,6 @@ The key and the announced size are judged before the body is read, the body's re
 
 from __future__ import annotations
 
-import hashlib
-
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from fluxserve import catalogue
@@ -17,16 +14,15 @@ from fluxserve.api.body import Bodies
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.polls import polling_url
 from fluxserve.api.responses import send_error, send_json
-from fluxserve.api.schemas import Checked
 from fluxserve.catalogue import ModelSpec
 from fluxserve.delivery.links import LinkSigner
-from fluxserve.errors import FluxserveError, IdempotencyConflict, InvalidRequest, MethodNotAllowed
-from fluxserve.service.service import Order, Service
+from fluxserve.errors import FieldRefused, FluxserveError, IdempotencyConflict, InvalidRequest, MethodNotAllowed
+from fluxserve.service.orders import Order
+from fluxserve.service.service import Service
 from fluxserve.store.base import TaskRecord
 
 IDEMPOTENCY_HEADER = b"idempotency-key"
 MAX_IDEMPOTENCY_KEY = 255
-_canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 class Submits:
@@ -56,11 +52,11 @@ class Submits:
                         key=key,
                         spec=spec,
                         values=checked.values,
+                        pictures=checked.pictures,
                         ignored=checked.ignored,
                         dialect=dialect.name,
                         origin=origin,
                         idempotency_key=idempotency_key,
-                        request_hash=_hash(spec.name, checked) if idempotency_key else b"",
                     )
                 )
         except FluxserveError as error:
@@ -75,6 +71,8 @@ class Submits:
         except IdempotencyConflict as error:
             # Told like every other 422: callers read its `detail` as a list.
             raise _invalid_header("idempotency_conflict", error.message, order.idempotency_key) from None
+        except FieldRefused as error:
+            raise schemas.invalid(("body", error.field), error.kind, error.message, error.value) from None
 
 
 def _idempotency_key(scope: Scope) -> str | None:
@@ -87,8 +85,3 @@ def _idempotency_key(scope: Scope) -> str | None:
 
 def _invalid_header(kind: str, message: str, text: str | None) -> InvalidRequest:
     return schemas.invalid(("header", IDEMPOTENCY_HEADER.decode()), kind, message, text)
-
-
-def _hash(model: str, checked: Checked) -> bytes:
-    """Equal for requests that mean the same, however their JSON is spaced or ordered."""
-    return hashlib.sha256(_canonical([model, checked.values])).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import math
 import re
@@ -27,8 +28,8 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it. The worker draws the lowest `turn` first; `stepped`: its last
-    step was made.
+    `missed`: heartbeats in a row that did not name it; until `is_sent` it is on its way. The worker draws the lowest
+    `turn` first; `stepped`: its last step was made.
     """
 
     fence: int
@@ -38,6 +39,7 @@ class Claim:
     stepped: bool = False
     settling: bool = False
     missed: int = 0
+    is_sent: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +113,11 @@ class Session:
         if not self.writer.is_closing():
             self.writer.write(p.to_frame(message))
 
+    async def flush(self) -> None:
+        """Return when the worker has taken nearly all of what was sent, or is gone."""
+        with contextlib.suppress(OSError):
+            await self.writer.drain()
+
     def close(self) -> None:
         """Nothing more is claimed for this connection."""
         self.closed = True
@@ -160,8 +167,12 @@ def unknown_to(session: Session, held: Iterable[p.Held]) -> dict[str, Claim]:
     One heartbeat alone proves nothing, for the tasks may have been on their way to it; two do.
     """
     named = {(entry.task_id, entry.fence) for entry in held}
+
+    def is_known(task_id: str, claim: Claim) -> bool:
+        return claim.settling or not claim.is_sent or (task_id, claim.fence) in named
+
     for task_id, claim in session.claims.items():
-        claim.missed = 0 if claim.settling or (task_id, claim.fence) in named else claim.missed + 1
+        claim.missed = 0 if is_known(task_id, claim) else claim.missed + 1
     return {task_id: claim for task_id, claim in session.claims.items() if claim.missed > 1}
 
 

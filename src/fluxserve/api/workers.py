@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
@@ -25,7 +25,7 @@ from fluxserve.api.worker_session import (
     takes,
     unknown_to,
 )
-from fluxserve.errors import FluxserveError, WorkerProtocolError
+from fluxserve.errors import FluxserveError, InputDamaged, WorkerProtocolError
 from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import TaskRecord
@@ -264,22 +264,37 @@ class Gateway:
             session.look.set()
 
     async def _assign(self, session: Session, records: list[TaskRecord]) -> None:
-        """The worker has them from now on; each that goes on from a waypoint follows in a frame of its own."""
+        """The worker has them from now on; each that comes with a waypoint or pictures has a frame of its own."""
         session.claims |= claims_of(records)
         session.wanted = max(0, session.wanted - len(records))
         session.look.set()
         if self._held_back or not session.room:
             self._held_back = False
             self._wake_all()  # those that were held back from what this one could take
-        begun = [record for record in records if self._service.has_waypoint(record.id)]
-        if fresh := [record for record in records if not self._service.has_waypoint(record.id)]:
-            session.send(p.Tasks(assignments=tuple(_assignment(record, None) for record in fresh)))
-            self._show(session, [record.id for record in fresh])
-        for record in begun:
-            waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
-            if session.claim_of(record.id, record.fence) is not None:  # not cancelled meanwhile
-                session.send(p.Tasks(assignments=(_assignment(record, waypoint),)))
-                self._show(session, [record.id])
+        laden = {one.id: one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)}
+        if light := [one for one in records if one.id not in laden]:
+            session.send(p.Tasks(assignments=tuple(_assignment(record) for record in light)))
+            self._show(session, [record.id for record in light])
+        for task_id in laden:
+            session.claims[task_id].is_sent = False
+        for record in laden.values():
+            await self._send_laden(session, record)
+
+    async def _send_laden(self, session: Session, record: TaskRecord) -> None:
+        try:
+            pictures = await self._service.read_inputs(record)
+        except InputDamaged as error:
+            code = type(error).__name__
+            self._outcomes.hand_in(
+                session, p.Failed(task_id=record.id, fence=record.fence, code=code, message=error.message)
+            )
+            return
+        waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
+        if (claim := session.claim_of(record.id, record.fence)) is not None:  # not cancelled meanwhile
+            session.send(p.Tasks(assignments=(_assignment(record, waypoint, pictures),)))
+            self._show(session, [record.id])
+            await session.flush()
+            claim.is_sent = True
 
     def _show(self, session: Session, task_ids: Iterable[str]) -> None:
         """Ask for previews of those of the session's tasks whose previews are wanted."""
@@ -432,7 +447,9 @@ class Gateway:
                 session.send(p.Drain())
 
 
-def _assignment(record: TaskRecord, waypoint: bytes | None) -> p.Assignment:
+def _assignment(
+    record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
+) -> p.Assignment:
     return p.Assignment(
         task_id=record.id,
         fence=record.fence,
@@ -440,4 +457,5 @@ def _assignment(record: TaskRecord, waypoint: bytes | None) -> p.Assignment:
         turn=record.turn,
         flow=record.key_id,
         waypoint=waypoint,
+        pictures=dict(pictures or {}),
     )

@@ -26,6 +26,7 @@ from fluxserve.api.gate import Gate
 from fluxserve.api.workers import Gateway
 from fluxserve.app.folder import address_path, is_alive, key_path, locked, open_store, run_folder
 from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
+from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.files import sync_folder, write_new
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.secrets import Secrets, load_or_create
@@ -34,6 +35,7 @@ from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, PublicBindWithoutKey
 from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
@@ -66,6 +68,7 @@ class Parts:
     fleet: LocalFleet
     gateway: Gateway
     sweeper: Sweeper
+    decoders: Decoders
     administration: AdminSocket
     app: Gate
 
@@ -121,11 +124,19 @@ class Server:
             budget=settings.waypoint_budget,
             now=time.time,
         )
+        decoders = Decoders()
+        inputs = Inputs(
+            store=store,
+            storage=LocalStorage(settings.data_dir / "inputs"),
+            decoders=decoders,
+            budget=settings.input_budget,
+        )
         service = Service(
             settings=settings,
             store=store,
             storage=storage,
             waypoints=waypoints,
+            inputs=inputs,
             keyring=keyring,
             sharing=Sharing(secret=secrets.pepper, budget=settings.result_cache),
             now=time.time,
@@ -162,9 +173,11 @@ class Server:
                 store=store,
                 storage=storage,
                 waypoints=waypoints,
+                inputs=inputs,
                 views=service.views,
                 now=time.time,
             ),
+            decoders=decoders,
             administration=AdminSocket(store=store, keyring=keyring, now=time.time),
             app=app,
         )
@@ -184,6 +197,7 @@ class Server:
         parts.service.watches.end()
         http.should_exit = True
         await answering
+        await parts.decoders.close()
         for task in background:
             task.cancel()
         for server in sockets:

@@ -5,23 +5,29 @@ null means unset in every optional field, and so does "" in those that hold text
 
 from __future__ import annotations
 
-from fluxserve.catalogue.params import RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.params import IMAGE_PATTERN, MAX_PICTURE_TEXT, RATIO_PATTERN, URL_PATTERN, Kind, Param
 from fluxserve.catalogue.spec import ModelSpec
 from fluxserve.errors import JsonValue
 
 Schema = dict[str, JsonValue]
 EXAMPLE_PROMPT = "A paper boat floating on calm water at sunrise."
+#: A white PNG of 256x256.
+EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAQAAAAEAAQAAAAB0CZXLAAAAM0lEQVR42u3KoQEAAAwCIP9/Wk9YXYBMeoggCIIgCIIgCIIgCIIgCIIgCIIgCIIgCMLv"
+    "MPPS4dI8z/G7AAAAAElFTkSuQmCC"
+)
 _TYPES = {
     Kind.TEXT: "string",
     Kind.URL: "string",
     Kind.RATIO: "string",
+    Kind.IMAGE: "string",
     Kind.CHOICE: "string",
     Kind.INTEGER: "integer",
     Kind.NUMBER: "number",
     Kind.FLAG: "boolean",
 }
 #: Kinds in which "" means unset.
-TEXTUAL = frozenset({Kind.TEXT, Kind.URL, Kind.RATIO, Kind.CHOICE})
+TEXTUAL = frozenset({Kind.TEXT, Kind.URL, Kind.RATIO, Kind.CHOICE, Kind.IMAGE})
 
 
 def request_schema(spec: ModelSpec) -> Schema:
@@ -46,18 +52,21 @@ def param_schema(param: Param) -> Schema:
     }
     optional: Schema = {
         "default": param.default,
-        "minimum": param.minimum,
+        "minimum": param.minimum if param.auto is None else None,
         "maximum": param.maximum,
         "multipleOf": param.multiple_of,
-        "maxLength": param.max_length,
+        "maxLength": MAX_PICTURE_TEXT if param.kind is Kind.IMAGE else param.max_length,
         "enum": [*param.choices, "", None] if param.choices else None,
         "pattern": _pattern(param),
+        "contentEncoding": "base64" if param.kind is Kind.IMAGE else None,
+        "anyOf": None if param.auto is None else [{"const": param.auto}, {"minimum": param.minimum}],
     }
     return schema | {name: value for name, value in optional.items() if value is not None}
 
 
 def _pattern(param: Param) -> str | None:
-    pattern = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN}.get(param.kind)
+    patterns = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN, Kind.IMAGE: IMAGE_PATTERN}
+    pattern = patterns.get(param.kind)
     return None if pattern is None else f"^$|{pattern}"
 
 
@@ -68,5 +77,4 @@ def _description(param: Param) -> str:
 
 
 def _example(spec: ModelSpec) -> Schema:
-    size: Schema = {"aspect_ratio": "16:9"} if spec.param("aspect_ratio") else {"width": 512, "height": 512}
-    return {"prompt": EXAMPLE_PROMPT, **size}
+    return {"prompt": EXAMPLE_PROMPT, **spec.example}

@@ -82,6 +82,11 @@ class Checkpoint:
         return 2 * self.vae_factor
 
     @property
+    def is_plain(self) -> bool:
+        """Made to draw from prompts alone: pictures are no part of what it learnt."""
+        return self.reads == "nothing"
+
+    @property
     def rows_per_picture(self) -> int:
         """Rows of a forward pass: two with true guidance, with and without the prompt."""
         return 2 if self.cfg_scale > 1 else 1

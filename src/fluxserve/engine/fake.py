@@ -1,8 +1,9 @@
 """The fake engine: cheap deterministic pictures without torch, for trials of everything around the engine.
 
-A picture is a few coloured tiles that follow from model, prompt, seed and size; previews show them come out of grey. It
-takes `fake_latency` seconds, spread evenly over its steps; all admitted generations run side by side, and those that
-move at once are told of in the order of their turns. Time comes from the clock that it is given.
+A picture is a few coloured tiles that follow from model, prompt, seed, size and input pictures; the first of these
+stands in its upper left quarter. Previews show the tiles come out of grey. A picture takes `fake_latency` seconds,
+spread evenly over its steps; all admitted generations run side by side, and those that move at once are told of in the
+order of their turns. Time comes from the clock that it is given.
 
 Directives in a prompt make failures; STEP counts from 0, the default, and is reached and reported first:
 
@@ -65,6 +66,7 @@ class _Trajectory:
     steps: int
     begun: float
     turn: float
+    pictures: Mapping[str, Pixels]
     done: int = 0
 
     @property
@@ -149,13 +151,13 @@ class FakeEngine:
         generation: Generation,
         waypoint: bytes | None = None,
         *,
-        pictures: Mapping[str, Pixels] = NO_PICTURES,  # noqa: ARG002 - the generation names them, which decides enough
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
         turn: float = 0.0,
         flow: str = "",  # noqa: ARG002 - all step at once, so there is nothing to share
     ) -> None:
         """Take a generation in, or up again."""
         steps = self._steps or generation.steps
-        begun = _Trajectory(generation=generation, steps=steps, begun=self._clock(), turn=turn)
+        begun = _Trajectory(generation=generation, steps=steps, begun=self._clock(), turn=turn, pictures=pictures)
         self._trajectories[ref] = begun
         if waypoint is not None:
             try:
@@ -209,7 +211,7 @@ class FakeEngine:
             return ()
         self._trajectories[ref] = moved
         progressed = Progressed(ref=ref, step=moved.done, steps=moved.steps, preview=self._preview(ref, moved))
-        return (progressed, self._finish(ref, moved.generation)) if moved.is_done else (progressed,)
+        return (progressed, self._finish(ref, moved)) if moved.is_done else (progressed,)
 
     def _preview(self, ref: str, moved: _Trajectory) -> Pixels | None:
         if ref not in self._shown:
@@ -237,10 +239,11 @@ class FakeEngine:
         self.discard(ref)
         return Failed(ref=ref, error=error)
 
-    def _finish(self, ref: str, generation: Generation) -> Finished | Failed:
+    def _finish(self, ref: str, trajectory: _Trajectory) -> Finished | Failed:
+        generation = trajectory.generation
         if "[[black]]" in generation.prompt:
             return self._fail(ref, _ERRORS["black"])
-        drawn = _draw(generation)
+        drawn = _draw(generation, trajectory.pictures)
         self.discard(ref)
         facts: dict[str, Fact] = {
             "pixels_sha256": pixels_of.sha256(drawn),
@@ -257,11 +260,14 @@ def _directive(prompt: str) -> tuple[str, int]:
     return (found[1], int(found[2] or 0)) if found else ("", 0)
 
 
-def _draw(generation: Generation) -> Pixels:
-    """Tiles whose colours follow from model, prompt, seed and size."""
-    tiles = _tiles(generation)
-    size = (generation.size.width, generation.size.height)
-    return pixels_of.from_image(tiles.resize(size, Image.Resampling.NEAREST))
+def _draw(generation: Generation, pictures: Mapping[str, Pixels]) -> Pixels:
+    """Tiles whose colours follow from the generation, and the first of its pictures."""
+    size = generation.size
+    drawn = _tiles(generation).resize((size.width, size.height), Image.Resampling.NEAREST)
+    for picture in generation.pictures[:1]:
+        shown = pixels_of.to_image(pictures[picture.name])
+        drawn.paste(shown.resize((size.width // 2, size.height // 2), Image.Resampling.NEAREST))
+    return pixels_of.from_image(drawn)
 
 
 def _sketch(trajectory: _Trajectory) -> Pixels:
@@ -273,6 +279,7 @@ def _sketch(trajectory: _Trajectory) -> Pixels:
 
 
 def _tiles(generation: Generation) -> Image.Image:
-    recipe = f"{generation.model}\n{generation.seed}\n{generation.size}\n{generation.prompt}"
+    names = "".join(f"\n{picture.name} {picture.sha256}" for picture in generation.pictures)
+    recipe = f"{generation.model}\n{generation.seed}\n{generation.size}\n{generation.prompt}{names}"
     colours = hashlib.shake_256(recipe.encode("utf-8", "surrogatepass")).digest(3 * _TILES * _TILES)
     return Image.frombytes("RGB", (_TILES, _TILES), colours)

@@ -1,4 +1,4 @@
-"""Pixels to files: fit a drawn picture to the size asked for, encode it with the truth about its origin.
+"""Pixels to files and back: fit a drawn picture to the size asked for, encode it with the truth about its origin.
 
 Needs Pillow only. The same pixels always make the same bytes: no time, host or task is written into a file.
 What it does not know: how a picture was drawn, where its file goes.
@@ -13,10 +13,11 @@ from io import BytesIO
 
 from PIL import Image, ImageChops, ImageFilter, PngImagePlugin
 
-from fluxserve.catalogue import OutputFormat, Size
+from fluxserve.catalogue import InputPicture, OutputFormat, Size
 from fluxserve.catalogue.sizes import cut_share
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.native_sizes import MAX_CUT
+from fluxserve.errors import InputDamaged
 
 QUALITY, PREVIEW_QUALITY = 95, 80
 #: Longest side of a preview, in pixels.
@@ -48,6 +49,19 @@ def encode(pixels: Pixels, output_format: OutputFormat, drawn_by: str) -> bytes:
     else:
         image.save(file, "WEBP", quality=QUALITY, exif=exif)
     return file.getvalue()
+
+
+def decode(file: bytes, picture: InputPicture) -> Pixels:
+    """The pixels of an input picture out of its PNG; raises InputDamaged where they are not those of `picture`."""
+    try:
+        with Image.open(BytesIO(file), formats=("PNG",)) as image:
+            size = Size(image.width, image.height)
+            pixels = from_image(image) if size == picture.size and image.mode == "RGB" else None
+    except Exception:  # noqa: BLE001 - whatever Pillow stumbles over, the file is not what was written
+        pixels = None
+    if pixels is None or sha256(pixels) != picture.sha256:
+        raise InputDamaged("An input picture of this task was damaged: send the request again.")
+    return pixels
 
 
 def encode_preview(preview: Pixels) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from fluxserve.delivery.storage import Storage
 from fluxserve.errors import Unavailable
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.views import Views
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
@@ -29,6 +30,7 @@ class Sweeper:
         store: Store,
         storage: Storage,
         waypoints: Waypoints,
+        inputs: Inputs,
         views: Views,
         now: Callable[[], float],
     ) -> None:
@@ -36,6 +38,7 @@ class Sweeper:
         self._store = store
         self._storage = storage
         self._waypoints = waypoints
+        self._inputs = inputs
         self._views = views
         self._now = now
 
@@ -51,12 +54,13 @@ class Sweeper:
                 logger.exception("The folder of pictures cannot be read", extra={"action": "sweep_failed"})
 
     async def sweep(self) -> None:
-        """One sweep: 1. pictures, 2. tasks, 3. orphaned files of both kinds."""
+        """One sweep: 1. pictures, 2. tasks, 3. orphaned files of every kind."""
         now = self._now()
         pictures = await self._sweep_pictures(now - self._settings.picture_retention)
         tasks = await self._sweep_tasks(now - self._settings.task_retention)
         orphaned_before = now - max(ORPHAN_AGE_S, self._settings.lease * 2)
         orphans = await self._sweep_orphans(orphaned_before) + await self._waypoints.sweep(orphaned_before)
+        orphans += await self._inputs.sweep(orphaned_before)
         if pictures or tasks:
             self._views.forget_finished()
         if pictures or tasks or orphans:

@@ -12,21 +12,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import Generation, ModelSpec, OutputFormat, resolve
+from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.errors import (
-    FluxserveError,
-    IdempotencyConflict,
-    InsufficientCredits,
-    JsonValue,
-    QueueFull,
-    ShuttingDown,
-    TooManyActiveTasks,
-)
+from fluxserve.errors import FluxserveError, QueueFull, ShuttingDown
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.forecast import Forecast, Head, Outlook
+from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.orders import Order, refusal
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
@@ -40,6 +33,7 @@ from fluxserve.store.base import (
     Completion,
     Drawn,
     Failure,
+    KeptInput,
     Lease,
     Loss,
     Offer,
@@ -53,26 +47,10 @@ from fluxserve.store.base import (
 from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
-#: Fields that the generation already holds.
-_DRAWN_FROM = frozenset({*Generation.__dataclass_fields__, "width", "height", "aspect_ratio"})
 QUARANTINED = Reason(
     code=QUARANTINE,
     message="Quarantined: this request ended what draws it three times, the last time with nothing else beside it.",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A checked request: who asks for what, and where the answer's links should lead."""
-
-    key: ApiKey
-    spec: ModelSpec
-    values: Mapping[str, JsonValue]
-    ignored: tuple[str, ...]
-    dialect: str
-    origin: str
-    idempotency_key: str | None
-    request_hash: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +89,7 @@ class Service:
         store: Store,
         storage: Storage,
         waypoints: Waypoints,
+        inputs: Inputs,
         keyring: Keyring,
         sharing: Sharing,
         now: Callable[[], float],
@@ -129,6 +108,7 @@ class Service:
         self._store = store
         self._storage = storage
         self._waypoints = waypoints
+        self._inputs = inputs
         self._sharing = sharing
         self._now = now
         self._rng = rng
@@ -141,6 +121,7 @@ class Service:
         await self._forget_lost_pictures()
         records = await self._store.active()
         await self._waypoints.load()
+        await self._inputs.load()
         for record in records:
             self._show(record)
         return [record for record in records if record.worker_id is not None]
@@ -170,7 +151,7 @@ class Service:
         records = list(itertools.chain.from_iterable(answered))
         for record in records:
             self._show(record)
-        await self._waypoints.forget(record.id for record in records)
+        await self._let_go(records)
 
     def part(self, worker_id: str) -> None:
         """The worker is gone."""
@@ -184,23 +165,48 @@ class Service:
     async def submit(self, order: Order) -> TaskRecord:
         """Accept an order durably; an order with a used idempotency key answers the task it made before."""
         self._check_gates()
-        now = self._now()
-        self.keyring.spend_request(order.key, now)
-        resolved = resolve(order.spec, order.values, ignored=order.ignored, rng=self._rng)
+        self.keyring.spend_request(order.key, self._now())
+        files = await self._inputs.decode(order.spec, order.pictures)
+        pictures = pictures_of(files)
+        resolved = resolve(order.spec, order.values, pictures=pictures, ignored=order.ignored, rng=self._rng)
+        task_id = str(uuid.uuid4())
+        inputs = await self._inputs.write(task_id, files)
+        submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)
+        try:
+            submitted = (await self._store.submit_many([submission]))[0]
+        except FluxserveError:  # nothing was written down
+            await self._inputs.discard(inputs)
+            raise
+        record = submitted.record
+        if submitted.verdict is Verdict.ACCEPTED and record is not None and record.state.is_active:
+            self._inputs.accept(task_id, inputs)
+        else:
+            await self._inputs.discard(inputs)
+        if record is None:
+            raise refusal(submitted.verdict, order.key)
+        if submitted.verdict is Verdict.ACCEPTED:
+            logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
+            self._show(record)
+        return record
+
+    def _submission(
+        self, task_id: str, order: Order, resolved: Resolved, request_hash: bytes, inputs: tuple[KeptInput, ...]
+    ) -> Submission:
         recipe = self._sharing.recipe(order.key.account_id, resolved.generation)
-        submission = Submission(
-            id=str(uuid.uuid4()),
+        return Submission(
+            id=task_id,
             account_id=order.key.account_id,
             key_id=order.key.id,
             generation=resolved.generation,
-            extras=_extras(order),
+            inputs=inputs,
+            extras=order.extras,
             warnings=resolved.warnings,
             dialect=order.dialect,
             origin=order.origin,
-            webhook_url=_text(order.values.get("webhook_url")),
-            webhook_secret=_text(order.values.get("webhook_secret")),
+            webhook_url=order.text("webhook_url"),
+            webhook_secret=order.text("webhook_secret"),
             idempotency_key=order.idempotency_key,
-            request_hash=order.request_hash,
+            request_hash=request_hash,
             recipe=recipe,
             repeatable=recipe is not None and order.values.get("seed") is not None,
             fingerprints=self._sharing.fingerprints(order.spec.name),
@@ -208,15 +214,8 @@ class Service:
             work=resolved.work,
             weight=order.key.weight,
             max_active=order.key.max_active,
-            now=now,
+            now=self._now(),
         )
-        submitted = (await self._store.submit_many([submission]))[0]
-        if submitted.record is None:
-            raise _refusal(submitted.verdict, order.key)
-        if submitted.verdict is Verdict.ACCEPTED:
-            logger.info("Task accepted", extra={"action": "accepted", **submitted.record.log_context})
-            self._show(submitted.record)
-        return submitted.record
 
     def _show(self, record: TaskRecord) -> View:
         """Show a task as it is written down, and what its change did to those that followed it.
@@ -240,6 +239,13 @@ class Service:
         if record.is_answered:
             logger.info("Task answered", extra={"action": "answered", **record.log_context})
         return view
+
+    async def _let_go(self, records: Sequence[TaskRecord]) -> None:
+        """Delete what those of them that have ended were drawn from, and those that ended with them."""
+        shown = itertools.chain.from_iterable((record, *record.followers) for record in records)
+        ended = [record.id for record in shown if record.state.is_final]
+        await self._waypoints.forget(ended)
+        await self._inputs.forget(ended)
 
     def _check_gates(self) -> None:
         if self._stopping:
@@ -277,7 +283,7 @@ class Service:
         view = self._show(record)
         for tell in self.on_cancelled:
             tell(task_id)
-        await self._waypoints.forget([task_id])
+        await self._let_go([record])
         logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
         return view
 
@@ -346,6 +352,10 @@ class Service:
         fingerprint = fingerprints.get(record.generation.model, "")
         return await self._waypoints.read(record.id, record.generation, fingerprint)
 
+    async def read_inputs(self, record: TaskRecord) -> dict[str, bytes]:
+        """The task's input pictures by name, as files. Raises InputDamaged where one is gone."""
+        return await self._inputs.read(record) if record.generation.pictures else {}
+
     async def keep_waypoint(
         self, task_id: str, fence: int, generation: Generation, fingerprint: str, data: bytes
     ) -> None:
@@ -394,7 +404,7 @@ class Service:
             logger.info("Late outcome refused", extra={"action": "refused", "task": task_id, "fence": fence})
             return False
         self._show(record)
-        await self._waypoints.forget([task_id])
+        await self._let_go([record])
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
         return True
 
@@ -406,7 +416,7 @@ class Service:
         if record is None:
             return False
         self._show(record)
-        await self._waypoints.forget([task_id])
+        await self._let_go([record])
         logger.warning("Task failed", extra={"action": "failed", "code": reason.code, **record.log_context})
         return True
 
@@ -427,7 +437,7 @@ class Service:
         for record in records:
             self._show(record)
             self._log_release(record, suspected=record.id in suspects)
-        await self._waypoints.forget(record.id for record in records if record.state.is_final)
+        await self._let_go(records)
 
     @staticmethod
     def _log_release(record: TaskRecord, *, suspected: bool) -> None:
@@ -475,26 +485,3 @@ class Service:
         if view.state.is_final:
             self.previews.forget(view.id)
         self.watches.tell(view.id, is_final=view.state.is_final)
-
-
-def _extras(order: Order) -> dict[str, JsonValue]:
-    """Accepted fields that are not drawn from; kept with the task, webhooks in columns of their own."""
-    return {
-        param.name: order.values[param.name]
-        for param in order.spec.params
-        if param.name in order.values and param.name not in _DRAWN_FROM and not param.name.startswith("webhook_")
-    }
-
-
-def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _refusal(verdict: Verdict, key: ApiKey) -> Exception:
-    if verdict is Verdict.CONFLICT:
-        return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
-    if verdict is Verdict.NO_CREDITS:
-        return InsufficientCredits("Insufficient credits")
-    return TooManyActiveTasks(
-        f"This key may have {key.max_active} unfinished tasks at a time. Wait until one has finished."
-    )

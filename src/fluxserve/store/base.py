@@ -98,11 +98,22 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptInput:
+    """An input picture of a task, which came in its field `name`: `size` bytes, safe under `object_name`."""
+
+    task_id: str
+    name: str
+    object_name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A request to accept: all or nothing of task, reservation and idempotency key.
 
     A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
     the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
+    `inputs` are those of the generation's pictures, and end with the task.
     `work` (predicted TFLOP) over the key's `weight` is how far it moves the key's turns on.
     """
 
@@ -110,6 +121,7 @@ class Submission:
     account_id: str
     key_id: str
     generation: Generation
+    inputs: tuple[KeptInput, ...]
     extras: Mapping[str, object]
     warnings: tuple[str, ...]
     dialect: str
@@ -367,6 +379,9 @@ class Store(Protocol):
 
     async def waypoints(self) -> list[KeptWaypoint]:
         """Every waypoint, the oldest first."""
+
+    async def inputs(self) -> list[KeptInput]:
+        """The input pictures of every unfinished task."""
 
     async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
         """Prolong the leases of each worker; how many tasks it holds."""

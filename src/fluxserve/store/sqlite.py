@@ -14,6 +14,7 @@ from fluxserve import database
 from fluxserve.store import (
     sqlite_accounts,
     sqlite_cache,
+    sqlite_inputs,
     sqlite_lists,
     sqlite_rows,
     sqlite_sharing,
@@ -26,6 +27,7 @@ from fluxserve.store.base import (
     ClaimRequest,
     Completion,
     Failure,
+    KeptInput,
     KeptWaypoint,
     KeyEntry,
     Lease,
@@ -102,6 +104,10 @@ class SqliteStore:
     async def waypoints(self) -> list[KeptWaypoint]:
         """Every waypoint, the oldest first."""
         return await self._read(sqlite_waypoints.select_all)
+
+    async def inputs(self) -> list[KeptInput]:
+        """The input pictures of every unfinished task."""
+        return await self._read(sqlite_inputs.select_all)
 
     async def extend_many(self, leases: Sequence[Lease]) -> list[int]:
         """Prolong the leases of each worker."""

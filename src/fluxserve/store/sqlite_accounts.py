@@ -166,6 +166,17 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         f"OR t.state IN ({_FINAL})",
     ),
     (
+        "Task {0}: it is gone or has ended, but its input pictures are kept.",
+        "SELECT i.task_id FROM inputs i LEFT JOIN tasks t ON t.id = i.task_id WHERE t.id IS NULL "
+        f"OR t.state IN ({_FINAL})",
+    ),
+    (
+        "Task {0}: it has not ended, but its input pictures are not kept.",
+        f"SELECT t.id FROM tasks t WHERE t.state NOT IN ({_FINAL}) AND EXISTS (SELECT 1 FROM "
+        "json_each(t.generation, '$.pictures') p WHERE NOT EXISTS (SELECT 1 FROM inputs i "
+        "WHERE i.task_id = t.id AND i.name = json_extract(p.value, '$.name')))",
+    ),
+    (
         "Task {0}: it follows, but no equal task of its account is drawn.",
         "SELECT f.id FROM tasks f WHERE f.state = 'following' AND NOT EXISTS (SELECT 1 FROM tasks l "
         "WHERE l.recipe = f.recipe AND l.account_id = f.account_id AND l.repeatable = 1 "

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fluxserve.accounts.credits import Move, settled
-from fluxserve.store import sqlite_cache, sqlite_sharing, sqlite_waypoints
+from fluxserve.store import sqlite_cache, sqlite_inputs, sqlite_sharing, sqlite_waypoints
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
@@ -129,6 +129,7 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
     state = State.QUEUED if found is None and leader is None else State.FOLLOWING
     connection.execute(INSERT_TASK, _task_row(new, state, place))
     connection.execute(INSERT_LEDGER, (new.account_id, new.id, Move.RESERVE, -new.cost, new.now))
+    sqlite_inputs.keep(connection, new.inputs)
     if new.extras:
         connection.execute(INSERT_EXTRAS, (new.id, encode(new.extras)))
     if found is not None:

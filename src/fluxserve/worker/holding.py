@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from fluxserve.engine.base import Finished
+import msgspec
+
+from fluxserve.engine import pixels
+from fluxserve.engine.base import Finished, Pixels
 from fluxserve.errors import EngineError
 from fluxserve.worker import protocol as p
 
@@ -23,10 +27,12 @@ class Holding:
     """One claim; `outcome` is kept until the server has written it down. `is_drawn`: the engine has
     steps to make for it; `is_done`: the engine has nothing more to do for it.
 
-    `has_moved`: it stands between its first and its last step, and was not written down there.
+    `pictures` are there from when they are unpacked until the engine has them. `has_moved`: it stands between its first
+    and its last step, and was not written down there.
     """
 
     assignment: p.Assignment
+    pictures: Mapping[str, Pixels] = field(default_factory=dict)
     admitted_at: float | None = None
     reported_at: float = 0.0
     saved_at: float = 0.0
@@ -41,6 +47,19 @@ class Holding:
     def held(self) -> p.Held:
         """The claim as the protocol names it."""
         return p.Held(task_id=self.assignment.task_id, fence=self.assignment.fence)
+
+    def unpacked(self) -> dict[str, Pixels]:
+        """The input pictures that came with it, as the generation names them. Raises InputDamaged."""
+        files = self.assignment.pictures
+        return {
+            picture.name: pixels.decode(files.get(picture.name, b""), picture)
+            for picture in self.assignment.generation.pictures
+        }
+
+    def unpack(self, pictures: Mapping[str, Pixels]) -> None:
+        """From now on it holds these, and no longer the files that they came in."""
+        self.pictures = pictures
+        self.assignment = msgspec.structs.replace(self.assignment, pictures={})
 
     def is_due(self, now: float, interval: float) -> bool:
         """Whether it should be written down."""

@@ -20,8 +20,8 @@ from functools import partial
 from typing import TypeVar
 
 from fluxserve.engine import pixels
-from fluxserve.engine.base import Engine, Event, Failed, Finished, Pixels, Progressed
-from fluxserve.errors import DrawingFailed, WorkerProtocolError, WorkerRefused
+from fluxserve.engine.base import NO_PICTURES, Engine, Event, Failed, Finished, Pixels, Progressed
+from fluxserve.errors import DrawingFailed, InputDamaged, WorkerProtocolError, WorkerRefused
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams, dial
@@ -193,7 +193,10 @@ class Worker:
             case p.Tasks(assignments=assignments):
                 arrived = [Holding(assignment) for assignment in assignments]
                 self._holdings |= {holding.ref: holding for holding in arrived}
-                self._arrivals += arrived
+                laden = [holding for holding in arrived if holding.assignment.generation.pictures]
+                self._arrivals += [holding for holding in arrived if holding not in laden]
+                for packed in laden:
+                    self._beside_steps(self._unpack(packed))
                 if self._draining:
                     self.drain()
                 self._wake.set()
@@ -273,8 +276,9 @@ class Worker:
         taken = holding.assignment
         # Before it is true, so that a death in between is not nobody's, again and again.
         self._send(p.Progress(task_id=taken.task_id, fence=taken.fence, step=0, steps=taken.generation.steps))
-        admit = partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint)
+        admit = partial(self._engine.admit, holding.ref, taken.generation, taken.waypoint, pictures=holding.pictures)
         await self._watched(partial(admit, turn=taken.turn, flow=taken.flow))
+        holding.pictures = NO_PICTURES
         holding.is_drawn = True
         holding.admitted_at = holding.saved_at = time.monotonic()
 
@@ -366,6 +370,20 @@ class Worker:
         encoding = asyncio.create_task(encode)
         self._encodings.add(encoding)
         encoding.add_done_callback(self._encodings.discard)
+
+    async def _unpack(self, holding: Holding) -> None:
+        """Its input pictures; then it has arrived."""
+        try:
+            pictures = await asyncio.get_running_loop().run_in_executor(self._encoding, holding.unpacked)
+        except InputDamaged as error:
+            self._hand_over(holding, holding.failed(error))
+            return
+        if self._holdings.get(holding.ref) is holding:  # not discarded meanwhile
+            holding.unpack(pictures)
+            self._arrivals.append(holding)
+            if self._draining:
+                self.drain()
+            self._wake.set()
 
     async def _encode_preview(self, holding: Holding, preview: Pixels) -> None:
         held = holding.held

@@ -19,9 +19,9 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 3
-#: A 4 MP PNG is about 12 MB; nothing legal is larger than this.
-MAX_FRAME: Final = 64 * 2**20
+VERSION: Final = 4
+#: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
+MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
 MAX_HELLO: Final = 2**20
 _HEADER = struct.Struct(">I")
@@ -89,7 +89,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One claimed task, and what the worker may go on from.
+    """One claimed task, what the worker may go on from, and the files of the pictures that the generation names.
 
     Of what it holds, the lowest `turn` is drawn first; what is drawn in company is shared fairly between `flow`s, which
     are equal for the tasks of one key and say nothing else.
@@ -101,6 +101,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     turn: float
     flow: str
     waypoint: bytes | None = None
+    pictures: dict[str, bytes] = {}
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True, tag="tasks"):

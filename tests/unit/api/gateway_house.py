@@ -13,7 +13,9 @@ from typing import TypeVar
 
 from builders import EVERY_MODEL, NOW, generation, new_key, submission
 from fluxserve.api.workers import Gateway
+from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.storage import LocalStorage
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
@@ -81,10 +83,15 @@ class GatewayHouse:
         waypoints = Waypoints(
             store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: NOW
         )
+        self.input_storage = LocalStorage(folder / "inputs")
+        self.decoders = Decoders()
+        inputs = Inputs(
+            store=store, storage=self.input_storage, decoders=self.decoders, budget=self.settings.input_budget
+        )
         self.service = Service(
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
-            keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20), now=lambda: NOW,
-            rng=random.Random(1),
+            inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
+            now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0
@@ -148,6 +155,7 @@ class GatewayHouse:
             worker.writer.close()
         await asyncio.gather(*self._serving)
         await self.gateway.write_down_all(PATIENCE_S)
+        await self.decoders.close()
         await self.store.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gateway_house import PATIENCE_S, TOKEN, GatewayHouse, gateway_house
 
 from builders import in_event_loop
 from fluxserve.catalogue import Generation
-from fluxserve.engine.base import Event, Progressed
+from fluxserve.engine.base import NO_PICTURES, Event, Pixels, Progressed
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker.loop import Worker
@@ -40,10 +40,17 @@ class Watched(FakeEngine):
         self.made: dict[str, int] = {}
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
+        super().admit(ref, generation, waypoint, pictures=pictures, turn=turn, flow=flow)
         self.made[ref] = 0
 
     def step(self) -> Sequence[Event]:

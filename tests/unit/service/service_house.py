@@ -10,11 +10,14 @@ from pathlib import Path
 from builders import DRAWN, EVERY_MODEL, NOW
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import find
+from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
-from fluxserve.service.service import Order, Service
+from fluxserve.service.orders import Order
+from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.settings import Settings
@@ -39,6 +42,7 @@ class House:
         self.store = self.open_store(self.folder / "fluxserve.db")
         self.storage = LocalStorage(self.folder / "pictures")
         self.waypoint_storage = LocalStorage(self.folder / "waypoints")
+        self.input_storage = LocalStorage(self.folder / "inputs")
         self.keyring = Keyring(self.store, b"pepper")
         self.begin_anew()
 
@@ -48,14 +52,18 @@ class House:
             store=self.store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget,
             now=lambda: self.time,
         )  # fmt: skip
+        self.decoders = Decoders()
+        self.inputs = Inputs(
+            store=self.store, storage=self.input_storage, decoders=self.decoders, budget=self.settings.input_budget
+        )
         self.service = Service(
-            settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, keyring=self.keyring,
-            sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache), now=lambda: self.time,
-            rng=random.Random(1),
+            settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, inputs=self.inputs,
+            keyring=self.keyring, sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache),
+            now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,
-            views=self.service.views, now=lambda: self.time,
+            inputs=self.inputs, views=self.service.views, now=lambda: self.time,
         )  # fmt: skip
 
     async def key(
@@ -74,13 +82,13 @@ class House:
         values: Mapping[str, JsonValue] | None = None,
         *,
         model: str = "flux-dev",
+        pictures: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
-        request_hash: bytes = b"one",
     ) -> TaskRecord:
         """An accepted task."""
         order = Order(
-            key=key, spec=find(model), values={"prompt": "a red apple", **(values or {})}, ignored=(), dialect="bfl",
-            origin="http://127.0.0.1:8808", idempotency_key=idempotency_key, request_hash=request_hash,
+            key=key, spec=find(model), values={"prompt": "a red apple", **(values or {})}, pictures=pictures or {},
+            ignored=(), dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=idempotency_key,
         )  # fmt: skip
         return await self.service.submit(order)
 

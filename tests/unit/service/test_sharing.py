@@ -12,7 +12,8 @@ from service_house import House
 
 from builders import DRAWN, REASON, generation, in_event_loop
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import Generation, Size
+from fluxserve.catalogue import Generation, InputPicture, Size
+from fluxserve.catalogue.recipes import Edit
 from fluxserve.errors import JsonValue, StoreUnavailable
 from fluxserve.service.sharing import Sharing
 from fluxserve.settings import Settings
@@ -26,7 +27,8 @@ DRAWN_HERE = replace(DRAWN, facts={**DRAWN.facts, "fingerprint": FINGERPRINT})
 SEEDED: dict[str, JsonValue] = {"seed": 7}
 OTHERS: dict[str, object] = {
     "model": "flux-pro", "prompt": "a red apple ", "size": Size(512, 256), "seed": 8, "steps": 27, "guidance": 3.6,
-    "output_format": "png",
+    "output_format": "png", "recipe": Edit(),
+    "pictures": (InputPicture(name="image_prompt", size=Size(64, 64), sha256="00"),),
 }  # fmt: skip
 
 

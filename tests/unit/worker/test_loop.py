@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 
@@ -15,7 +15,7 @@ from worker_house import PATIENCE_S, SETTINGS, TASK, heard, hired
 
 from builders import in_event_loop
 from fluxserve.catalogue import Generation
-from fluxserve.engine.base import Event, Finished
+from fluxserve.engine.base import NO_PICTURES, Event, Finished, Pixels
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
@@ -222,10 +222,17 @@ class BreaksAtAdmission(FakeEngine):
     """An engine with a defect."""
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Raise."""
-        raise ZeroDivisionError(ref, generation, waypoint, turn, flow)
+        raise ZeroDivisionError(ref, generation, waypoint, pictures, turn, flow)
 
 
 class BreaksAtAStep(FakeEngine):
@@ -260,10 +267,17 @@ class Stepped(FakeEngine):
         self._held: set[str] = set()
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
+        super().admit(ref, generation, waypoint, pictures=pictures, turn=turn, flow=flow)
         self._held.add(ref)
 
     def discard(self, ref: str) -> None:
@@ -337,10 +351,17 @@ class Parking(Stepped):
         return self._capacity
 
     def admit(
-        self, ref: str, generation: Generation, waypoint: bytes | None = None, *, turn: float = 0.0, flow: str = ""
+        self,
+        ref: str,
+        generation: Generation,
+        waypoint: bytes | None = None,
+        *,
+        pictures: Mapping[str, Pixels] = NO_PICTURES,
+        turn: float = 0.0,
+        flow: str = "",
     ) -> None:
         """Take it in."""
-        super().admit(ref, generation, waypoint, turn=turn, flow=flow)
+        super().admit(ref, generation, waypoint, pictures=pictures, turn=turn, flow=flow)
         self.turns[ref.partition("/")[0]] = turn, flow
 
 

@@ -1,0 +1,171 @@
+"""Files that callers send as pictures, to plain pixels: what there is to see, and nothing else that came with it.
+
+Run in a process of its own (see `decoder`), for the files are anybody's. What leaves is RGB of 8 bits, upright, in sRGB
+as far as the file says what it is in. An alpha channel becomes a mask where one is wanted, else white shines through.
+What it does not know: requests, tasks, models.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import math
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import Image, ImageChops, ImageCms, PngImagePlugin, UnidentifiedImageError
+
+from fluxserve.catalogue.params import MAX_FILE
+from fluxserve.delivery.decoding import Decoded, File, Unreadable
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_AREA = 20_000_000
+MAX_SIDE = 8192
+MIN_SIDE = 64
+#: Bytes of a PNG's texts, unpacked: of each, and of all together. Nobody reads them.
+_MAX_TEXT = 2**18
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPED = frozenset({5, 6, 7, 8})
+#: Fast, and for photographs as small as any.
+_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+
+
+def decode(text: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
+    """The picture in a text of base64, perhaps in a data URI. Raises Unreadable.
+
+    One of more than `max_area` pixels is shrunk to so many. `with_mask`: an alpha channel is a mask.
+    """
+    try:
+        return _decode(text, max_area, with_mask=with_mask)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - whatever a library stumbles over, it is the file's fault
+        raise Unreadable("This picture is damaged or cut off") from None
+
+
+def _decode(text: bytes, max_area: int | None, *, with_mask: bool) -> Decoded:
+    image = _upright(_read(_file_of(text)))
+    alpha = _alpha_of(image)
+    if alpha is None:
+        return Decoded(picture=_written(_shrunk(_to_rgb(image), max_area)))
+    colours = _to_rgb(image.convert("RGBA"))
+    if with_mask:
+        mask = _shrunk(ImageChops.invert(alpha), max_area)
+        return Decoded(picture=_written(_shrunk(colours, max_area)), mask=_written(mask.convert("RGB")))
+    white = Image.new("RGB", image.size, "white")
+    white.paste(colours, mask=alpha)
+    return Decoded(picture=_written(_shrunk(white, max_area)))
+
+
+def _file_of(text: bytes) -> bytes:
+    if text[:5].lower() == b"data:":
+        head, comma, text = text.partition(b",")
+        if not (comma and head.lower().endswith(b";base64")):
+            raise Unreadable("A data URI of a picture should be data:image/png;base64, and then base64")
+    packed = text.translate(None, b" \t\r\n").rstrip(b"=")
+    try:
+        file = binascii.a2b_base64(packed + b"=" * (-len(packed) % 4), strict_mode=True)
+    except binascii.Error:
+        raise Unreadable("This is not base64") from None
+    if len(file) > MAX_FILE:
+        raise Unreadable(f"A picture's file should be at most {MAX_FILE // 10**6} MB")
+    return file
+
+
+def _read(file: bytes) -> Image.Image:
+    """The one picture in the file, unpacked; whatever can be known without that is judged before."""
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_TEXT
+    Image.MAX_IMAGE_PIXELS = None  # the sizes are judged here
+    if _is_moving_webp(file):
+        raise Unreadable("A picture should not move")
+    try:
+        image = Image.open(BytesIO(file), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Unreadable("This is no PNG, JPEG or WebP, or it is damaged") from None
+    _check_size(*image.size)
+    # Phones append a second picture to a JPEG (MPO), where the first is the one that was taken.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise Unreadable("A picture should not move")
+    image.load()
+    return image
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_AREA or max(width, height) > MAX_SIDE:
+        raise Unreadable(
+            f"A picture should have at most {MAX_AREA // 10**6} megapixels and {MAX_SIDE} pixels a side; "
+            f"this one is {width}x{height}"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise Unreadable(f"A picture should have at least {MIN_SIDE} pixels a side; this one is {width}x{height}")
+
+
+def _is_moving_webp(file: bytes) -> bool:
+    """By the header: the library makes room for every frame of it as soon as it looks."""
+    return file[:4] == b"RIFF" and file[8:16] == b"WEBPVP8X" and len(file) > 20 and bool(file[20] & 2)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera was held."""
+    turn = None
+    with suppress(Exception):  # EXIF that nobody can read says nothing
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info
+    return turned
+
+
+def _alpha_of(image: Image.Image) -> Image.Image | None:
+    """The alpha channel, unless nothing shines through."""
+    if not (image.has_transparency_data and image.mode != "I;16"):
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey
+        grey = image.convert("I").tobytes()
+        return Image.frombytes("L", image.size, grey[1::4]).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        with suppress(Exception):  # a profile that is damaged or of another kind: its numbers are taken as they are
+            return _in_srgb(image, ImageCms.ImageCmsProfile(BytesIO(profile)))
+    return image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    if "srgb" in ImageCms.getProfileDescription(profile).lower():
+        return image.convert("RGB")  # not a bit is to change
+    plain = image.convert("RGB") if image.mode == "RGBA" else image
+    converted = ImageCms.profileToProfile(plain, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted is not None  # noqa: S101 - for the type checker; it was not asked to change the picture itself
+    return converted
+
+
+def _shrunk(image: Image.Image, max_area: int | None) -> Image.Image:
+    area = image.width * image.height
+    if max_area is None or area <= max_area:
+        return image
+    scale = math.sqrt(max_area / area)
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _written(image: Image.Image) -> File:
+    plain = Image.frombytes("RGB", image.size, data := image.tobytes())
+    file = BytesIO()
+    plain.save(file, "PNG", **_COMPRESSION)
+    return File(width=image.width, height=image.height, sha256=hashlib.sha256(data).hexdigest(), png=file.getvalue())

@@ -1,0 +1,131 @@
+"""Input pictures on the server: decoded when a request comes, kept within a budget, gone with their task.
+
+Each task has files of its own, so that one that ends takes none from another. A file is safe on the disk before the
+transaction that accepts its task and names it; what a crash leaves in between is swept.
+What it does not know: what a picture is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from fluxserve.catalogue import InputPicture, ModelSpec, Size
+from fluxserve.delivery.decoders import Decoders
+from fluxserve.delivery.decoding import File, Unreadable
+from fluxserve.delivery.storage import Storage, new_object_name
+from fluxserve.errors import DiskFull, FieldRefused, InputDamaged, InputsFull, PictureGone
+from fluxserve.store.base import KeptInput, Store, TaskRecord
+
+#: The field of a mask, which may also come as the alpha channel of another picture, and of that other one.
+MASK, MASKED = "mask", "image"
+#: Pixels of all pictures of a request together: eight of four megapixels, and a little.
+MAX_TOTAL_AREA = 40_000_000
+
+
+class Inputs:
+    """The input pictures of every unfinished task. Rows of the store decide; here they are in memory."""
+
+    def __init__(self, *, store: Store, storage: Storage, decoders: Decoders, budget: int) -> None:
+        self._store = store
+        self._storage = storage
+        self._decoders = decoders
+        self._budget = budget
+        self._kept: dict[str, tuple[KeptInput, ...]] = {}
+        #: Bytes of what is kept and of what is being written.
+        self._used = 0
+
+    async def load(self) -> None:
+        """Know what an earlier server kept."""
+        self._kept = {}
+        self._used = 0
+        for kept in await self._store.inputs():
+            self._kept[kept.task_id] = (*self._kept.get(kept.task_id, ()), kept)
+            self._used += kept.size
+
+    async def decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
+        """The pictures in these fields, in the order of the model's. Raises FieldRefused and DecodersBusy."""
+        decoded: dict[str, File] = {}
+        for param in spec.params:
+            if (text := texts.get(param.name)) is None:
+                continue
+            with_mask = param.name == MASKED and spec.param(MASK) is not None and MASK not in texts
+            try:
+                found = await self._decoders.decode(text, max_area=param.max_area, with_mask=with_mask)
+            except Unreadable as error:
+                raise FieldRefused(param.name, "picture", str(error), text) from None
+            decoded[param.name] = found.picture
+            if found.mask is not None:
+                decoded[MASK] = found.mask
+            if sum(file.width * file.height for file in decoded.values()) > MAX_TOTAL_AREA:
+                message = f"The pictures of a request should have at most {MAX_TOTAL_AREA // 10**6} megapixels"
+                raise FieldRefused(param.name, "picture", message, text)
+        return decoded
+
+    async def write(self, task_id: str, files: Mapping[str, File]) -> tuple[KeptInput, ...]:
+        """Files of the task's own, safe on the disk. Raises InputsFull or DiskFull, and then keeps none."""
+        size = sum(len(file.png) for file in files.values())
+        if size and self._used + size > self._budget:
+            raise InputsFull("The pictures of waiting tasks take all the room there is for them. Try again later.")
+        kept = tuple(
+            KeptInput(task_id=task_id, name=name, object_name=new_object_name("png"), size=len(file.png))
+            for name, file in files.items()
+        )
+        self._used += size
+        try:
+            for one in kept:
+                await asyncio.to_thread(self._storage.put, one.object_name, files[one.name].png)
+        except (DiskFull, OSError):
+            await self.discard(kept)
+            raise DiskFull("The disk for input pictures is full or out of reach. Try again later.") from None
+        return kept
+
+    def accept(self, task_id: str, kept: tuple[KeptInput, ...]) -> None:
+        """The task that they were written for is accepted."""
+        if kept:
+            self._kept[task_id] = kept
+
+    async def read(self, record: TaskRecord) -> dict[str, bytes]:
+        """The task's pictures by name, as files. Raises InputDamaged where one is gone."""
+        kept = {one.name: one.object_name for one in self._kept.get(record.id, ())}
+        try:
+            return {
+                picture.name: await asyncio.to_thread(self._read, kept[picture.name])
+                for picture in record.generation.pictures
+            }
+        except (KeyError, PictureGone, OSError):
+            raise InputDamaged("An input picture of this task is gone: send the request again.") from None
+
+    def _read(self, object_name: str) -> bytes:
+        with self._storage.open(object_name) as file:
+            return file.read(file.size)
+
+    async def forget(self, task_ids: Iterable[str]) -> None:
+        """These tasks have ended, and their rows with them."""
+        for task_id in task_ids:
+            if (kept := self._kept.pop(task_id, None)) is not None:
+                await self.discard(kept)
+
+    async def discard(self, kept: Sequence[KeptInput]) -> None:
+        """Delete what no task needs."""
+        self._used -= sum(one.size for one in kept)
+        for one in kept:
+            with contextlib.suppress(OSError):  # the sweeper tries again
+                await asyncio.to_thread(self._storage.delete, one.object_name)
+
+    async def sweep(self, written_before: float) -> int:
+        """Delete the files of servers that died while they wrote or deleted; how many."""
+        names = await asyncio.to_thread(lambda: set(self._storage.names_older_than(written_before)))
+        orphans = names - {kept.object_name for kept in await self._store.inputs()}
+        for name in orphans:
+            await asyncio.to_thread(self._storage.delete, name)
+        return len(orphans)
+
+
+def pictures_of(files: Mapping[str, File]) -> dict[str, InputPicture]:
+    """The pictures as a Generation names them."""
+    return {
+        name: InputPicture(name=name, size=Size(file.width, file.height), sha256=file.sha256)
+        for name, file in files.items()
+    }

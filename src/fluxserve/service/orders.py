@@ -1,0 +1,70 @@
+"""Orders: a checked request, and what becomes of it on its way to the store.
+
+What it does not know: the store itself, HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.catalogue import InputPicture, ModelSpec
+from fluxserve.errors import IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
+from fluxserve.store.base import Verdict
+
+#: Accepted fields that are not drawn from.
+_EXTRAS = ("safety_tolerance", "prompt_upsampling", "disable_pup", "user")
+_canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A checked request: who asks for what, and where the answer's links should lead.
+
+    `pictures` holds the fields with pictures, as base64, and `values` all others that were set.
+    """
+
+    key: ApiKey
+    spec: ModelSpec
+    values: Mapping[str, JsonValue]
+    pictures: Mapping[str, str]
+    ignored: tuple[str, ...]
+    dialect: str
+    origin: str
+    idempotency_key: str | None
+
+    def text(self, name: str) -> str | None:
+        """The value of a field that holds text."""
+        value = self.values.get(name)
+        return value if isinstance(value, str) else None
+
+    @property
+    def extras(self) -> dict[str, JsonValue]:
+        """What is kept with the task beside its generation; webhooks have columns of their own."""
+        return {name: self.values[name] for name in _EXTRAS if name in self.values}
+
+    def hash(self, pictures: Mapping[str, InputPicture]) -> bytes:
+        """Equal for requests that mean the same, however their JSON is spaced or ordered and their pictures packed.
+
+        Nobody asks for it without an idempotency key.
+        """
+        if self.idempotency_key is None:
+            return b""
+        shown = {name: [str(picture.size), picture.sha256] for name, picture in pictures.items()}
+        meant = [self.spec.name, self.values, *([shown] if shown else [])]
+        return hashlib.sha256(_canonical(meant)).digest()
+
+
+def refusal(verdict: Verdict, key: ApiKey) -> Exception:
+    """Why the store did not accept a task."""
+    if verdict is Verdict.CONFLICT:
+        return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
+    if verdict is Verdict.NO_CREDITS:
+        return InsufficientCredits("Insufficient credits")
+    return TooManyActiveTasks(
+        f"This key may have {key.max_active} unfinished tasks at a time. Wait until one has finished."
+    )
