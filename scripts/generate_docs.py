@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from fluxserve import errors
 from fluxserve.api.responses import STATUSES
-from fluxserve.catalogue import MODELS, ModelSpec
+from fluxserve.catalogue import MODELS, NOT_DRAWN, ModelSpec, Price
 from fluxserve.catalogue.params import Kind, Param
 from fluxserve.cli import cli
 from fluxserve.settings import ENV_PREFIX, Settings
@@ -92,16 +92,24 @@ def models_page() -> str:
             "# Models",
             NOTE,
             "A request goes to `POST /v1/MODEL`, or in the CometAPI dialect to `POST /flux/v1/MODEL`.",
-            '`null`, and `""` in optional text, mean unset. A price marked * is our own: the hosted API names none.\n',
+            '`null`, and `""` in optional text, mean unset. A price marked * is our own: the hosted API names none.',
+            "Megapixels are rounded up, those of the answer and those of all input pictures together; one is 1,048,576",
+            "pixels. What draws a model is up to the setting `models`; else it is `mini`.\n",
             overview,
+            *(f"`{name}` is published, but refused here with a 400: {reason}\n" for name, reason in NOT_DRAWN.items()),
             *(_model_section(spec) for spec in MODELS.values()),
         ]
     )
 
 
 def _overview_row(spec: ModelSpec) -> tuple[str, ...]:
-    price = _credits(spec.price.millicredits) + ("" if spec.price.published else " *")
+    price = _price(spec.price)
     return f"`{spec.name}`", spec.title, spec.help, price, str(spec.steps), spec.nearest_weights
+
+
+def _price(price: Price) -> str:
+    further = f" + {_credits(price.further)} a further megapixel" if price.further else ""
+    return f"{_credits(price.millicredits)}{further}{'' if price.published else ' *'}"
 
 
 def _credits(millicredits: int) -> str:
@@ -113,7 +121,8 @@ def _model_section(spec: ModelSpec) -> str:
         (f"`{param.name}`", _kind(param), _default(param), _allowed(param), _help(param.help, param.no_effect))
         for param in spec.params
     ]
-    return f"## {spec.name}\n\n" + table(("Parameter", "Type", "Default", "Allowed", "Meaning"), rows)
+    plainly = f"{spec.plainly}\n\n" if spec.plainly else ""
+    return f"## {spec.name}\n\n{plainly}" + table(("Parameter", "Type", "Default", "Allowed", "Meaning"), rows)
 
 
 def _kind(param: Param) -> str:
@@ -124,7 +133,7 @@ def _kind(param: Param) -> str:
 def _default(param: Param) -> str:
     if param.required:
         return "required"
-    return "unset" if param.default is None else f"`{_literal(param.default)}`"
+    return "unset" if param.default in (None, "") else f"`{_literal(param.default)}`"
 
 
 def _literal(value: object) -> str:
@@ -132,12 +141,12 @@ def _literal(value: object) -> str:
 
 
 def _allowed(param: Param) -> str:
-    facts = [_range(param.minimum, param.maximum)]
+    facts = ["" if param.auto is None else f"`{param.auto}`", _range(param.minimum, param.maximum)]
     facts.append(f"multiple of {param.multiple_of}" if param.multiple_of else "")
     facts.append(f"at most {param.max_length:,} characters" if param.max_length else "")
     facts.append(", ".join(f"`{choice}`" for choice in param.choices))
     facts.append("http or https" if param.kind is Kind.URL else "")
-    facts.append("PNG, JPEG or WebP of at most 20 MB" if param.kind is Kind.IMAGE else "")
+    facts.append("at most 20 MB" if param.kind is Kind.IMAGE else "")
     facts.append("21:9 to 9:21" if param.kind is Kind.RATIO else "")
     return ", ".join(fact for fact in facts if fact)
 

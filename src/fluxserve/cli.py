@@ -234,7 +234,7 @@ def models(config: Config = None) -> None:
         (
             name,
             spec.title,
-            format_credits(spec.price.millicredits) + ("" if spec.price.published else " *"),
+            _price(spec.price),
             drawn_by.name,
         )
         for name, drawn_by in here.items()
@@ -245,9 +245,19 @@ def models(config: Config = None) -> None:
         {f"{checkpoint.describe()} [{', '.join(map(str, checkpoint.origin))}]" for checkpoint in here.values()}
     ):
         out.print(f"\n{escape(line)}", soft_wrap=True)
+    for line in dict.fromkeys(catalogue.MODELS[name].plainly for name, drawn_by in here.items() if drawn_by.is_plain):
+        if line:
+            out.print(f"\n{line}", soft_wrap=True)
+    for name, reason in catalogue.NOT_DRAWN.items():
+        out.print(f"\n{name}: {reason}", soft_wrap=True)
     if missing := engine.missing(settings):
         out.print(f"\n{escape(missing)}", soft_wrap=True)
     out.print("\n* not published by the hosted API: our own price", soft_wrap=True)
+
+
+def _price(price: catalogue.Price) -> str:
+    further = f" + {format_credits(price.further)} a further MP" if price.further else ""
+    return f"{format_credits(price.millicredits)}{further}{'' if price.published else ' *'}"
 
 
 @cli.command(name="doctor")

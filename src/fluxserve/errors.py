@@ -5,6 +5,7 @@
     │   ├── MalformedJson               the body is not JSON
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
     │   ├── FieldRefused                a field that does not fit the others, or a picture that does not fit it
+    │   ├── ModelNotDrawn               a published model that nothing here can draw yet
     │   ├── NotAuthenticated            no key, a wrong key, or two keys that disagree
     │   ├── InsufficientCredits
     │   ├── LinkRefused                 a forged or expired link
@@ -96,6 +97,10 @@ class FieldRefused(RequestError):
         self.field = field
         self.kind = kind
         self.value = value
+
+
+class ModelNotDrawn(RequestError):
+    """A published model that nothing here can draw yet."""
 
 
 class NotAuthenticated(RequestError):

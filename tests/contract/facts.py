@@ -14,9 +14,36 @@ PREFIXES = ("/v1", "/flux/v1")
 SIZED = ("flux-dev", "flux-pro", "flux-pro-1.1", "flux-schnell")
 GUIDED = ("flux-dev", "flux-pro", "flux-pro-1.1")
 ULTRA = ("flux-pro-1.1-ultra",)
-EVERY = (*SIZED, *ULTRA)
-#: Credits a picture; schnell's is ours, because the hosted API names none.
-PRICES = {"flux-dev": 2.5, "flux-pro": 5.0, "flux-pro-1.1": 4.0, "flux-schnell": 0.3, "flux-pro-1.1-ultra": 6.0}
+#: The models of the first published documents: every fact is tried on each of them.
+FIRST = (*SIZED, *ULTRA)
+KREA = ("flux-krea-dev",)
+KONTEXT = ("flux-kontext-pro", "flux-kontext-max", "flux-kontext-dev")
+REPAINT = ("flux-pro-1.0-fill", "flux-pro-1.0-expand")
+CONTROL = ("flux-pro-1.0-canny", "flux-pro-1.0-depth")
+TOOLS = (*REPAINT, *CONTROL)
+PRO2 = ("flux-2-pro", "flux-2-max", "flux-2-pro-preview")
+KLEIN = ("flux-2-klein-4b", "flux-2-klein-9b", "flux-2-klein-9b-preview")
+FLUX2 = (*PRO2, "flux-2-flex", "flux-2-dev", *KLEIN)
+#: Those that need no picture.
+PROMPTED = (*FIRST, *KREA, *KONTEXT, *FLUX2)
+EVERY = (*PROMPTED, *TOOLS)
+#: What a body cannot do without beside what it is about, as a JSON text; a picture that is looked at later.
+NEEDED = dict.fromkeys(PROMPTED, '"prompt": "an owl"') | {
+    "flux-pro-1.0-fill": '"image": "AAAA"', "flux-pro-1.0-expand": '"image": "AAAA"',
+    **dict.fromkeys(CONTROL, '"control_image": "AAAA"'),
+}  # fmt: skip
+#: Credits a picture, and those a further megapixel.
+PRICES = {
+    "flux-dev": (2.5, 0.0), "flux-pro": (5.0, 0.0), "flux-pro-1.1": (4.0, 0.0), "flux-pro-1.1-ultra": (6.0, 0.0),
+    "flux-kontext-pro": (4.0, 0.0), "flux-kontext-max": (8.0, 0.0), **dict.fromkeys(REPAINT, (5.0, 0.0)),
+    "flux-2-max": (7.0, 3.0), "flux-2-pro": (3.0, 1.5), "flux-2-pro-preview": (3.0, 1.5), "flux-2-flex": (5.0, 5.0),
+    "flux-2-klein-4b": (1.4, 0.1), "flux-2-klein-9b": (1.5, 0.2), "flux-2-klein-9b-preview": (1.5, 0.2),
+}  # fmt: skip
+#: The same where they are ours, because the hosted API names none.
+OUR_PRICES = {
+    "flux-schnell": (0.3, 0.0), "flux-krea-dev": (2.5, 0.0), "flux-kontext-dev": (2.5, 0.0), "flux-2-dev": (1.2, 0.6),
+    **dict.fromkeys(CONTROL, (5.0, 0.0)),
+}  # fmt: skip
 HUGE = "1" + "0" * 30
 MAX_SEED = 2**64 - 1
 
@@ -36,7 +63,8 @@ class Field:
     """One field of some models. `accepted` maps texts to what they come to where `attribute` shows it, else to None.
 
     `attribute` is the field of the Generation that it ends in; `default` is its value when nothing is said.
-    `warns`: using the field says in `details.warnings` that it changes nothing yet.
+    `warns`: using the field says in `details.warnings` that it changes nothing yet. `tried` are those of the models
+    that every value is sent to; the others say the same of the field in their schemas.
     """
 
     name: str
@@ -46,6 +74,12 @@ class Field:
     attribute: str | None = None
     default: dict[str, object] = field(default_factory=dict)
     warns: bool = False
+    tried: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Among the first models every one is tried, of the others one."""
+        first = tuple(model for model in self.models if model in FIRST)
+        object.__setattr__(self, "tried", self.tried or first or self.models[:1])
 
 
 #: No whole number: each is refused as such.
@@ -63,9 +97,9 @@ def size(name: str, default: int) -> Field:
     """Width or height."""
     return Field(
         name=name,
-        models=SIZED,
+        models=(*SIZED, *KREA),
         attribute=name,
-        default=dict.fromkeys(SIZED, default),
+        default=dict.fromkeys((*SIZED, *KREA), default),
         accepted={"256": 256, "288": 288, "512": 512, "1408": 1408, "1440": 1440, "null": default},
         refused={
             "224": "greater_than_equal", "0": "greater_than_equal", "-32": "greater_than_equal",
@@ -75,6 +109,50 @@ def size(name: str, default: int) -> Field:
             **NOT_WHOLE,
         },
     )  # fmt: skip
+
+
+def side2(name: str) -> Field:
+    """Width or height of FLUX.2: 0 and null mean that nothing was said."""
+    return Field(
+        name=name,
+        models=FLUX2,
+        attribute=name,
+        default=dict.fromkeys(FLUX2, 1024),
+        accepted={"0": 1024, "null": 1024, "64": 64, "80": 80, "1440": 1440, "4096": 4096},
+        refused={
+            "48": "greater_than_equal", "16": "greater_than_equal", "-16": "greater_than_equal",
+            "8208": "less_than_equal", "65": "multiple_of", "1000": "multiple_of", "8192": "size_too_large",
+            "4112": "size_too_large", HUGE: "multiple_of|less_than_equal", "0.0": "int_type", **NOT_WHOLE,
+        },
+    )  # fmt: skip
+
+
+def guidance(models: tuple[str, ...], default: float, minimum: float, maximum: float) -> Field:
+    """Guidance, in the range of these models."""
+    accepted = {str(minimum): float(minimum), str(maximum): float(maximum), f"{maximum}.0": float(maximum)}
+    return Field(
+        name="guidance",
+        models=models,
+        attribute="guidance",
+        default=dict.fromkeys(models, default),
+        accepted={**accepted, "3": 3.0, "2.75": 2.75, "null": default},
+        refused={
+            str(minimum - 0.01): "greater_than_equal", "0": "greater_than_equal", "-3.5": "greater_than_equal",
+            f"{maximum}.01": "less_than_equal", HUGE: "less_than_equal", **NOT_A_NUMBER,
+        },
+    )  # fmt: skip
+
+
+def pictures(models: tuple[str, ...], *names: str) -> tuple[Field, ...]:
+    """Fields of pictures, as texts: what they hold is looked at later."""
+    refused = {'"https://example.com/cat.png"': "picture_url", **NOT_TEXT}
+    return tuple(Field(name=name, models=models, accepted={}, refused=refused) for name in names)
+
+
+def whole(name: str, models: tuple[str, ...], maximum: int) -> Field:
+    """A whole number from 0 on that becomes a part of the recipe."""
+    refused = {"-1": "greater_than_equal", str(maximum + 1): "less_than_equal", **NOT_WHOLE}
+    return Field(name=name, models=models, accepted={}, refused=refused)
 
 
 def steps(models: tuple[str, ...], defaults: dict[str, object], maximum: int) -> Field:
@@ -93,7 +171,7 @@ def steps(models: tuple[str, ...], defaults: dict[str, object], maximum: int) ->
 FIELDS = (
     Field(
         name="prompt",
-        models=EVERY,
+        models=PROMPTED,
         attribute="prompt",
         accepted={
             '""': "", '"a"': "a", text(10_000): "x" * 10_000, text(10_000, "\U0001f34e"): "\U0001f34e" * 10_000,
@@ -108,16 +186,63 @@ FIELDS = (
     size("height", 768),
     steps(GUIDED, {"flux-dev": 28, "flux-pro": 40, "flux-pro-1.1": 28}, 50),
     steps(("flux-schnell",), {"flux-schnell": 4}, 12),
+    steps(
+        (*KREA, "flux-kontext-dev", "flux-2-flex", "flux-2-dev"),
+        {"flux-krea-dev": 28, "flux-kontext-dev": 28, "flux-2-flex": 50, "flux-2-dev": 28}, 50,
+    ),
+    Field(
+        name="steps",
+        models=TOOLS,
+        accepted={},
+        refused={"14": "greater_than_equal", "51": "less_than_equal", **NOT_WHOLE},
+    ),
+    Field(name="prompt", models=TOOLS, accepted={}, refused={text(10_001): "string_too_long", **NOT_TEXT}),
+    guidance(GUIDED, 3.5, 1.5, 5),
+    guidance(KREA, 4.5, 1.5, 5),
+    guidance(("flux-kontext-dev",), 2.5, 1, 5),
+    guidance(("flux-2-flex",), 5.0, 1.5, 10),
+    guidance(("flux-2-dev",), 4.0, 1.5, 10),
     Field(
         name="guidance",
-        models=GUIDED,
-        attribute="guidance",
-        default=dict.fromkeys(GUIDED, 3.5),
-        accepted={"1.5": 1.5, "5": 5.0, "5.0": 5.0, "3": 3.0, "2.75": 2.75, "null": 3.5},
-        refused={
-            "1.49": "greater_than_equal", "0": "greater_than_equal", "-3.5": "greater_than_equal",
-            "5.01": "less_than_equal", HUGE: "less_than_equal", **NOT_A_NUMBER,
+        models=REPAINT,
+        accepted={},
+        refused={"1.49": "greater_than_equal", "100.01": "less_than_equal", **NOT_A_NUMBER},
+    ),
+    Field(
+        name="guidance",
+        models=CONTROL,
+        accepted={},
+        refused={"0.99": "greater_than_equal", "100.01": "less_than_equal", **NOT_A_NUMBER},
+    ),
+    side2("width"),
+    side2("height"),
+    *pictures((*KONTEXT, *FLUX2), "input_image", "input_image_2", "input_image_3", "input_image_4"),
+    *pictures(
+        (*PRO2, "flux-2-flex", "flux-2-dev"), "input_image_5", "input_image_6", "input_image_7", "input_image_8"
+    ),
+    *pictures(CONTROL, "control_image", "preprocessed_image"),
+    *pictures(REPAINT, "image"),
+    *pictures(("flux-pro-1.0-fill",), "mask"),
+    *pictures(("flux-dev",), "image"),
+    *(whole(name, ("flux-pro-1.0-expand",), 2048) for name in ("top", "bottom", "left", "right")),
+    *(whole(f"canny_{end}_threshold", ("flux-pro-1.0-canny",), 500) for end in ("low", "high")),
+    Field(
+        name="strength",
+        models=("flux-dev",),
+        accepted={"0": None, "0.5": None, "1": None},
+        refused={"-0.01": "greater_than_equal", "1.01": "less_than_equal", **NOT_A_NUMBER},
+    ),
+    Field(name="disable_pup", models=PRO2, accepted={"true": None, "false": None}, refused=NOT_A_FLAG),
+    Field(
+        name="aspect_ratio",
+        models=KONTEXT,
+        attribute="size",
+        default=dict.fromkeys(KONTEXT, "1024x1024"),
+        accepted={
+            '"21:9"': "1568x672", '"9:21"': "672x1568", '"16:9"': "1392x752", '"3:2"': "1248x832", '"4:3"': "1184x880",
+            '"1:1"': "1024x1024", '"3:4"': "880x1184", "null": "1024x1024", '""': "1024x1024",
         },
+        refused={'"22:9"': "aspect_ratio_range", '"16x9"': "string_pattern_mismatch", **NOT_TEXT},
     ),
     Field(
         name="seed",
@@ -131,25 +256,44 @@ FIELDS = (
     ),
     Field(
         name="safety_tolerance",
-        models=EVERY,
+        models=tuple(model for model in EVERY if model not in FLUX2),
         accepted={"0": None, "2": None, "6": None},
         refused={"-1": "greater_than_equal", "7": "less_than_equal", **NOT_WHOLE},
         warns=True,
     ),
     Field(
+        name="safety_tolerance",
+        models=FLUX2,
+        accepted={"0": None, "5": None},
+        refused={"-1": "greater_than_equal", "6": "less_than_equal"},
+        warns=True,
+    ),
+    Field(
         name="output_format",
-        models=EVERY,
+        models=KONTEXT,
         attribute="output_format",
-        default=dict.fromkeys(EVERY, "jpeg"),
+        default=dict.fromkeys(KONTEXT, "png"),
+        accepted={'"jpeg"': "jpeg", '"png"': "png", '"webp"': "webp", "null": "png", '""': "png"},
+        refused={'"gif"': "literal_error"},
+    ),
+    Field(
+        name="output_format",
+        models=tuple(model for model in EVERY if model not in KONTEXT),
+        attribute="output_format",
+        default=dict.fromkeys([model for model in EVERY if model not in KONTEXT], "jpeg"),
         accepted={'"jpeg"': "jpeg", '"png"': "png", '"webp"': "webp", "null": "jpeg", '""': "jpeg"},
         refused=dict.fromkeys(('"gif"', '"jpg"', '"JPEG"', '" png"', "1", "true", "[]", '["png"]'), "literal_error"),
     ),
     Field(
-        name="prompt_upsampling", models=EVERY, accepted={"true": None}, refused=NOT_A_FLAG, warns=True,
+        name="prompt_upsampling", models=(*FIRST, *KREA, *KONTEXT, *TOOLS), accepted={"true": None},
+        refused=NOT_A_FLAG, warns=True,
+    ),
+    Field(
+        name="prompt_upsampling", models=("flux-2-flex",), accepted={"true": None}, refused=NOT_A_FLAG, warns=True,
     ),
     Field(
         name="image_prompt",
-        models=EVERY,
+        models=(*FIRST, *KREA),
         accepted={json.dumps(PNG): None, json.dumps(f"data:image/png;base64,{PNG}"): None},
         refused={
             '"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url",
@@ -229,4 +373,6 @@ FIELDS = (
     ),
 )  # fmt: skip
 #: Fields in which null, and in those of text "", mean the same as leaving them out.
-EMPTY_IS_UNSET = frozenset({"image_prompt", "webhook_url", "webhook_secret", "user", "output_format", "aspect_ratio"})
+EMPTY_IS_UNSET = frozenset(
+    {"image_prompt", "webhook_url", "webhook_secret", "user", "output_format", "aspect_ratio", "input_image", "image"}
+)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import jsonschema_rs
 import pytest
-from facts import EVERY, FIELDS, PREFIXES, PRICES
+from facts import EVERY, FIELDS, OUR_PRICES, PREFIXES, PRICES
 from fastapi.openapi.models import OpenAPI
 from inprocess import ORIGIN, Json, Server
 
@@ -58,14 +58,20 @@ def test_readiness_says_why_not_and_what_to_do(server: Server) -> None:
 
 def test_the_list_of_models_has_the_common_shape_and_tells_price_and_weights(shared: Server) -> None:
     body = shared.ask("GET", "/v1/models", key=shared.key).json()
-    assert list(body) == ["object", "data"]
+    assert list(body) == ["object", "data", "not_drawn"]
+    (refused,) = body["not_drawn"]
+    assert refused["id"] == "flux-3-image-klein"
+    assert refused["reason"]
     assert body["object"] == "list"
     models = {model["id"]: model for model in body["data"]}
     assert models.keys() == set(EVERY)
     for name, model in models.items():
-        assert (model["object"], model["path"], model["price"]) == ("model", f"/v1/{name}", PRICES[name])
-        assert model["price_is_published"] is (name != "flux-schnell")
+        assert (model["object"], model["path"]) == ("model", f"/v1/{name}")
+        assert (model["price"], model["price_further"]) == (PRICES | OUR_PRICES)[name]
+        assert model["price_is_published"] is (name in PRICES)
         assert "mini" in model["runs_on"]
+        edits = name.startswith(("flux-kontext", "flux-2")) or name.endswith(("canny", "depth"))
+        assert ("image-to-image" in model["runs_on"]) == edits
         assert model["license"]
         schema = model["parameters"]
         jsonschema_rs.meta.validate(schema)

@@ -160,7 +160,7 @@ def test_a_wrong_key_with_40_megabytes_of_broken_json_is_a_401_and_nothing_is_re
 
 def padded(size: int) -> str:
     """A picture whose file has so many bytes; what follows its end is nothing to anybody."""
-    return text_of(file_of(picture()).ljust(size, b"\0"))
+    return text_of(file_of(picture(256, 256)).ljust(size, b"\0"))
 
 
 def test_twenty_megabytes_of_picture_are_welcome(shared: Server) -> None:

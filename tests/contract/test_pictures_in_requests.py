@@ -49,11 +49,11 @@ def test_what_is_no_picture_is_a_422_that_names_the_field(shared: Server, prefix
 
 
 def test_equal_pixels_are_one_request_however_they_are_packed(server: Server) -> None:
-    webp = text_of(file_of(picture(), "WEBP", lossless=True))
+    webp = text_of(file_of(picture(256, 256), "WEBP", lossless=True))
     first = server.post("/v1/flux-dev", {"prompt": "x", "image_prompt": PNG}, idempotency_key="k").json()
     again = server.post("/v1/flux-dev", {"prompt": "x", "image_prompt": webp}, idempotency_key="k").json()
     assert again["id"] == first["id"]
-    other = text_of(file_of(picture(colour="green")))
+    other = text_of(file_of(picture(256, 256, colour="green")))
     answer = server.post("/v1/flux-dev", {"prompt": "x", "image_prompt": other}, idempotency_key="k")
     assert answer.status_code == 422
 

@@ -43,21 +43,31 @@ class Model(BaseModel):
     description: str
     path: str = Field(description="POST here.")
     parameters: dict[str, Any] = Field(description="JSON Schema of the request body.")
-    price: float = Field(description="Credits a picture.")
+    price: float = Field(description="Credits a picture, or its first megapixel.")
+    price_further: float = Field(description="Credits each further megapixel, out or in; 0: none is counted.")
     price_is_published: bool = Field(description="False where the hosted API names no price and ours stands in.")
     runs_on: str = Field(description="What draws this model here.")
     license: str = Field(description="Licence of the weights that draw it here.")
 
 
+class NotDrawn(BaseModel):
+    """A published model that is refused here."""
+
+    id: str
+    reason: str
+
+
 class ModelList(BaseModel):
-    """Every model."""
+    """Every model that is drawn, and those published ones that are not, with the reason."""
 
     object: Literal["list"] = "list"
     data: list[Model]
+    not_drawn: list[NotDrawn] = [NotDrawn(id=name, reason=reason) for name, reason in catalogue.NOT_DRAWN.items()]
 
 
 def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Model:
     """A model as the list shows it; `missing` is what has to be installed before anything here draws."""
+    otherwise = spec.plainly.removesuffix(".") if checkpoint.is_plain else ""
     return Model(
         id=spec.name,
         title=spec.title,
@@ -65,8 +75,9 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
         path=f"/v1/{spec.name}",
         parameters=dict(request_schema(spec)),
         price=to_credits(spec.price.millicredits),
+        price_further=to_credits(spec.price.further),
         price_is_published=spec.price.published,
-        runs_on=f"{checkpoint.describe()}. {missing}" if missing else checkpoint.describe(),
+        runs_on=". ".join(filter(None, (checkpoint.describe(), otherwise, missing))),
         license=checkpoint.license or "not stated",
     )
 

@@ -25,7 +25,7 @@ from fluxserve.api.tasks import Tasks
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
 from fluxserve.engine.checkpoints import Checkpoint
-from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownModel, UnknownRoute
+from fluxserve.errors import FluxserveError, MethodNotAllowed, ModelNotDrawn, UnknownModel, UnknownRoute
 from fluxserve.service.service import Service
 
 
@@ -81,11 +81,11 @@ def _framework() -> FastAPI:
 
 
 def _not_found(request: Request, dialect: Dialect | None) -> FluxserveError:
-    """Whoever submits where no route is has misspelt a model."""
+    """Whoever submits where no route is has misspelt a model, or asks for one that is not drawn."""
     if dialect is not None and request.method == "POST":
         try:
             catalogue.find(request.url.path.removeprefix(dialect.prefix + "/"))
-        except UnknownModel as error:
+        except (UnknownModel, ModelNotDrawn) as error:
             return error
     return UnknownRoute("There is nothing at this path. POST /v1/flux-dev draws; /docs lists everything.")
 

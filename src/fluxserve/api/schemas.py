@@ -116,6 +116,8 @@ def _field(param: Param) -> tuple[Any, Any]:
     optional = annotation | None
     if param.kind in TEXTUAL:
         optional = Annotated[optional, BeforeValidator(_empty_is_unset)]
+    if param.auto is not None:
+        optional = Annotated[optional, BeforeValidator(functools.partial(_auto_is_unset, param.auto))]
     return optional, None
 
 
@@ -150,6 +152,10 @@ def _whole(bounds: Mapping[str, float | None]) -> dict[str, Any]:
 
 def _empty_is_unset(value: object) -> object:
     return None if value == "" else value
+
+
+def _auto_is_unset(auto: int, value: object) -> object:
+    return None if type(value) is int and value == auto else value
 
 
 def _ratio_in_range(text: str) -> str:

@@ -6,15 +6,23 @@ What it does not know: who asks, what a task is, how a picture is drawn.
 
 from __future__ import annotations
 
-from fluxserve.catalogue import flux1
+from fluxserve.catalogue import flux1, flux1_tools, flux2, kontext
+from fluxserve.catalogue.resolving import resolve
 from fluxserve.catalogue.sizes import Size
-from fluxserve.catalogue.spec import Generation, InputPicture, ModelSpec, OutputFormat, Price, Resolved, resolve
-from fluxserve.errors import UnknownModel
+from fluxserve.catalogue.spec import Generation, InputPicture, ModelSpec, OutputFormat, Price, Resolved
+from fluxserve.errors import ModelNotDrawn, UnknownModel
 
-MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in flux1.MODELS}
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec for family in (flux1, kontext, flux1_tools, flux2) for spec in family.MODELS
+}
+#: Published models that are asked for by name, and why none of them is drawn.
+NOT_DRAWN: dict[str, str] = {
+    "flux-3-image-klein": "FLUX.3 networks are not drawn here yet. flux-2-klein-9b is the nearest model that is.",
+}
 
 __all__ = [
     "MODELS",
+    "NOT_DRAWN",
     "Generation",
     "InputPicture",
     "ModelSpec",
@@ -28,7 +36,9 @@ __all__ = [
 
 
 def find(name: str) -> ModelSpec:
-    """The model called `name`; raises UnknownModel, naming those there are."""
+    """The model called `name`; raises UnknownModel, naming those there are, or ModelNotDrawn, saying why."""
+    if name in NOT_DRAWN:
+        raise ModelNotDrawn(NOT_DRAWN[name])
     try:
         return MODELS[name]
     except KeyError:

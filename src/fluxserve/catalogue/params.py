@@ -6,7 +6,7 @@ What it does not know: HTTP, pydantic, or what a value is used for after it was 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fluxserve.errors import JsonValue
@@ -19,6 +19,10 @@ URL_PATTERN = r"^https?://([^\s/?#@\\]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)
 #: Anything but a URL: pictures come as base64.
 IMAGE_PATTERN = r"^(?![Hh][Tt][Tt][Pp][Ss]?://)"
 MAX_SEED = 2**64 - 1
+#: Sides that FLUX.1 draws, and the smallest of a picture that it is given.
+MIN_SIDE, MAX_SIDE = 256, 1440
+#: Largest picture in pixels: four megapixels. Input pictures over it are shrunk.
+MAX_AREA = 2048 * 2048
 #: Largest file of an input picture, in bytes; as base64, in a data URI, it takes a third more and a little.
 MAX_FILE = 20_000_000
 MAX_PICTURE_TEXT = 4 * -(-MAX_FILE // 3) + 256
@@ -41,7 +45,8 @@ class Kind(StrEnum):
 class Param:
     """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet.
 
-    A picture of more than `max_area` pixels is shrunk to so many.
+    A picture of more than `max_area` pixels is shrunk to so many; one with a side under `min_side` is refused.
+    `auto` is a number that means unset, though it is out of the bounds.
     """
 
     name: str
@@ -54,6 +59,8 @@ class Param:
     multiple_of: int | None = None
     max_length: int | None = None
     max_area: int | None = None
+    min_side: int | None = None
+    auto: int | None = None
     choices: tuple[str, ...] = ()
     no_effect: str | None = None
 
@@ -65,13 +72,14 @@ PROMPT = Param(
     required=True,
     max_length=10_000,
 )
+OPTIONAL_PROMPT = replace(PROMPT, required=False, default="")
 WIDTH = Param(
     name="width",
     kind=Kind.INTEGER,
     help="Width of the picture in pixels, a multiple of 32.",
     default=1024,
-    minimum=256,
-    maximum=1440,
+    minimum=MIN_SIDE,
+    maximum=MAX_SIDE,
     multiple_of=32,
 )
 HEIGHT = Param(
@@ -79,8 +87,8 @@ HEIGHT = Param(
     kind=Kind.INTEGER,
     help="Height of the picture in pixels, a multiple of 32.",
     default=768,
-    minimum=256,
-    maximum=1440,
+    minimum=MIN_SIDE,
+    maximum=MAX_SIDE,
     multiple_of=32,
 )
 ASPECT_RATIO = Param(
@@ -95,14 +103,6 @@ SEED = Param(
     help="The same seed draws the same picture; drawn at random when unset.",
     minimum=0,
     maximum=MAX_SEED,
-)
-GUIDANCE = Param(
-    name="guidance",
-    kind=Kind.NUMBER,
-    help="Distilled guidance: higher follows the prompt more closely.",
-    default=3.5,
-    minimum=1.5,
-    maximum=5.0,
 )
 OUTPUT_FORMAT = Param(
     name="output_format",
@@ -143,12 +143,6 @@ SAFETY_TOLERANCE = Param(
     maximum=6,
     no_effect="safety_tolerance is accepted, but nothing is moderated here yet",
 )
-IMAGE_PROMPT = Param(
-    name="image_prompt",
-    kind=Kind.IMAGE,
-    help="A reference picture: PNG, JPEG or WebP as base64, bare or in a data URI.",
-    no_effect="image_prompt is accepted, but input pictures are not used yet: only the prompt was drawn",
-)
 IMAGE_PROMPT_STRENGTH = Param(
     name="image_prompt_strength",
     kind=Kind.NUMBER,
@@ -180,13 +174,59 @@ USER = Param(
 )
 
 
-def steps(default: int, maximum: int = 50) -> Param:
+def steps(default: int, maximum: int = 50, minimum: int = 1) -> Param:
     """The `steps` field of a model whose default is `default`."""
     return Param(
         name="steps",
         kind=Kind.INTEGER,
         help="Number of denoising steps.",
         default=default,
-        minimum=1,
+        minimum=minimum,
         maximum=maximum,
     )
+
+
+def guidance(default: float = 3.5, maximum: float = 5.0, minimum: float = 1.5) -> Param:
+    """The `guidance` field of a model whose default is `default`."""
+    return Param(
+        name="guidance",
+        kind=Kind.NUMBER,
+        help="Distilled guidance: higher follows the prompt more closely.",
+        default=default,
+        minimum=minimum,
+        maximum=maximum,
+    )
+
+
+def picture(
+    name: str, about: str, *, required: bool = False, min_side: int = MIN_SIDE, no_effect: str | None = None
+) -> Param:
+    """A field that holds a picture; `about` says what it is for."""
+    return Param(
+        name=name,
+        kind=Kind.IMAGE,
+        help=f"{about} PNG, JPEG or WebP as base64, bare or in a data URI; sides from {min_side} pixels.",
+        required=required,
+        max_area=MAX_AREA,
+        min_side=min_side,
+        no_effect=no_effect,
+    )
+
+
+def input_pictures(count: int, min_side: int) -> tuple[Param, ...]:
+    """`input_image`, `input_image_2` and so on."""
+    first = picture("input_image", "The picture to edit.", min_side=min_side)
+    more = (
+        picture(
+            f"input_image_{number}", f'Another picture, which the prompt may call "image {number}".', min_side=min_side
+        )
+        for number in range(2, count + 1)
+    )
+    return first, *more
+
+
+IMAGE_PROMPT = picture(
+    "image_prompt",
+    "A picture to draw in the likeness of.",
+    no_effect="image_prompt is accepted, but input pictures are not used yet: only the prompt was drawn",
+)

@@ -11,6 +11,11 @@ from fluxserve.errors import JsonValue
 
 Schema = dict[str, JsonValue]
 EXAMPLE_PROMPT = "A paper boat floating on calm water at sunrise."
+#: A white PNG of 256x256.
+EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAQAAAAEAAQAAAAB0CZXLAAAAM0lEQVR42u3KoQEAAAwCIP9/Wk9YXYBMeoggCIIgCIIgCIIgCIIgCIIgCIIgCIIgCMLv"
+    "MPPS4dI8z/G7AAAAAElFTkSuQmCC"
+)
 _TYPES = {
     Kind.TEXT: "string",
     Kind.URL: "string",
@@ -47,13 +52,14 @@ def param_schema(param: Param) -> Schema:
     }
     optional: Schema = {
         "default": param.default,
-        "minimum": param.minimum,
+        "minimum": param.minimum if param.auto is None else None,
         "maximum": param.maximum,
         "multipleOf": param.multiple_of,
         "maxLength": MAX_PICTURE_TEXT if param.kind is Kind.IMAGE else param.max_length,
         "enum": [*param.choices, "", None] if param.choices else None,
         "pattern": _pattern(param),
         "contentEncoding": "base64" if param.kind is Kind.IMAGE else None,
+        "anyOf": None if param.auto is None else [{"const": param.auto}, {"minimum": param.minimum}],
     }
     return schema | {name: value for name, value in optional.items() if value is not None}
 
@@ -71,5 +77,4 @@ def _description(param: Param) -> str:
 
 
 def _example(spec: ModelSpec) -> Schema:
-    size: Schema = {"aspect_ratio": "16:9"} if spec.param("aspect_ratio") else {"width": 512, "height": 512}
-    return {"prompt": EXAMPLE_PROMPT, **size}
+    return {"prompt": EXAMPLE_PROMPT, **spec.example}

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 ULTRA_AREA = 2048 * 2048
 #: The sizes the hosted ultra answers for common ratios; their transposes follow.
 _ULTRA_SIZES = {(21, 9): (3136, 1344), (16, 9): (2752, 1536), (3, 2): (2496, 1664), (4, 3): (2368, 1792)}
+#: The sizes of about a megapixel that Kontext learnt; their transposes follow.
+_KONTEXT_SIZES = (
+    (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
+    (1024, 1024),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,23 @@ def ultra_size(ratio: str) -> Size:
         if (tall, wide) == (known_wide // known, known_tall // known):
             return Size(*reversed(pixels))
     return fit_area(ULTRA_AREA, wide / tall, multiple=32)
+
+
+def kontext_size(ratio: float) -> Size:
+    """The size that Kontext learnt whose shape is nearest to `ratio` (width over height)."""
+    sizes = [Size(*sides) for one in _KONTEXT_SIZES for sides in (one, one[::-1])]
+    return min(sizes, key=lambda size: abs(math.log(size.ratio / ratio)))
+
+
+def rounded_down(size: Size, multiple: int) -> Size:
+    """Each side cut down to a multiple of `multiple`."""
+    return Size(size.width - size.width % multiple, size.height - size.height % multiple)
+
+
+def shrunk(size: Size, most: int) -> Size:
+    """The size itself, or the one of its shape whose longer side is `most`."""
+    scale = min(1.0, most / max(size.width, size.height))
+    return Size(round(size.width * scale), round(size.height * scale))
 
 
 def fit_area(area: int, ratio: float, *, multiple: int) -> Size:

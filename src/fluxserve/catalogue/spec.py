@@ -6,48 +6,42 @@ What it does not know: accounts, tasks, how anything is drawn.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from fluxserve.catalogue.network import Network
 from fluxserve.catalogue.params import Param
-from fluxserve.catalogue.recipes import Recipe, TextToImage
-from fluxserve.catalogue.sizes import Size, ultra_size
+from fluxserve.catalogue.recipes import Edit, Recipe, TextToImage
+from fluxserve.catalogue.sizes import Size
 from fluxserve.errors import JsonValue
 
 OutputFormat = Literal["jpeg", "png", "webp"]
-#: Seeds drawn by us stay below this, so that every JSON reader holds them exactly.
-DRAWN_SEED_LIMIT = 2**32
+#: Pixels of a megapixel as the published price list counts.
+BILLED_MEGAPIXEL = 1024 * 1024
 _TEXT_TO_IMAGE = TextToImage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Thousandths of a credit per picture. `published` is False where the hosted API names no price."""
+    """Thousandths of a credit: of a picture, of which the first megapixel, and `further` of each other, in or out.
+
+    Megapixels are rounded up, those of all input pictures together. `published` is False where the hosted API names no
+    price.
+    """
 
     millicredits: int
+    further: int = 0
     published: bool = True
 
+    def of(self, size: Size, inputs: Sequence[Size]) -> int:
+        """What a picture of this size costs that is made from `inputs`."""
+        return self.millicredits + self.further * (_billed([size]) - 1 + _billed(inputs))
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ModelSpec:
-    """One public model: what it accepts and costs, and the open weights nearest to it. There is one of each."""
 
-    name: str
-    title: str
-    help: str
-    params: tuple[Param, ...]
-    price: Price
-    nearest_weights: str
-    network: Network
-    steps: int
-    guidance: float = 3.5
-
-    def param(self, name: str) -> Param | None:
-        """The field called `name`, if the model has it."""
-        return next((param for param in self.params if param.name == name), None)
+def _billed(sizes: Sequence[Size]) -> int:
+    return -(-sum(size.area for size in sizes) // BILLED_MEGAPIXEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +51,57 @@ class InputPicture:
     name: str
     size: Size
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request as its model reads it: `fields` with their defaults, which of them were `given`, pictures by field."""
+
+    fields: Mapping[str, JsonValue]
+    given: AbstractSet[str]
+    pictures: Mapping[str, InputPicture]
+
+    def whole(self, name: str) -> int:
+        """The value of a whole number's field."""
+        return cast("int", self.fields[name])
+
+    def number(self, name: str) -> float:
+        """The value of a number's field."""
+        return float(cast("float", self.fields[name]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a request comes to: how large, and made from what."""
+
+    size: Size
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelSpec:
+    """One public model: what it accepts and costs, and the open weights nearest to it. There is one of each.
+
+    `draft` reads a request; it raises FieldRefused where fields or pictures do not fit each other. `example` is what
+    an example has beside its prompt. `plainly` says what weights do that draw from prompts alone.
+    """
+
+    name: str
+    title: str
+    help: str
+    params: tuple[Param, ...]
+    draft: Callable[[Asked], Draft]
+    price: Price
+    nearest_weights: str
+    network: Network
+    steps: int
+    guidance: float = 3.5
+    example: Mapping[str, JsonValue] = field(default_factory=lambda: {"width": 512, "height": 512})
+    plainly: str = ""
+
+    def param(self, name: str) -> Param | None:
+        """The field called `name`, if the model has it."""
+        return next((param for param in self.params if param.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +126,11 @@ class Generation:
         """Tasks with equal keys can share forward passes."""
         return f"{self.model}/{self.size}"
 
+    @property
+    def references(self) -> tuple[Size, ...]:
+        """The sizes of those pictures that the model's network sees beside the one it draws."""
+        return tuple(picture.size for picture in self.pictures) if isinstance(self.recipe, Edit) else ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
@@ -90,50 +140,3 @@ class Resolved:
     cost: int
     work: float
     warnings: tuple[str, ...]
-
-
-def resolve(
-    spec: ModelSpec,
-    values: Mapping[str, JsonValue],
-    *,
-    pictures: Mapping[str, InputPicture],
-    ignored: tuple[str, ...],
-    rng: random.Random,
-) -> Resolved:
-    """Fill defaults, draw the seed, choose the size.
-
-    `values` holds the fields that were set and passed the schema, but those of pictures: `pictures` holds these, and
-    the mask that came as the alpha channel of another. `ignored` are the names the schema does not know.
-    """
-    fields = {param.name: param.default for param in spec.params} | dict(values)
-    generation = Generation(
-        model=spec.name,
-        prompt=str(fields["prompt"]),
-        size=_size(fields),
-        seed=rng.randrange(DRAWN_SEED_LIMIT) if fields["seed"] is None else cast("int", fields["seed"]),
-        steps=cast("int", fields.get("steps", spec.steps)),
-        guidance=float(cast("float", fields.get("guidance", spec.guidance))),
-        output_format=cast("OutputFormat", fields["output_format"]),
-        pictures=tuple(pictures.values()),
-    )
-    return Resolved(
-        generation=generation,
-        cost=spec.price.millicredits,
-        work=spec.network.work(generation.size, generation.steps),
-        warnings=_warnings(spec, {**values, **dict.fromkeys(pictures, "")}, ignored=ignored),
-    )
-
-
-def _size(fields: Mapping[str, JsonValue]) -> Size:
-    if "aspect_ratio" in fields:
-        return ultra_size(str(fields["aspect_ratio"]))
-    return Size(cast("int", fields["width"]), cast("int", fields["height"]))
-
-
-def _warnings(spec: ModelSpec, values: Mapping[str, JsonValue], *, ignored: tuple[str, ...]) -> tuple[str, ...]:
-    unused = [
-        param.no_effect
-        for param in spec.params
-        if param.no_effect and param.name in values and values[param.name] is not False
-    ]
-    return (*unused, *(f"{name} is not a parameter of {spec.name} and was ignored" for name in ignored))

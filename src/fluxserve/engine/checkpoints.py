@@ -24,6 +24,8 @@ from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
+#: The pipeline of weights that draw from prompts alone.
+PLAIN_FAMILY = "FluxPipeline"
 DEV_LICENSE = "flux-1-dev"
 #: Licences that someone has to accept before the weights are used.
 LICENSES_TO_ACCEPT = frozenset({DEV_LICENSE})
@@ -78,6 +80,11 @@ class Checkpoint:
     def token_side(self) -> int:
         """Pixels to an image token, one way: a patch of 2 x 2 latents."""
         return 2 * self.vae_factor
+
+    @property
+    def is_plain(self) -> bool:
+        """Made to draw from prompts alone: pictures are no part of what it learnt."""
+        return self.family == PLAIN_FAMILY
 
     @property
     def rows_per_picture(self) -> int:

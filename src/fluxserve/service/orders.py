@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import Generation, InputPicture, ModelSpec
+from fluxserve.catalogue import InputPicture, ModelSpec
 from fluxserve.errors import IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
 from fluxserve.store.base import Verdict
 
-#: Fields that the generation already holds.
-_DRAWN_FROM = frozenset({*Generation.__dataclass_fields__, "width", "height", "aspect_ratio"})
+#: Accepted fields that are not drawn from.
+_EXTRAS = ("safety_tolerance", "prompt_upsampling", "disable_pup", "user")
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -44,12 +44,8 @@ class Order:
 
     @property
     def extras(self) -> dict[str, JsonValue]:
-        """Accepted fields that are not drawn from; kept with the task, webhooks in columns of their own."""
-        return {
-            param.name: self.values[param.name]
-            for param in self.spec.params
-            if param.name in self.values and param.name not in _DRAWN_FROM and not param.name.startswith("webhook_")
-        }
+        """What is kept with the task beside its generation; webhooks have columns of their own."""
+        return {name: self.values[name] for name in _EXTRAS if name in self.values}
 
     def hash(self, pictures: Mapping[str, InputPicture]) -> bytes:
         """Equal for requests that mean the same, however their JSON is spaced or ordered and their pictures packed.

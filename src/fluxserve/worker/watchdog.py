@@ -29,7 +29,7 @@ _UNIT = Size(256, 256)
 def step_work(generation: Generation) -> float:
     """How much more a step of this picture is predicted to take than one at 256x256 of the same model."""
     network = MODELS[generation.model].network
-    return network.step_work(generation.size) / network.step_work(_UNIT)
+    return network.step_work(generation.size, generation.references) / network.step_work(_UNIT)
 
 
 def _end_process_after(seconds: float) -> None:

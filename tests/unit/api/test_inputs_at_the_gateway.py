@@ -32,7 +32,9 @@ async def test_each_task_comes_with_its_own_pictures(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         entry = await house.store.create_key(new_key())
         plain = await ask(house, entry, None)
-        tasks = [await ask(house, entry, text_of(file_of(picture(colour=colour)))) for colour in ("green", "white")]
+        tasks = [
+            await ask(house, entry, text_of(file_of(picture(256, 256, colour=colour)))) for colour in ("green", "white")
+        ]
         worker = await house.connect(capacity=4)
         worker.send(p.Want(count=4))
         await worker.gets(3)

@@ -31,8 +31,8 @@ from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
 from sample_pictures import PNG, file_of, picture, text_of
 
-SAME_IN_WEBP = text_of(file_of(picture(), "WEBP", lossless=True))
-OTHER = text_of(file_of(picture(colour="green")))
+SAME_IN_WEBP = text_of(file_of(picture(256, 256), "WEBP", lossless=True))
+OTHER = text_of(file_of(picture(256, 256, colour="green")))
 
 
 @asynccontextmanager
@@ -59,11 +59,11 @@ async def test_a_picture_is_named_by_the_generation_and_kept_until_its_task_ends
     async with at_work(house) as key:
         task = await ask(house, key)
         (named,) = task.generation.pictures
-        assert (named.name, named.size) == ("image_prompt", Size(64, 64))
+        assert (named.name, named.size) == ("image_prompt", Size(256, 256))
         (kept,) = await house.store.inputs()
         assert files(house) == [kept.object_name]
         read = pixels.decode((await house.service.read_inputs(task))["image_prompt"], named)
-        assert pixels.to_image(read).tobytes() == picture().tobytes()
+        assert pixels.to_image(read).tobytes() == picture(256, 256).tobytes()
         claim = await house.claim()
         assert await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
         assert files(house) == []
@@ -146,7 +146,7 @@ async def test_what_the_store_cannot_take_leaves_nothing(house: House) -> None:
 
 @in_event_loop
 async def test_beyond_the_budget_pictures_are_refused_until_a_task_ends(tmp_path: Path) -> None:
-    house = House(tmp_path, Settings(data_dir=tmp_path, min_free_disk=0, input_budget=300))
+    house = House(tmp_path, Settings(data_dir=tmp_path, min_free_disk=0, input_budget=1000))
     async with at_work(house) as key:
         task = await ask(house, key)
         with pytest.raises(InputsFull):
@@ -187,7 +187,7 @@ async def test_a_picture_that_is_gone_is_told(house: House) -> None:
 @in_event_loop
 async def test_the_pictures_of_a_request_have_a_limit_together(house: House) -> None:
     large = text_of(file_of(Image.new("RGB", (5000, 4000)), "PNG"))
-    fields = tuple(replace(IMAGE_PROMPT, name=name) for name in ("one", "two", "three"))
+    fields = tuple(replace(IMAGE_PROMPT, name=name, max_area=None) for name in ("one", "two", "three"))
     spec = replace(find("flux-dev"), params=fields)
     async with at_work(house):
         inputs = house.inputs
@@ -224,8 +224,8 @@ def test_a_file_that_is_not_what_the_generation_names_is_damaged() -> None:
 async def test_many_at_once_are_each_kept_with_their_own(house: House) -> None:
     async with at_work(house) as key:
         colours = ("green", "white", "black", "yellow")
-        texts = [text_of(file_of(picture(colour=colour))) for colour in colours]
+        texts = [text_of(file_of(picture(256, 256, colour=colour))) for colour in colours]
         tasks = await asyncio.gather(*(ask(house, key, text) for text in texts))
         for task, colour in zip(tasks, colours, strict=True):
             read = pixels.decode((await house.service.read_inputs(task))["image_prompt"], task.generation.pictures[0])
-            assert read.data == picture(colour=colour).tobytes()
+            assert read.data == picture(256, 256, colour=colour).tobytes()
