@@ -70,7 +70,8 @@ def test_the_list_of_models_has_the_common_shape_and_tells_price_and_weights(sha
         assert (model["price"], model["price_further"]) == (PRICES | OUR_PRICES)[name]
         assert model["price_is_published"] is (name in PRICES)
         assert "mini" in model["runs_on"]
-        assert ("image-to-image" in model["runs_on"]) == name.startswith(("flux-kontext", "flux-2"))
+        edits = name.startswith(("flux-kontext", "flux-2")) or name.endswith(("canny", "depth"))
+        assert ("image-to-image" in model["runs_on"]) == edits
         assert model["license"]
         schema = model["parameters"]
         jsonschema_rs.meta.validate(schema)

@@ -20,7 +20,7 @@ _CONTROL_PICTURES = (
     p.picture("preprocessed_image", "The structure itself, taken as it is instead of control_image."),
 )
 _PLAIN_REPAINT = "Weights that draw from prompts alone, mini among them, blend what they draw with what is kept."
-_PLAIN_CONTROL = "Weights that draw from prompts alone, mini among them, cannot follow a structure."
+_PLAIN_CONTROL = "Weights that draw from prompts alone, mini among them, draw over control_image as image-to-image."
 
 
 def _margin(side: str) -> p.Param:
