@@ -15,10 +15,13 @@ from inprocess import Json, Server
 from schemathesis.engine import events, from_schema
 
 from fluxserve.api.query import MAX_WAIT
+from fluxserve.catalogue import MODELS
+from fluxserve.catalogue.params import Kind
 
 #: Generated per operation beyond the boundary cases, of which there are several hundred in all.
 QUICK, LONG = 8, 300
 MAX_RATIO = 21 / 9
+PICTURES = {param.name for spec in MODELS.values() for param in spec.params if param.kind is Kind.IMAGE}
 WHOLE = ("width", "height", "steps", "seed", "safety_tolerance")
 
 
@@ -80,10 +83,12 @@ def ready_task(server: Server) -> Json:
 
 
 def is_stricter_than_the_schema(body: object) -> bool:
-    """Two rules that JSON Schema cannot say: the range of a ratio, and that 512.0 is no whole number."""
+    """What JSON Schema cannot say: the range of a ratio, that 512.0 is no whole number, what base64 holds."""
     if not isinstance(body, dict):
         return False
     if any(isinstance(body.get(name), float) for name in WHOLE):
+        return True
+    if any(isinstance(text := body.get(name), str) and text for name in PICTURES):
         return True
     width, _, height = str(body.get("aspect_ratio")).partition(":")
     if not (width.isdecimal() and height.isdecimal()) or int(height) == 0:
@@ -99,7 +104,7 @@ def with_known_names(case: schemathesis.Case[Any], known: list[Json], chosen: in
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
-    if case.path.endswith("/get_result") and case.query.get("id") and chosen < len(known):
+    if case.path.endswith("/get_result") and "id" in case.query and chosen < len(known):
         case.query.update(parse_qsl(urlsplit(known[chosen]["polling_url"]).query))
     if re.fullmatch(r"[A-Za-z0-9_-]{32}", str(case.query.get("cursor"))):
         case.query["cursor"] = known[0]["cursor"]
