@@ -35,6 +35,7 @@ class House:
     time: float = NOW
 
     def __post_init__(self) -> None:
+        self.decoders = Decoders()
         self.open()
 
     def open(self) -> None:
@@ -52,7 +53,6 @@ class House:
             store=self.store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget,
             now=lambda: self.time,
         )  # fmt: skip
-        self.decoders = Decoders()
         self.inputs = Inputs(
             store=self.store, storage=self.input_storage, decoders=self.decoders, budget=self.settings.input_budget
         )
