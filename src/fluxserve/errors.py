@@ -12,8 +12,8 @@
     │   ├── NotFound
     │   │   ├── UnknownRoute
     │   │   ├── UnknownModel
-    │   │   ├── UnknownFinetune
     │   │   └── PictureGone             deleted after its retention time
+    │   ├── UnknownFinetune             no such LoRA file here
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
     │   ├── BodyTooLarge
@@ -128,12 +128,12 @@ class UnknownModel(NotFound):
     """No such model in the catalogue."""
 
 
-class UnknownFinetune(NotFound):
-    """No such LoRA file in the folder of fine-tunes."""
-
-
 class PictureGone(NotFound):
     """The picture was deleted after its retention time."""
+
+
+class UnknownFinetune(RequestError):
+    """No such LoRA file in the folder of fine-tunes."""
 
 
 class MethodNotAllowed(RequestError):

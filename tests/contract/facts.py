@@ -299,7 +299,6 @@ FIELDS = (
             '"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url",
             '"aGVsbG8="': "picture", '"no base64"': "picture", '"data:image/png;base64,AA=="': "picture", **NOT_TEXT,
         },
-        warns=True,
     ),
     Field(
         name="webhook_url",
@@ -335,21 +334,29 @@ FIELDS = (
         refused={text(257): "string_too_long", **NOT_TEXT},
     ),
     Field(
+        name="finetune_id", models=EVERY, attribute="finetune", default=dict.fromkeys(EVERY),
+        accepted={"null": None, '""': None}, refused={text(257): "string_too_long", **NOT_TEXT},
+    ),
+    Field(
+        name="finetune_strength",
+        models=EVERY,
+        accepted={"0": None, "0.5": None, "1": None, "2.0": None},
+        refused={"-0.01": "greater_than_equal", "2.01": "less_than_equal", **NOT_A_NUMBER},
+    ),
+    Field(
         name="interval",
         models=("flux-pro",),
         accepted={"1": None, "2": None, "2.0": None, "3.5": None, "4": None},
         refused={"0.99": "greater_than_equal", "0": "greater_than_equal", "4.01": "less_than_equal", **NOT_A_NUMBER},
-        warns=True,
     ),
     Field(
-        name="raw", models=ULTRA, accepted={"true": None}, refused=NOT_A_FLAG, warns=True,
+        name="raw", models=ULTRA, accepted={"true": None}, refused=NOT_A_FLAG,
     ),
     Field(
         name="image_prompt_strength",
         models=ULTRA,
         accepted={"0": None, "0.1": None, "1": None, "1.0": None},
         refused={"-0.01": "greater_than_equal", "1.01": "less_than_equal", **NOT_A_NUMBER},
-        warns=True,
     ),
     Field(
         name="aspect_ratio",

@@ -48,6 +48,8 @@ _COMMON = (
     p.SEED,
     replace(p.SAFETY_TOLERANCE, help="Moderation: 0 is strictest, 5 most permissive.", maximum=5),
     p.OUTPUT_FORMAT,
+    p.FINETUNE_ID,
+    p.FINETUNE_STRENGTH,
     p.WEBHOOK_URL,
     p.WEBHOOK_SECRET,
     p.USER,

@@ -116,7 +116,6 @@ RAW = Param(
     kind=Kind.FLAG,
     help="Less processed, more candid pictures.",
     default=False,
-    no_effect="raw is accepted, but the checkpoints served here draw no raw look yet",
 )
 INTERVAL = Param(
     name="interval",
@@ -125,7 +124,6 @@ INTERVAL = Param(
     default=2.0,
     minimum=1,
     maximum=4,
-    no_effect="interval is accepted, but does not change the picture yet",
 )
 PROMPT_UPSAMPLING = Param(
     name="prompt_upsampling",
@@ -150,7 +148,20 @@ IMAGE_PROMPT_STRENGTH = Param(
     default=0.1,
     minimum=0,
     maximum=1,
-    no_effect="image_prompt_strength is accepted, but input pictures are not used yet",
+)
+FINETUNE_ID = Param(
+    name="finetune_id",
+    kind=Kind.TEXT,
+    help="Extension: the fine-tune to draw with, a LoRA file of this server's folder for them by its name.",
+    max_length=256,
+)
+FINETUNE_STRENGTH = Param(
+    name="finetune_strength",
+    kind=Kind.NUMBER,
+    help="Extension: how much of the fine-tune, 1 as it was made.",
+    default=1.0,
+    minimum=0,
+    maximum=2,
 )
 WEBHOOK_URL = Param(
     name="webhook_url",
@@ -198,9 +209,7 @@ def guidance(default: float = 3.5, maximum: float = 5.0, minimum: float = 1.5) -
     )
 
 
-def picture(
-    name: str, about: str, *, required: bool = False, min_side: int = MIN_SIDE, no_effect: str | None = None
-) -> Param:
+def picture(name: str, about: str, *, required: bool = False, min_side: int = MIN_SIDE) -> Param:
     """A field that holds a picture; `about` says what it is for."""
     return Param(
         name=name,
@@ -209,7 +218,6 @@ def picture(
         required=required,
         max_area=MAX_AREA,
         min_side=min_side,
-        no_effect=no_effect,
     )
 
 
@@ -225,8 +233,4 @@ def input_pictures(count: int, min_side: int) -> tuple[Param, ...]:
     return first, *more
 
 
-IMAGE_PROMPT = picture(
-    "image_prompt",
-    "A picture to draw in the likeness of.",
-    no_effect="image_prompt is accepted, but input pictures are not used yet: only the prompt was drawn",
-)
+IMAGE_PROMPT = picture("image_prompt", "A picture to draw in the likeness of.")

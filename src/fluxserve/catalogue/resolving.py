@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import cast
 
-from fluxserve.catalogue.spec import Asked, Generation, InputPicture, ModelSpec, OutputFormat, Resolved
+from fluxserve.catalogue.spec import Asked, Finetune, Generation, InputPicture, ModelSpec, OutputFormat, Resolved
 from fluxserve.errors import FieldRefused, JsonValue
 
 #: Seeds drawn by us stay below this, so that every JSON reader holds them exactly.
@@ -23,11 +23,13 @@ def resolve(
     pictures: Mapping[str, InputPicture],
     ignored: tuple[str, ...],
     rng: random.Random,
+    finetune_sha256: str | None = None,
 ) -> Resolved:
     """Fill defaults, draw the seed, choose the size and the recipe. Raises FieldRefused.
 
     `values` holds the fields that were set and passed the schema, but those of pictures: `pictures` holds these, and
-    the mask that came as the alpha channel of another. `ignored` are the names the schema does not know.
+    the mask that came as the alpha channel of another. `ignored` are the names the schema does not know,
+    `finetune_sha256` is of the file that `finetune_id` names, if it is set.
     """
     _check_sides(spec, pictures)
     fields = {param.name: param.default for param in spec.params} | dict(values)
@@ -42,6 +44,7 @@ def resolve(
         output_format=cast("OutputFormat", fields["output_format"]),
         recipe=draft.recipe,
         pictures=tuple(pictures[param.name] for param in spec.params if param.name in pictures),
+        finetune=None if finetune_sha256 is None else _finetune(fields, finetune_sha256),
     )
     inputs = [picture.size for picture in generation.pictures]
     return Resolved(
@@ -49,6 +52,12 @@ def resolve(
         cost=spec.price.of(generation.size, inputs),
         work=spec.network.work(generation.size, generation.steps, inputs=inputs, references=generation.references),
         warnings=_warnings(spec, {**values, **dict.fromkeys(pictures, "")}, ignored=ignored),
+    )
+
+
+def _finetune(fields: Mapping[str, JsonValue], sha256: str) -> Finetune:
+    return Finetune(
+        name=str(fields["finetune_id"]), strength=float(cast("float", fields["finetune_strength"])), sha256=sha256
     )
 
 

@@ -44,7 +44,7 @@ class Finetunes:
             file = self._folder / f"{name}{SUFFIX}"
             if file.is_file():
                 return file
-        raise UnknownFinetune(f"There is no fine-tune of this name here. {self._there_are()}")
+        raise UnknownFinetune(f"Finetune not found or not ready. {self._there_are()}")
 
     def sha256(self, name: str) -> str:
         """Of the file's bytes, which are read again when it has changed. Raises UnknownFinetune."""

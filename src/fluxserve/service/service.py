@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
+from fluxserve.engine.finetunes import Finetunes
 from fluxserve.errors import FluxserveError, QueueFull, ShuttingDown
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.forecast import Forecast, Head, Outlook
@@ -110,6 +111,7 @@ class Service:
         self._waypoints = waypoints
         self._inputs = inputs
         self._sharing = sharing
+        self._finetunes = Finetunes(settings.finetunes)
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -166,9 +168,17 @@ class Service:
         """Accept an order durably; an order with a used idempotency key answers the task it made before."""
         self._check_gates()
         self.keyring.spend_request(order.key, self._now())
+        finetune = order.text("finetune_id")
         files = await self._inputs.decode(order.spec, order.pictures)
         pictures = pictures_of(files)
-        resolved = resolve(order.spec, order.values, pictures=pictures, ignored=order.ignored, rng=self._rng)
+        resolved = resolve(
+            order.spec,
+            order.values,
+            pictures=pictures,
+            ignored=order.ignored,
+            rng=self._rng,
+            finetune_sha256=None if finetune is None else await asyncio.to_thread(self._finetunes.sha256, finetune),
+        )
         task_id = str(uuid.uuid4())
         inputs = await self._inputs.write(task_id, files)
         submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)

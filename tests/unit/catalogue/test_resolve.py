@@ -264,7 +264,7 @@ def test_every_field_without_effect_says_so_when_it_is_used_and_only_then(model:
     assert resolved(model, fields, pictures).warnings == ()
 
 
-@pytest.mark.parametrize("name", ["raw", "prompt_upsampling"])
+@pytest.mark.parametrize("name", ["prompt_upsampling"])
 def test_a_flag_that_is_off_needs_no_warning(name: str) -> None:
     model = "flux-pro-1.1-ultra"
     assert resolved(model, {name: False}).warnings == ()

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, TextToImage
 from fluxserve.engine import canny, canvas
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
@@ -78,19 +78,20 @@ class Looker:
             clean = self._encoded(pixels_of.unfit(laid_out.picture, size), means)
             redrawn = self._redrawn(pixels_of.unfit(laid_out.mask, size))
             return Start(clean=clean, redrawn=redrawn, strength=_EXPANDED if recipe != Fill() else 1.0)
-        name, strength = self._drawn_over(recipe)
+        name, strength = self._drawn_over(generation)
         if name not in pictures:
             return None
         fitted = pixels_of.fit(pictures[name], generation.size)
         return Start(clean=self._encoded(pixels_of.unfit(fitted, size), means), strength=strength)
 
-    def _drawn_over(self, recipe: Recipe) -> tuple[str, float]:
+    def _drawn_over(self, generation: Generation) -> tuple[str, float]:
         """The name of the picture that is drawn over, and how much of the way; no name where none is."""
+        recipe = generation.recipe
         match recipe:
             case ImageToImage():
                 return "image", recipe.strength
-            case Edit() if self._checkpoint.reads != "references":
-                return "input_image", _EDITED
+            case Edit() if generation.pictures and self._checkpoint.reads != "references":
+                return generation.pictures[0].name, _EDITED
             case Control() if self._checkpoint.reads != "control":
                 return "control_image", _CONTROLLED
         return "", 1.0
