@@ -89,12 +89,14 @@ def ready_task(server: Server) -> Json:
 
 
 def is_stricter_than_the_schema(body: object) -> bool:
-    """What JSON Schema cannot say: ranges of ratios and areas, that 512.0 is no whole number, what base64 holds."""
+    """What JSON Schema cannot say: ranges of ratios and areas, that 512.0 is no whole number, what base64 holds, and
+    which fine-tunes are there.
+    """
     if not isinstance(body, dict):
         return False
     if any(isinstance(body.get(name), float) for name in WHOLE):
         return True
-    if any(isinstance(text := body.get(name), str) and text for name in PICTURES):
+    if any(isinstance(text := body.get(name), str) and text for name in {*PICTURES, "finetune_id"}):
         return True
     width, height = body.get("width"), body.get("height")
     if isinstance(width, int) and (width or 1024) * (height if isinstance(height, int) and height else 1024) > MAX_AREA:

@@ -18,6 +18,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.MalformedJson: 400,
     e.BodyCutOff: 400,
     e.ModelNotDrawn: 400,
+    e.UnknownFinetune: 400,
     e.NotAuthenticated: 401,
     e.InsufficientCredits: 402,
     e.LinkRefused: 403,

@@ -16,8 +16,8 @@ from pathlib import Path
 from fluxserve.errors import UnknownFinetune
 
 SUFFIX = ".safetensors"
-#: No name leads out of the folder, or to a hidden file.
-_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+#: No name leads out of the folder or to a hidden file, or is longer than a file's may be.
+_ID = re.compile(r"[\w-][\w.-]{0,199}(/[\w-][\w.-]{0,199})?", re.ASCII)
 _NAMED_AT_MOST = 10
 
 
@@ -44,11 +44,17 @@ class Finetunes:
             file = self._folder / f"{name}{SUFFIX}"
             if file.is_file():
                 return file
-        raise UnknownFinetune(f"Finetune not found or not ready. {self._there_are()}")
+        raise self._unknown()
 
     def sha256(self, name: str) -> str:
         """Of the file's bytes, which are read again when it has changed. Raises UnknownFinetune."""
         file = self.file(name)
+        try:
+            return self._digest(file)
+        except OSError:  # it went meanwhile, or is not ours to read
+            raise self._unknown() from None
+
+    def _digest(self, file: Path) -> str:
         with self._lock:
             found = file.stat()
             known = self._known.get(file)
@@ -57,6 +63,9 @@ class Finetunes:
                     digest = hashlib.file_digest(content, "sha256").hexdigest()
                 known = self._known[file] = found.st_size, found.st_mtime_ns, digest
             return known[2]
+
+    def _unknown(self) -> UnknownFinetune:
+        return UnknownFinetune(f"Finetune not found or not ready. {self._there_are()}")
 
     def _there_are(self) -> str:
         if self._folder is None:

@@ -277,8 +277,8 @@ def test_fields_that_are_drawn_from_warn_of_nothing() -> None:
 
 
 def test_unknown_fields_are_named_after_those_without_effect() -> None:
-    warnings = resolved("flux-pro", {"interval": 2.0}, ignored=("sampler", "n")).warnings
-    assert [warning.split()[0] for warning in warnings] == ["interval", "sampler", "n"]
+    warnings = resolved("flux-pro", {"safety_tolerance": 2}, ignored=("sampler", "n")).warnings
+    assert [warning.split()[0] for warning in warnings] == ["safety_tolerance", "sampler", "n"]
     assert warnings[1] == "sampler is not a parameter of flux-pro and was ignored"
 
 

@@ -36,7 +36,21 @@ def test_the_sha256_is_that_of_the_file_as_it_is_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "c", "../secret", "/etc/passwd", "studio/../b", "a/b/c", ".hidden", "b.safetensors", "b\0", "b\n", "ß"]
+    "name",
+    [
+        "",
+        "c",
+        "../secret",
+        "/etc/passwd",
+        "studio/../b",
+        "a/b/c",
+        ".hidden",
+        "b.safetensors",
+        "b\0",
+        "b\n",
+        "ß",
+        "x" * 256,
+    ],
 )
 def test_other_names_are_unknown_and_those_there_are_are_named(tmp_path: Path, name: str) -> None:
     put(tmp_path, "secret.safetensors")
