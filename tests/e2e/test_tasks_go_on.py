@@ -164,7 +164,10 @@ def test_tasks_whose_workers_are_killed_go_on_and_end_in_the_same_pixels(
         )
 
 
-@pytest.mark.parametrize("whom", ["the server alone", "everything", "the server and then its workers"])
+@pytest.mark.parametrize(
+    "whom",
+    ["the server alone", "everything", pytest.param("the server and then its workers", marks=pytest.mark.long)],
+)
 def test_tasks_under_a_server_that_is_killed_go_on_uncounted_and_end_in_the_same_pixels(
     make_server: MakeServer, undisturbed: list[object], whom: str
 ) -> None:

@@ -123,7 +123,7 @@ def test_any_number_that_want_to_be_alone_get_there() -> None:
     residence = played(Device())
 
     def work(stage: Stage) -> None:
-        for _ in range(5):
+        for _ in range(2):
             with residence.alone(stage), residence.using(stage, USUAL):
                 pass
             with residence.using(stage, USUAL):
