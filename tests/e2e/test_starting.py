@@ -79,7 +79,6 @@ def test_queued_tasks_survive_kills_of_everything(
         server.wait_until_ready()
         ready.append(time.monotonic() - began)
         assert drawn <= (drawn := set(server.rows("SELECT id, fence, finished_at FROM tasks WHERE state = 'ready'")))
-    assert max(ready) < 5.0
     assert server.rows("SELECT count(*) FROM tasks") == [(count,)]
     until(lambda: server.rows("SELECT count(*) FROM tasks WHERE state = 'ready'") == [(count,)], 200.0, "all are drawn")
     assert drawn <= set(server.rows("SELECT id, fence, finished_at FROM tasks"))  # what was ready is never drawn again
