@@ -13,7 +13,7 @@ PICTURES, WARM_UP = 300, 60
 SIZES = ((256, 256), (320, 256), (256, 384), (384, 320))
 #: Bytes that a process may grow by with each picture, on average: 5 MB in 300 pictures.
 ALLOWED = 16 * 1024
-#: The cache of read prompts may fill to its budget, which is not growth: so small that it is full long before `WARM_UP`.
+#: The cache of read prompts may fill to its budget, which is not growth: so small that it is full before `WARM_UP`.
 PROMPT_CACHE = 2**19
 
 
