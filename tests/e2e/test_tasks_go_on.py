@@ -12,7 +12,14 @@ from servers import MakeServer, Process, Server, until
 
 from fluxserve.tasks.task import MAX_ATTEMPTS
 
-SETTINGS = {"engine": "diffusion", "device": "cpu", "waypoint_interval": "0", "workers": "2"}
+#: Eight pictures share a step however busy the machine is, so that a kill interrupts as many.
+SETTINGS = {
+    "engine": "diffusion",
+    "device": "cpu",
+    "waypoint_interval": "0",
+    "workers": "2",
+    "token_budget": "400",
+}
 #: A picture of mini takes some seconds with so many steps, so that there is something to interrupt.
 STEPS = (30, 50)
 RUNNING = "SELECT id FROM tasks WHERE state = 'running'"
