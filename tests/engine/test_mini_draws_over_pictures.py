@@ -1,6 +1,7 @@
 """mini, which was made for words only, draws over pictures: what comes out follows what went in."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ def test_margins_are_drawn_around_a_picture_that_is_kept_to_the_bit(drawer: Draw
     wider = drawn(drawer, recipe, {"image": picture}, Size(740, 576)).pixels
     assert (rows(wider)[64:, 128 : 128 + 512] == rows(picture)).all()
     assert len(np.unique(rows(wider)[:64], axis=0)) > 1
+
+
+def test_the_guidance_that_fill_and_control_are_usually_asked_with_is_more_than_these_weights_learnt(
+    drawer: Drawer,
+) -> None:
+    pictures = {"image": disc("red"), "mask": box(256, 0, 511, 511)}
+    with torch.inference_mode():
+        usual, much = (
+            end(drawer, begin(drawer, replace(wish(Fill(), pictures, size=SIZE), guidance=guidance), pictures))
+            for guidance in (3.5, 60.0)
+        )
+    assert much.latents.equal(usual.latents)
 
 
 def test_half_a_mask_at_grey_is_a_share_of_both(drawer: Drawer) -> None:

@@ -6,6 +6,7 @@ What it does not know: tensors, devices, and whether a licence was accepted.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -16,6 +17,7 @@ from typing import Literal
 
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
+from fluxserve.catalogue.recipes import Control, Fill, Recipe
 from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import fitting, layout, single_file
 from fluxserve.engine.beside import NOTHING, Beside
@@ -26,6 +28,8 @@ from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
+#: Of the published API for pictures of prompts.
+_USUAL_GUIDANCE = 3.5
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: What the transformer reads beside latents and words: nothing more, pictures as tokens that stand beside the latents,
 #: a masked picture and its mask as channels, or a picture of edges or depths as channels.
@@ -80,6 +84,16 @@ class Checkpoint:
     def token_side(self) -> int:
         """Pixels to an image token, one way: a patch of 2 x 2 latents."""
         return 2 * self.vae_factor
+
+    def most_guidance(self, recipe: Recipe) -> float:
+        """How much guidance a recipe is drawn with at most.
+
+        Weights for masks and for structures learnt it on a scale of their own, up to 100. Others, asked to do the same,
+        have to be asked as they are for a picture of a prompt.
+        """
+        made_for = {"masked": Fill, "control": Control}.get(self.reads)
+        is_stranger = isinstance(recipe, Fill | Control) and (made_for is None or not isinstance(recipe, made_for))
+        return _USUAL_GUIDANCE if is_stranger else math.inf
 
     @property
     def is_plain(self) -> bool:

@@ -80,6 +80,7 @@ class Drawer:
             turn=turn,
             flow=flow,
             means=means,
+            most_guidance=self.checkpoint.most_guidance(generation.recipe),
             lora=None if finetune is None else self.adapters.get(finetune),
             kept=None
             if begun is None or begun.redrawn is None

@@ -7,6 +7,7 @@ What it does not know: networks, batches, tasks.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -115,6 +116,7 @@ class Trajectory:
     means: Means
     kept: Kept | None = None
     lora: Lora | None = None
+    most_guidance: float = math.inf
     position: int = 0
 
     @property
@@ -135,7 +137,7 @@ class Trajectory:
     @property
     def guidance(self) -> float:
         """The guidance now."""
-        recipe, guidance = self.generation.recipe, self.generation.guidance
+        recipe, guidance = self.generation.recipe, min(self.generation.guidance, self.most_guidance)
         if isinstance(recipe, TextToImage):
             return guidance_at(self.sigma, guidance, raw=recipe.raw, interval=recipe.interval)
         return guidance

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import pytest
 
 from fluxserve import mini
 from fluxserve.catalogue import MODELS, Size
-from fluxserve.engine.checkpoints import Checkpoint, drawn_size, find, plan
+from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
+from fluxserve.engine.checkpoints import Checkpoint, Reads, drawn_size, find, plan
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
-from fluxserve.settings import Settings
+from fluxserve.settings import MINI, Settings
 
 CARD = "fluxserve.toml"
+FILL, CANNY = Fill(), Control(kind="canny")
 
 
 def change(path: Path, **values: object) -> None:
@@ -368,3 +371,20 @@ def test_mini_draws_at_the_sizes_it_learnt(size: Size, drawn: Size) -> None:
 def test_what_can_be_no_path_is_missing(value: str) -> None:
     with pytest.raises(CheckpointMissing, match="names no file or folder"):
         find(value)
+
+
+@pytest.mark.parametrize("recipe", [Fill(), Fill(left=8), Control(kind="canny"), Control(kind="depth")])
+def test_weights_that_were_made_for_words_are_asked_with_the_guidance_of_words(recipe: Recipe) -> None:
+    assert find(MINI).most_guidance(recipe) == 3.5
+
+
+@pytest.mark.parametrize("recipe", [TextToImage(), ImageToImage(strength=0.5), Edit()])
+def test_what_every_kind_of_weights_does_is_drawn_with_any_guidance(recipe: Recipe) -> None:
+    assert find(MINI).most_guidance(recipe) == math.inf
+
+
+@pytest.mark.parametrize(("reads", "own", "other"), [("masked", FILL, CANNY), ("control", CANNY, FILL)])
+def test_weights_for_masks_and_for_structures_learnt_their_own(reads: Reads, own: Recipe, other: Recipe) -> None:
+    made_for = replace(find(MINI), reads=reads)
+    assert made_for.most_guidance(own) == math.inf
+    assert made_for.most_guidance(other) == 3.5
