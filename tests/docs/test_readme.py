@@ -27,6 +27,8 @@ EXAMPLES = [
     for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     if language in COMMANDS and ADDRESS in code and "scripts/run" not in code
 ]
+#: By what an example draws.
+SIZES = {"apple": (512, 512), "panda": (1024, 768), "green-apple": (1024, 1024)}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.close()
 
 
-def test_each_dialect_is_shown_in_three_languages_and_the_client_once() -> None:
+def test_each_dialect_is_shown_in_three_languages_and_the_client_twice() -> None:
     shown = [(language, "/flux/v1" in code) for language, code in EXAMPLES if "fluxserve.client" not in code]
     assert sorted(shown) == [(language, cometapi) for language in sorted(COMMANDS) for cometapi in (False, True)]
-    assert sum("fluxserve.client" in code for _, code in EXAMPLES) == 1
+    assert sum("fluxserve.client" in code for _, code in EXAMPLES) == 2
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_an_example_leaves_a_picture_in_the_current_folder(
     with Image.open(path) as picture:
         picture.load()
         assert picture.format == "JPEG"
-        assert picture.size == ((512, 512) if path.stem == "apple" else (1024, 768))
+        assert picture.size == SIZES[path.stem]
 
 
 def test_the_links_of_the_readme_lead_to_files() -> None:
