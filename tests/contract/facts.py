@@ -231,6 +231,7 @@ FIELDS = (
         models=("flux-dev",),
         accepted={"0": None, "0.5": None, "1": None},
         refused={"-0.01": "greater_than_equal", "1.01": "less_than_equal", **NOT_A_NUMBER},
+        warns=True,
     ),
     Field(name="disable_pup", models=PRO2, accepted={"true": None, "false": None}, refused=NOT_A_FLAG),
     Field(
@@ -342,6 +343,7 @@ FIELDS = (
         models=EVERY,
         accepted={"0": None, "0.5": None, "1": None, "2.0": None},
         refused={"-0.01": "greater_than_equal", "2.01": "less_than_equal", **NOT_A_NUMBER},
+        warns=True,
     ),
     Field(
         name="interval",
@@ -357,6 +359,7 @@ FIELDS = (
         models=ULTRA,
         accepted={"0": None, "0.1": None, "1": None, "1.0": None},
         refused={"-0.01": "greater_than_equal", "1.01": "less_than_equal", **NOT_A_NUMBER},
+        warns=True,
     ),
     Field(
         name="aspect_ratio",

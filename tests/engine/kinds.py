@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPriorReduxPipeline
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from tiny import CPU, tiny_networks
 from transformers import (
     DPTConfig,
     DPTForDepthEstimation,
@@ -18,7 +19,6 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from conftest import CPU, tiny_networks
 from fluxserve import mini
 from fluxserve.catalogue import Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Recipe

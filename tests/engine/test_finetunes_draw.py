@@ -12,8 +12,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
+from tiny import CPU, TINY_TOKENS, stock
 
-from conftest import CPU, TINY_TOKENS, stock
 from fluxserve.catalogue import MODELS, Finetune, Generation, Size
 from fluxserve.engine.base import Failed, Finished
 from fluxserve.engine.checkpoints import Checkpoint, find

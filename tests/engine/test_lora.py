@@ -176,6 +176,10 @@ REFUSED = {
     "no whole LoRA: it is empty": {},
     "no LoRA in diffusers' layout: it holds x_embedder.weight": {"x_embedder.weight": PAIR[0]},
     "do not fit each other": peft("x_embedder", PAIR[0], torch.ones(8, 3)),
+    "more than one LoRA": peft("x_embedder", *PAIR) | {"transformer.x_embedder.lora_A.b.weight": PAIR[0]},
+    "matrices of x_embedder do not fit": peft("x_embedder", torch.ones(0, 16), torch.ones(32, 0)),
+    "does not fit its content": peft("x_embedder", torch.ones(2, 16), torch.ones(32, 2))
+    | {"transformer.x_embedder.alpha": torch.ones(2)},
     "kept as F64": peft("x_embedder", PAIR[0].double(), PAIR[1].double()),
     "x_embedder is 16 to 32 here, 8 to 8 there": peft("x_embedder", *PAIR),
     "another transformer: here is no transformer_blocks.7.attn.to_q": peft("transformer_blocks.7.attn.to_q", *PAIR),
@@ -205,3 +209,12 @@ def test_a_file_that_is_cut_off_or_a_pickle_or_not_there_is_refused(
         load(file, transformer)
     with pytest.raises(CheckpointMissing):
         load(tmp_path / "none.safetensors", transformer)
+
+
+def test_a_header_that_contradicts_itself_is_refused(transformer: FluxTransformer2DModel, tmp_path: Path) -> None:
+    file = write(tmp_path / "style.safetensors", peft, transformer)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"shape":[2,32]', b'"shape":[2,31]'))
+    assert file.read_bytes() != content
+    with pytest.raises(CheckpointRefused):
+        load(file, transformer)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from kinds import begin, end, wish
 from PIL import Image, ImageDraw
+from tiny import CPU
 
-from conftest import CPU
 from fluxserve.catalogue import Size
 from fluxserve.catalogue.recipes import Edit, Fill, ImageToImage, Recipe
 from fluxserve.engine import pixels as pixels_of

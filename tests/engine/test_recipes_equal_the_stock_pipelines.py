@@ -19,10 +19,10 @@ from diffusers import (
     FluxPriorReduxPipeline,
 )
 from kinds import SIZE, begin, build_depth, build_kind, build_redux, end, half_white, picture, wish
+from tiny import CPU
 from torch import Tensor
 from transformers import DPTForDepthEstimation, DPTImageProcessorPil, SiglipImageProcessorPil
 
-from conftest import CPU
 from fluxserve.catalogue import Size
 from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
 from fluxserve.engine import pixels as pixels_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from kinds import KINDS, SIZE, begin, build_kind, end, half_white, picture, wish
+from tiny import CPU
 
-from conftest import CPU
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, TextToImage
 from fluxserve.engine.base import Event, Failed, Finished, Pixels

@@ -68,7 +68,8 @@ def flux2(asked: Asked) -> Draft:
     height = asked.whole("height") or usual.height
     if width * height > MAX_AREA:
         message = f"{width}x{height} is over the limit of {MAX_AREA} pixels (2048x2048): ask for smaller sides"
-        raise FieldRefused("width" if asked.whole("width") else "height", "size_too_large", message, width)
+        name, side = ("width", width) if asked.whole("width") else ("height", height)
+        raise FieldRefused(name, "size_too_large", message, side)
     return Draft(size=Size(width, height), recipe=Edit())
 
 

@@ -42,10 +42,11 @@ _IMAGE = p.picture("image", "Extension: a picture to draw over. Without width an
 _STRENGTH = p.Param(
     name="strength",
     kind=p.Kind.NUMBER,
-    help="Extension: how much of image is drawn anew: 0 leaves it as it is, 1 leaves nothing of it.",
+    help="Extension: how much of image is drawn anew: at 0 it is only encoded and decoded, 1 leaves nothing of it.",
     default=0.75,
     minimum=0,
     maximum=1,
+    needs="image",
 )
 
 FLUX_PRO_11 = ModelSpec(

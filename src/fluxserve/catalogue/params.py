@@ -45,6 +45,8 @@ class Kind(StrEnum):
 class Param:
     """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet.
 
+    `needs`: the field without which it changes nothing.
+
     A picture of more than `max_area` pixels is shrunk to so many; one with a side under `min_side` is refused.
     `auto` is a number that means unset, though it is out of the bounds.
     """
@@ -63,6 +65,7 @@ class Param:
     auto: int | None = None
     choices: tuple[str, ...] = ()
     no_effect: str | None = None
+    needs: str | None = None
 
 
 PROMPT = Param(
@@ -148,6 +151,7 @@ IMAGE_PROMPT_STRENGTH = Param(
     default=0.1,
     minimum=0,
     maximum=1,
+    needs="image_prompt",
 )
 FINETUNE_ID = Param(
     name="finetune_id",
@@ -162,6 +166,7 @@ FINETUNE_STRENGTH = Param(
     default=1.0,
     minimum=0,
     maximum=2,
+    needs="finetune_id",
 )
 WEBHOOK_URL = Param(
     name="webhook_url",

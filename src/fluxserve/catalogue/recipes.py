@@ -24,7 +24,7 @@ class TextToImage(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
 
 
 class ImageToImage(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
-    """`image`, drawn over: a `strength` of 1 leaves nothing of it, 0 leaves it as it is."""
+    """`image`, drawn over: a `strength` of 1 leaves nothing of it, 0 only decodes it again."""
 
     strength: float
 

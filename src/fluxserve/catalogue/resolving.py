@@ -75,4 +75,9 @@ def _warnings(spec: ModelSpec, values: Mapping[str, JsonValue], *, ignored: tupl
         for param in spec.params
         if param.no_effect and param.name in values and values[param.name] is not False
     ]
-    return (*unused, *(f"{name} is not a parameter of {spec.name} and was ignored" for name in ignored))
+    alone = [
+        f"{param.name} changes nothing without {param.needs}"
+        for param in spec.params
+        if param.needs and param.name in values and param.needs not in values
+    ]
+    return (*unused, *alone, *(f"{name} is not a parameter of {spec.name} and was ignored" for name in ignored))

@@ -25,6 +25,9 @@ MAX_SIDE = 8192
 MIN_SIDE = 64
 #: Bytes of a PNG's texts, unpacked: of each, and of all together. Nobody reads them.
 _MAX_TEXT = 2**18
+#: What a scan of a JPEG begins with. Each goes over the whole picture; an encoder writes about ten, a bomb thousands.
+_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,6 +99,8 @@ def _read(file: bytes) -> Image.Image:
     # Phones append a second picture to a JPEG (MPO), where the first is the one that was taken.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise Unreadable("A picture should not move")
+    if image.format in ("JPEG", "MPO") and file.count(_SCAN) > _MAX_SCANS:
+        raise Unreadable("This JPEG has too many scans: save it again as a usual one")
     image.load()
     return image
 

@@ -35,12 +35,13 @@ class Adapters:
     def get(self, finetune: Finetune) -> Lora:
         """What it changes; from one thread. Raises DrawingFailed where here is no such file, or none that fits."""
         try:
-            if self._finetunes.sha256(finetune.name) == finetune.sha256:
-                return self._read.get(finetune.sha256, lambda _: self._load(finetune.name))
-            why = "its file is another than when it was asked for"
+            self._check(finetune)
+            return self._read.get(finetune.sha256, lambda _: self._load(finetune))
         except (UnknownFinetune, CheckpointMissing, CheckpointRefused) as error:
-            why = error.message
-        logger.warning("A fine-tune cannot be used: %s", why, extra={"action": "finetune", "finetune": finetune.name})
+            reason = error.message
+        logger.warning(
+            "A fine-tune cannot be used: %s", reason, extra={"action": "finetune", "finetune": finetune.name}
+        )
         raise DrawingFailed(
             f"The fine-tune {finetune.name} cannot be used here: its file is missing, has changed, or does not fit."
         )
@@ -49,6 +50,12 @@ class Adapters:
         """See `lora.applied`."""
         return lora.applied(self._transformer, changes, strength)
 
-    def _load(self, name: str) -> Lora:
-        runtime = self._runtime
-        return lora.load(self._finetunes.file(name), self._transformer, runtime.torch_device, runtime.torch_dtype)
+    def _load(self, finetune: Finetune) -> Lora:
+        runtime, file = self._runtime, self._finetunes.file(finetune.name)
+        found = lora.load(file, self._transformer, runtime.torch_device, runtime.torch_dtype)
+        self._check(finetune)  # it may have been exchanged while it was read
+        return found
+
+    def _check(self, finetune: Finetune) -> None:
+        if self._finetunes.sha256(finetune.name) != finetune.sha256:
+            raise CheckpointRefused(f"{finetune.name} is another file than when it was asked for.")

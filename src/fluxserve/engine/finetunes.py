@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections import defaultdict
 from pathlib import Path
 
 from fluxserve.errors import UnknownFinetune
@@ -26,8 +27,9 @@ class Finetunes:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = None if folder is None else folder.expanduser()
-        self._known: dict[Path, tuple[int, int, str]] = {}
-        self._lock = threading.Lock()
+        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
+        #: Of each file, so that whoever names a small one does not wait for a large one.
+        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,14 +57,15 @@ class Finetunes:
             raise self._unknown() from None
 
     def _digest(self, file: Path) -> str:
-        with self._lock:
+        with self._locks[file]:
             found = file.stat()
+            state = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
             known = self._known.get(file)
-            if known is None or known[:2] != (found.st_size, found.st_mtime_ns):
+            if known is None or known[0] != state:
                 with file.open("rb") as content:
                     digest = hashlib.file_digest(content, "sha256").hexdigest()
-                known = self._known[file] = found.st_size, found.st_mtime_ns, digest
-            return known[2]
+                known = self._known[file] = state, digest
+            return known[1]
 
     def _unknown(self) -> UnknownFinetune:
         return UnknownFinetune(f"Finetune not found or not ready. {self._there_are()}")

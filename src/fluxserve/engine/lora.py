@@ -85,13 +85,15 @@ def check(file: Path) -> Mapping[str, Mapping[str, str]]:
     layers: dict[str, dict[str, str]] = {}
     for name in stored:
         layer, side = _place(file, name)
-        layers.setdefault(layer, {})[side] = name
+        if side in layers.setdefault(layer, {}):
+            raise CheckpointRefused(f"{file} holds more than one LoRA. Name a file that holds one.")
+        layers[layer][side] = name
     halves = [layer for layer, sides in layers.items() if not {"down", "up"} <= sides.keys()]
     if not layers or halves:
         raise CheckpointRefused(f"{file} is no whole LoRA: {_some(halves) or 'it is empty'}. Download it again.")
     for layer, sides in layers.items():
         down, up = stored[sides["down"]], stored[sides["up"]]
-        if len(down.shape) != _MATRIX_AXES or len(up.shape) != _MATRIX_AXES or down.shape[0] != up.shape[1]:
+        if len(down.shape) != _MATRIX_AXES or len(up.shape) != _MATRIX_AXES or not 0 < down.shape[0] == up.shape[1]:
             raise CheckpointRefused(f"{file}: the matrices of {layer} do not fit each other.")
         if not {down.dtype, up.dtype} <= _FORMATS:
             raise CheckpointRefused(f"{file}: {layer} is kept as {down.dtype}; {', '.join(sorted(_FORMATS))} are read.")
@@ -100,9 +102,20 @@ def check(file: Path) -> Mapping[str, Mapping[str, str]]:
 
 def load(file: Path, transformer: Module, device: device, dtype: dtype) -> Lora:
     """Its changes; raises like `check`, and where they do not fit."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError
 
     layers, linear = check(file), _linear_layers(transformer)
+    try:
+        return _load(file, layers, linear, device, dtype)
+    except (SafetensorError, ValueError, RuntimeError):  # sizes, numbers or metadata that contradict each other
+        raise CheckpointRefused(f"{file} is damaged: its header does not fit its content. Get it again.") from None
+
+
+def _load(
+    file: Path, layers: Mapping[str, Mapping[str, str]], linear: Mapping[str, Linear], device: device, dtype: dtype
+) -> Lora:
+    from safetensors import safe_open
+
     with safe_open(file, framework="pt") as content:
         told = _told(content.metadata() or {})
         strangers = [layer for layer in layers if layer not in linear]

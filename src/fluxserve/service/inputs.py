@@ -23,6 +23,8 @@ MASK, MASKED = "mask", "image"
 #: Pixels of all pictures of a request together: eight of four megapixels, and a little.
 MAX_TOTAL_AREA = 40_000_000
 
+_AT_ONCE = 3
+
 
 class Inputs:
     """The input pictures of every unfinished task. Rows of the store decide; here they are in memory."""
@@ -35,6 +37,8 @@ class Inputs:
         self._kept: dict[str, tuple[KeptInput, ...]] = {}
         #: Bytes of what is kept and of what is being written.
         self._used = 0
+        #: Requests whose pictures are held while they are decoded: enough to keep the decoders busy.
+        self._decoding = asyncio.Semaphore(_AT_ONCE)
 
     async def load(self) -> None:
         """Know what an earlier server kept."""
@@ -46,6 +50,12 @@ class Inputs:
 
     async def decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
         """The pictures in these fields, in the order of the model's. Raises FieldRefused and DecodersBusy."""
+        if not texts:
+            return {}
+        async with self._decoding:
+            return await self._decode(spec, texts)
+
+    async def _decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
         decoded: dict[str, File] = {}
         for param in spec.params:
             if (text := texts.get(param.name)) is None:

@@ -10,6 +10,7 @@ import math
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
@@ -112,6 +113,8 @@ class Service:
         self._inputs = inputs
         self._sharing = sharing
         self._finetunes = Finetunes(settings.finetunes)
+        #: Reading large files must not keep pictures waiting, which are read in other threads.
+        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="fluxserve-hash")
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -177,7 +180,7 @@ class Service:
             pictures=pictures,
             ignored=order.ignored,
             rng=self._rng,
-            finetune_sha256=None if finetune is None else await asyncio.to_thread(self._finetunes.sha256, finetune),
+            finetune_sha256=None if finetune is None else await self._hashed(finetune),
         )
         task_id = str(uuid.uuid4())
         inputs = await self._inputs.write(task_id, files)
@@ -198,6 +201,9 @@ class Service:
             logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
             self._show(record)
         return record
+
+    async def _hashed(self, finetune: str) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._hashing, self._finetunes.sha256, finetune)
 
     def _submission(
         self, task_id: str, order: Order, resolved: Resolved, request_hash: bytes, inputs: tuple[KeptInput, ...]

@@ -79,7 +79,7 @@ async def test_one_that_was_killed_from_outside_costs_nobody_a_picture() -> None
         await read(them)
         (pid,) = them.pids
         os.kill(pid, signal.SIGKILL)
-        assert (await read(them)).picture.width == 64
+        assert (await read(them)).picture.width == 256
         assert pid not in them.pids
 
 
@@ -101,7 +101,7 @@ async def test_one_that_dies_over_its_picture_twice_refuses_that_picture_alone()
         with pytest.raises(Unreadable, match="cannot be read"):
             await doomed
         assert killed >= 2
-        assert (await read(them)).picture.width == 64
+        assert (await read(them)).picture.width == 256
 
 
 def children() -> list[int]:
@@ -123,7 +123,7 @@ async def test_too_many_that_wait_are_refused_at_once_and_the_others_are_read() 
     async with decoders(max_waiting=3) as them:
         answers = await asyncio.gather(*(read(them) for _ in range(5)), return_exceptions=True)
         assert [isinstance(answer, DecodersBusy) for answer in answers] == [False, False, False, True, True]
-        assert (await read(them)).picture.width == 64
+        assert (await read(them)).picture.width == 256
 
 
 @in_event_loop
@@ -137,7 +137,7 @@ async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next() -> None:
         going.cancel()
         with suppress(asyncio.CancelledError):
             await going
-        assert (await read(them)).picture.width == 64
+        assert (await read(them)).picture.width == 256
         assert pid not in them.pids
 
 

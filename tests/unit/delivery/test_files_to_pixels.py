@@ -60,6 +60,13 @@ def test_each_kind_of_file_is_read(kind: str, options: dict[str, object]) -> Non
     assert near(image, (76, 60), RED)
 
 
+def test_a_jpeg_that_goes_over_its_picture_again_and_again_is_refused_before_that() -> None:
+    file = file_of(picture(640, 480), "JPEG", progressive=True)
+    last = file[file.rindex(b"\xff\xda") : -2]
+    assert pixels(decoded(file).picture).size == (640, 480)
+    assert "too many scans" in refused(file[:-2] + 200 * last + file[-2:])
+
+
 def near(image: Image.Image, place: tuple[int, int], colour: tuple[int, int, int]) -> bool:
     """Whether the pixel has about this colour."""
     found = image.getpixel(place)

@@ -102,3 +102,19 @@ def test_a_weak_edge_counts_where_it_is_joined_to_a_strong_one() -> None:
 def test_thresholds_the_wrong_way_round_are_turned() -> None:
     levels = np.random.default_rng(0).integers(0, 256, (12, 12))
     assert (found(pixels(levels), 400, 100) == found(pixels(levels), 100, 400)).all()
+
+
+def test_a_long_winding_way_is_followed_to_its_end() -> None:
+    """Each pixel is looked at once: with one round a pixel of its length this took minutes."""
+    height, width = 400, 401
+    ridges = np.zeros((height, width), dtype=bool)
+    ridges[::2] = True
+    for row in range(1, height, 4):
+        ridges[row, -1] = True
+    for row in range(3, height, 4):
+        ridges[row, 0] = True
+    strong = np.zeros_like(ridges)
+    strong[0, 0] = True
+    assert (canny._joined(ridges, strong) == ridges).all()
+    strong[0, 0], strong[1, 200] = False, False
+    assert not canny._joined(ridges, strong).any()
