@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import platform
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ _TINY_WORKER_BYTES = 2**30
 _MOST_WORKERS = 16
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+_GPU_FILE = re.compile(r"nvidia\d+")
 #: Memory that is not planned with: the driver's own and what allocators leave unused; on a CPU the whole system's.
 _RESERVE, _CPU_RESERVE = 2**30, 2 * 2**30
 
@@ -115,13 +118,29 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
 def sensible_workers(settings: Settings, weight_bytes: int) -> int:
     """How many local workers make the best of this machine with networks of `weight_bytes` in all; without torch.
 
-    A tiny network is drawn with one thread, so a CPU gets a worker for each core; a large one takes all cores, and a
-    GPU one process.
+    A tiny network is drawn with one thread, so a CPU gets a worker for each core; a large one takes all cores, and
+    each GPU one process.
     """
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not _may_have_gpu())
-    if not on_cpu or weight_bytes > TINY_WEIGHTS or settings.threads > 1:
+    if not on_cpu:
+        return max(1, len(gpus(settings)))
+    if weight_bytes > TINY_WEIGHTS or settings.threads > 1:
         return 1
     return max(1, min(_cores(), _MOST_WORKERS, _memory() // (2 * _TINY_WORKER_BYTES)))
+
+
+def gpus(settings: Settings, environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> Sequence[str]:
+    """NVIDIA's GPUs to be shared by local workers, as CUDA_VISIBLE_DEVICES names them; none where a device is named.
+
+    Without torch, which takes seconds to load.
+    """
+    if settings.device != "auto":
+        return ()
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        names = [name.strip() for name in environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return tuple(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+    count = sum(_GPU_FILE.fullmatch(file.name) is not None for file in devices.glob("nvidia*"))
+    return tuple(map(str, range(count)))
 
 
 def apply(runtime: Runtime) -> None:
