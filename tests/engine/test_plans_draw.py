@@ -18,10 +18,10 @@ from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import fingerprint
 from fluxserve.engine.forward import Company
 from fluxserve.engine.means import USUAL, Means, Stage
+from fluxserve.engine.needs import TILE
 from fluxserve.engine.networks.flux1 import Flux1
 from fluxserve.engine.networks.flux2 import klein
 from fluxserve.engine.plans import PLANS
-from fluxserve.engine.residence import TILE
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.engine.weights import load
 

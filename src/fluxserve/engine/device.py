@@ -35,6 +35,8 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 _GPU_FILE = re.compile(r"nvidia\d+")
 #: Memory that is not planned with: the driver's own and what allocators leave unused; on a CPU the whole system's.
 _RESERVE, _CPU_RESERVE = 2**30, 2 * 2**30
+#: Of a small memory no more than this share.
+_RESERVED_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +196,14 @@ def release_memory() -> None:
 def _whole_memory(device: str) -> int:
     """Bytes of the device that may be planned with."""
     if not device.startswith("cuda"):
-        return max(0, _memory() - _CPU_RESERVE)
+        return _less(_memory(), _CPU_RESERVE)
     import torch
 
-    return max(0, torch.cuda.get_device_properties(device).total_memory - _RESERVE)
+    return _less(torch.cuda.get_device_properties(device).total_memory, _RESERVE)
+
+
+def _less(memory: int, reserve: int) -> int:
+    return memory - min(reserve, memory // _RESERVED_SHARE)
 
 
 def _device() -> str:

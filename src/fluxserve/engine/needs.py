@@ -20,8 +20,9 @@ from fluxserve.engine.plans import Count, Layers, Needs
 
 Shape = tuple[int, ...]
 
-#: The picture that memory is planned for, and the side of a tile in pixels.
+#: The picture that memory is planned for.
 SIZE = Size(1024, 1024)
+#: Pixels of a tile, one way: small enough to save memory, large enough that a decoder sees what it decodes.
 TILE = 512
 #: Copies of a transformer's tokens at its inner width at once; 17.3 in FLUX.1, 21.8 in FLUX.2.
 _TOKEN_COPIES = 24

@@ -16,8 +16,6 @@ from fluxserve.errors import MemoryTooSmall
 
 #: One that is at work and the next one, which is on its way.
 _BLOCKS_AT_ONCE = 2
-#: A matrix of 8 bits is cast for a product, and multiplied by its rows' scales.
-_CAST_COPIES = 2
 _SHOWN_IN_GIB = 2**29
 
 #: Where weights are while nobody uses them; see `Plan`.
@@ -219,5 +217,5 @@ def _working(plan: Plan, needs: Needs, stage: Stage) -> int:
     layers = needs.stages[stage]
     if stage is Stage.DECODE and plan.tiled:
         return min(needs.tile, layers.working)
-    cast = _CAST_COPIES * layers.largest * needs.number if plan.float8 and stage is Stage.PREDICT else 0
+    cast = layers.largest * needs.number if plan.float8 and stage is Stage.PREDICT else 0  # for each product
     return layers.working + cast

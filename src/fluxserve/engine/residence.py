@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.moving import Homes, tensors_of
+from fluxserve.engine.needs import TILE
 from fluxserve.engine.recovery import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
     import torch
 
     from fluxserve.engine.weights import Parts
-
-#: Pixels of a tile, one way: small enough to save memory, large enough that a decoder sees what it decodes.
-TILE = 512
 
 
 class Residence:
