@@ -31,6 +31,7 @@ from fluxserve.worker import process
 
 if TYPE_CHECKING:
     from fluxserve.app.server import Running
+    from fluxserve.doctor import Finding
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -38,6 +39,8 @@ cli = typer.Typer(
 )  # fmt: skip
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 cli.add_typer(keys, name="keys")
+models = typer.Typer(help="What can be asked for, what draws it here, and what it costs.")
+cli.add_typer(models, name="models")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -225,9 +228,12 @@ def generate_command(
         err.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
-@cli.command()
-def models(config: Config = None) -> None:
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context, config: Config = None) -> None:
     """What can be asked for, what draws it here, and what it costs."""
+    if context.invoked_subcommand is not None:
+        context.obj = config
+        return
     settings = read_settings(config, {})
     here = plan(settings)
     rows = [
@@ -255,6 +261,18 @@ def models(config: Config = None) -> None:
     out.print("\n* not published by the hosted API: our own price", soft_wrap=True)
 
 
+@models.command(name="check")
+def check_models(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="The one to check; by default all.")] = None,
+    config: Config = None,
+) -> None:
+    """What each model's weights are, what they need, and whether they fit here; reads no more than their headers."""
+    from fluxserve import doctor
+
+    _show(doctor.examine_models(read_settings(config or context.obj, {}), model))
+
+
 def _price(price: catalogue.Price) -> str:
     further = f" + {format_credits(price.further)} a further MP" if price.further else ""
     return f"{format_credits(price.millicredits)}{further}{'' if price.published else ' *'}"
@@ -265,8 +283,11 @@ def doctor_command(config: Config = None, data_dir: DataDir = None) -> None:
     """What would run where, and what is missing."""
     from fluxserve import doctor
 
-    settings = read_settings(config, {"data_dir": data_dir})
-    findings = doctor.examine(settings)
+    _show(doctor.examine(read_settings(config, {"data_dir": data_dir})))
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    """A line each; ends with status 1 where one is bad."""
     for finding in findings:
         mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}[finding.grade]
         out.print(f"{mark}  {finding.subject:<13} {escape(finding.text)}", soft_wrap=True)

@@ -7,16 +7,20 @@ import platform
 import shutil
 import sqlite3
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fluxserve import __version__, database, engine
 from fluxserve.app.folder import database_path, lock_path
 from fluxserve.app.licenses import accepted_licenses
+from fluxserve.catalogue import MODELS
 from fluxserve.engine import device
-from fluxserve.engine.checkpoints import plan
+from fluxserve.engine.checkpoints import find
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
-from fluxserve.settings import Settings
+from fluxserve.settings import MINI, Composed, Settings
 
 Grade = Literal["ok", "note", "bad"]
 
@@ -37,7 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
             "ok", "fluxserve", f"{__version__}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
         ),
         _engine(settings),
-        *_models(settings),
+        *examine_models(settings),
         *_data(settings),
     ]
 
@@ -62,21 +66,45 @@ def _engine(settings: Settings) -> Finding:
     return Finding("ok", "engine", f"diffusion on {where}; {versions}{tested}")
 
 
-def _models(settings: Settings) -> list[Finding]:
+def examine_models(settings: Settings, only: str | None = None) -> list[Finding]:
+    """Of each checkpoint, or the one that draws `only`: what it is, what it needs, whether it will do; headers only.
+
+    One that will not keeps none of the others from being looked at.
+    """
+    unknown = sorted({*settings.models, *((only,) if only else ())} - set(MODELS))
+    findings = [
+        Finding("bad", "models", f"{name} is no model: the models are {', '.join(MODELS)}.") for name in unknown
+    ]
+    drawn_by: dict[str | Composed, list[str]] = {}
+    for name in MODELS:
+        drawn_by.setdefault(settings.models.get(name, MINI), []).append(name)
     try:
-        chosen = plan(settings)
+        runtime = device.resolve(settings, 0) if engine.choose(settings) == "diffusion" else None
     except FluxserveError as error:
-        return [Finding("bad", "models", error.message)]
-    accepted = accepted_licenses(settings)
-    findings = []
-    for checkpoint in {checkpoint.origin: checkpoint for checkpoint in chosen.values()}.values():
-        names = ", ".join(name for name, drawn_by in chosen.items() if drawn_by.origin == checkpoint.origin)
-        needed = checkpoint.license_needed
-        open_question = needed is not None and needed not in accepted
-        question = f'; set accept_licenses = ["{needed}"] first' if open_question else ""
-        findings.append(
-            Finding("bad" if open_question else "ok", "models", f"{names}: {checkpoint.describe()}{question}")
-        )
+        return [*findings, Finding("bad", "models", error.message)]
+    for value, names in drawn_by.items():
+        if only is None or only in names:
+            findings += _checkpoint(settings, value, names, runtime)
+    return findings
+
+
+def _checkpoint(
+    settings: Settings, value: str | Composed, names: Sequence[str], runtime: Runtime | None
+) -> list[Finding]:
+    drawn = ", ".join(names)
+    try:
+        checkpoint = find(value)
+        found = None if runtime is None else fit(checkpoint, runtime)
+    except FluxserveError as error:
+        return [Finding("bad", "models", f"{drawn}: {error.message}")]
+    needed = checkpoint.license_needed
+    open_question = needed is not None and needed not in accepted_licenses(settings)
+    question = f'; set accept_licenses = ["{needed}"] first' if open_question else ""
+    findings = [Finding("bad" if open_question else "ok", "models", f"{drawn}: {checkpoint.describe()}{question}")]
+    if found is not None:
+        short = "" if found.is_enough else "; it will run out of memory: choose memory_plan = auto"
+        grade: Grade = "ok" if found.is_enough else "bad"
+        findings.append(Finding(grade, "memory", f"{found.parts}; {found.tells}{short}"))
     return findings
 
 

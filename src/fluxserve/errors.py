@@ -39,6 +39,7 @@
     │   ├── PublicBindWithoutKey
     │   ├── CheckpointMissing
     │   ├── CheckpointRefused           pickles or code, or files that are no FLUX.1 or do not fit each other
+    │   ├── MemoryTooSmall              no memory plan fits the device, or the one that was named is not for it
     │   ├── LicenseNotAccepted
     │   └── EngineNotInstalled
     ├── EngineError                     drawing failed, after all that the engine can do about it
@@ -246,6 +247,10 @@ class CheckpointMissing(ConfigurationError):
 
 class CheckpointRefused(ConfigurationError):
     """The checkpoint holds pickles or code, or files that are not whole, not FLUX, or not made for each other."""
+
+
+class MemoryTooSmall(ConfigurationError):
+    """No memory plan of the checkpoint fits the device, or the one that was named is none for it."""
 
 
 class LicenseNotAccepted(ConfigurationError):

@@ -47,6 +47,26 @@ MINI = "mini"
 MAX_PORT = 65535
 
 EngineChoice = Literal["auto", "diffusion", "fake", "none"]
+#: `auto`, or a plan of `engine/plans`.
+PlanChoice = Literal[
+    "auto",
+    "resident",
+    "tiled",
+    "float8",
+    "float8-tiled",
+    "encoder-blocks",
+    "encoder-blocks-tiled",
+    "float8-encoder-blocks",
+    "float8-encoder-blocks-tiled",
+    "turns",
+    "turns-tiled",
+    "float8-turns",
+    "float8-turns-tiled",
+    "float8-blocks",
+    "float8-blocks-tiled",
+    "blocks",
+    "blocks-tiled",
+]
 
 
 def _split(value: object) -> object:
@@ -148,6 +168,13 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device to draw on.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
+    )
+    memory_plan: PlanChoice = Field(
+        "auto",
+        description="How each checkpoint is held on the device (docs/memory.md); auto: the fastest way that fits.",
+    )
+    memory_budget: int = Field(
+        0, ge=0, description="Memory of the device that is planned with; 0: all of it but 1 GiB, on a CPU but 2 GiB."
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
     token_budget: int = Field(

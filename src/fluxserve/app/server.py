@@ -147,6 +147,7 @@ class Server:
             server=f"unix:{folder / 'worker.sock'}",
             count=engine.worker_count(settings),
             run_dir=folder,
+            gpus=engine.gpus(settings),
         )
         gateway = Gateway(
             service,

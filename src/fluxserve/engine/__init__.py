@@ -12,9 +12,11 @@ from typing import cast
 
 from fluxserve.engine.base import Engine
 from fluxserve.engine.checkpoints import plan
-from fluxserve.engine.device import sensible_workers
+from fluxserve.engine.device import gpus, sensible_workers
 from fluxserve.errors import EngineNotInstalled
 from fluxserve.settings import EngineChoice, Settings
+
+__all__ = ["ENGINES", "Engine", "choose", "create", "gpus", "is_installed", "missing", "worker_count"]
 
 #: name -> "module:Class", imported when used.
 ENGINES: dict[str, str] = {

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import Linear, Module
 from torch.nn.functional import linear
 
+from fluxserve.engine import eight_bits
+
 _TOKENS = 3  # dimensions of (rows, tokens, width); without tokens each row is one
 
 
@@ -22,11 +24,16 @@ def keep_apart(network: Module) -> None:
     """From now on every linear layer of `network` keeps the rows of its first dimension apart."""
     for layer in network.modules():
         if isinstance(layer, Linear):
-            setattr(layer, "forward", partial(_multiply, layer))  # noqa: B010 - a module's own forward comes first
+            own = _multiply_eighths if eight_bits.is_held(layer) else _multiply
+            setattr(layer, "forward", partial(own, layer))  # noqa: B010 - a module's own forward comes first
 
 
 def _multiply(layer: Linear, rows: Tensor) -> Tensor:
     return multiply(rows, layer.weight, layer.bias)
+
+
+def _multiply_eighths(layer: Linear, rows: Tensor) -> Tensor:
+    return multiply(rows, eight_bits.weight_of(layer), layer.bias)
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

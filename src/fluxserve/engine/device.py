@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import platform
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fluxserve.engine.means import Stage
+from fluxserve.engine.plans import RESIDENT, Plan
 from fluxserve.errors import ConfigurationError
-from fluxserve.settings import Settings
+from fluxserve.settings import PlanChoice, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +31,12 @@ TINY_WEIGHTS = 256 * 2**20
 _TINY_WORKER_BYTES = 2**30
 _MOST_WORKERS = 16
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+_GPU_FILE = re.compile(r"nvidia\d+")
+#: Memory that is not planned with: the driver's own and what allocators leave unused; on a CPU the whole system's.
+_RESERVE, _CPU_RESERVE = 2**30, 2 * 2**30
+#: Of a small memory no more than this share.
+_RESERVED_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +44,8 @@ class Runtime:
     """The settings with every `auto` resolved on this machine.
 
     `token_budget` 0: to be measured. `prompt_cache` and `finetune_cache`: bytes for each checkpoint. `finetunes`: the
-    folder of LoRA files. `kept_in`: the folder for what was measured, None where nothing is to be kept.
+    folder of LoRA files. `kept_in`: the folder for what was measured, None where nothing is to be kept. `memory`: bytes
+    that may be planned with by the `memory_plan` of this name, and `plan` what came of it for one checkpoint.
     """
 
     device: str
@@ -46,6 +56,19 @@ class Runtime:
     finetunes: Path | None = None
     finetune_cache: int = 0
     kept_in: Path | None = None
+    memory: int = 0
+    memory_plan: PlanChoice = "resident"
+    plan: Plan = RESIDENT
+
+    @property
+    def kind(self) -> str:
+        """The device without its number."""
+        return self.device.partition(":")[0]
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a number as it is computed in."""
+        return 4 if self.dtype == "float32" else 2
 
     @property
     def has_room_beside_steps(self) -> bool:
@@ -58,6 +81,12 @@ class Runtime:
         import torch
 
         return torch.device(self.device)
+
+    def home_of(self, stage: Stage) -> torch.device:
+        """Where the weights of a stage are kept."""
+        import torch
+
+        return torch.device("cpu") if stage in self.plan.at_home else self.torch_device
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -83,19 +112,37 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         finetunes=settings.finetunes,
         finetune_cache=settings.finetune_cache,
         kept_in=settings.data_dir / "measured",
+        memory=settings.memory_budget or _whole_memory(device),
+        memory_plan=settings.memory_plan,
     )
 
 
 def sensible_workers(settings: Settings, weight_bytes: int) -> int:
     """How many local workers make the best of this machine with networks of `weight_bytes` in all; without torch.
 
-    A tiny network is drawn with one thread, so a CPU gets a worker for each core; a large one takes all cores, and a
-    GPU one process.
+    A tiny network is drawn with one thread, so a CPU gets a worker for each core; a large one takes all cores, and
+    each GPU one process.
     """
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not _may_have_gpu())
-    if not on_cpu or weight_bytes > TINY_WEIGHTS or settings.threads > 1:
+    if not on_cpu:
+        return max(1, len(gpus(settings)))
+    if weight_bytes > TINY_WEIGHTS or settings.threads > 1:
         return 1
     return max(1, min(_cores(), _MOST_WORKERS, _memory() // (2 * _TINY_WORKER_BYTES)))
+
+
+def gpus(settings: Settings, environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> Sequence[str]:
+    """NVIDIA's GPUs to be shared by local workers, as CUDA_VISIBLE_DEVICES names them; none where a device is named.
+
+    Without torch, which takes seconds to load.
+    """
+    if settings.device != "auto":
+        return ()
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        names = [name.strip() for name in environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return tuple(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+    count = sum(_GPU_FILE.fullmatch(file.name) is not None for file in devices.glob("nvidia*"))
+    return tuple(map(str, range(count)))
 
 
 def apply(runtime: Runtime) -> None:
@@ -146,7 +193,22 @@ def release_memory() -> None:
         trim(0)
 
 
+def _whole_memory(device: str) -> int:
+    """Bytes of the device that may be planned with."""
+    if not device.startswith("cuda"):
+        return _less(_memory(), _CPU_RESERVE)
+    import torch
+
+    return _less(torch.cuda.get_device_properties(device).total_memory, _RESERVE)
+
+
+def _less(memory: int, reserve: int) -> int:
+    return memory - min(reserve, memory // _RESERVED_SHARE)
+
+
 def _device() -> str:
+    if not _may_have_gpu():
+        return "cpu"
     import torch
 
     if torch.cuda.is_available():
@@ -155,12 +217,14 @@ def _device() -> str:
 
 
 def _is_there(device: str) -> bool:
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return True
     import torch
 
-    kind, _, index = device.partition(":")
     if kind == "cuda":
         return int(index or 0) < torch.cuda.device_count()
-    return kind == "cpu" or torch.backends.mps.is_available()
+    return torch.backends.mps.is_available()
 
 
 def _may_have_gpu() -> bool:

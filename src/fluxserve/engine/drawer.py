@@ -26,6 +26,7 @@ from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
+from fluxserve.engine.planning import planned
 from fluxserve.engine.previews import Previewer
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 
@@ -183,16 +184,19 @@ class Drawer:
 def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
+    runtime = planned(checkpoint, runtime)
     module, _, name = checkpoint.family.draws.partition(":")
     parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
     weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    with network.using(Stage.ENCODE, USUAL):
+        unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
     drawer = Drawer(
         checkpoint=checkpoint,
         network=network,
-        unconditional=network.encode(""),
+        unconditional=unconditional,
         prompts=Cache(runtime.prompt_cache),
         company=company,
         fingerprint=fingerprint(weights_word, runtime, padded),
@@ -207,6 +211,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
             "device": runtime.device,
             "dtype": runtime.dtype,
             "threads": runtime.threads,
+            "memory_plan": runtime.plan.name,
             "seconds": round(time.monotonic() - started, 2),
             "fingerprint": drawer.fingerprint,
         },

@@ -89,6 +89,7 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
         "instructions": [platform.machine(), backends.cpu.get_cpu_capability(), _processor()],
         "libraries": [torch.version.cuda, backends.cudnn.version()],  # type: ignore[no-untyped-call]
         "dtype": runtime.dtype,
+        "plan": runtime.plan.words,
         "threads": runtime.threads,
         "attention": ["sdpa", *(getattr(backends.cuda, f"{kind}_sdp_enabled")() for kind in _ATTENTION)],
         "matmul": [torch.get_float32_matmul_precision(), str(backends.cuda.preferred_blas_library())],

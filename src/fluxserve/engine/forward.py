@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import NO_PICTURES
-from fluxserve.engine.means import USUAL
+from fluxserve.engine.means import USUAL, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import NO_INPUTS, Conditioning, Inputs, noise
 
@@ -73,11 +73,11 @@ def holds(
     """
     end, tried, die = clock() + seconds, 0, random.Random(0)  # noqa: S311 - repeatable, not secret
     pool = [_random_picture(network, size, seed, per_picture) for seed in range(2 * company.most)]
-    alone = [predict(network, [picture], size, company)[0] for picture in pool]
+    alone = [_predict(network, [picture], size, company)[0] for picture in pool]
     counts = [company.most] if company.padded else list(range(company.most, 1, -1))
     while tried < TRIALS and (tried < len(counts) or clock() < end):
         chosen = die.sample(range(len(pool)), counts[tried % len(counts)])
-        together = predict(network, [pool[number] for number in chosen], size, company)
+        together = _predict(network, [pool[number] for number in chosen], size, company)
         if not all(_equal(alone[number], velocities) for number, velocities in zip(chosen, together, strict=True)):
             return False
         tried += 1
@@ -87,10 +87,16 @@ def holds(
 def seconds_of(network: Network, size: Size, count: int, *, per_picture: int) -> float:
     """How long a pass of `count` pictures takes, after one to warm up."""
     pictures = [_random_picture(network, size, 0, per_picture)] * count
-    predict(network, pictures, size, Company(most=count))
+    _predict(network, pictures, size, Company(most=count))
     began = time.perf_counter()
-    predict(network, pictures, size, Company(most=count))[0][0].sum().item()  # waits for the device
+    _predict(network, pictures, size, Company(most=count))[0][0].sum().item()  # waits for the device
     return time.perf_counter() - began
+
+
+def _predict(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
+    """As usual, with the transformer brought."""
+    with network.using(Stage.PREDICT, USUAL):
+        return predict(network, pictures, size, company)
 
 
 def _pass(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
@@ -137,11 +143,13 @@ def _random_picture(network: Network, size: Size, seed: int, per_picture: int) -
     inputs = network.look(plain, NO_PICTURES, size, USUAL)
     if inputs.channels is not None:
         inputs = replace(inputs, channels=noise(seed, tuple(inputs.channels.shape)).to(inputs.channels))
+    with network.using(Stage.ENCODE, USUAL):
+        conditioning = network.encode(prompt)
     row = Row(
         latents=network.noise(seed, size),
         sigma=1 - (seed * 0.37) % 1,
         guidance=guidance,
-        conditioning=network.encode(prompt),
+        conditioning=conditioning,
         inputs=inputs,
     )
     return [row] * per_picture

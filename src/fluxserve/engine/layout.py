@@ -122,7 +122,12 @@ class Vae(msgspec.Struct, frozen=True):
     @property
     def factor(self) -> int:
         """Pixels to a latent, one way: each level but the last halves the picture."""
-        return 1 << (len(self.block_out_channels or self.decoder_block_out_channels or _FOUR_LEVELS) - 1)
+        return 1 << (len(self.widths) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, that of full size first."""
+        return self.block_out_channels or self.decoder_block_out_channels or _FOUR_LEVELS
 
 
 class _Shards(msgspec.Struct, frozen=True):

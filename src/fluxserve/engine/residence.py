@@ -1,7 +1,8 @@
 """Where the parts of a checkpoint are and in which numbers they compute, while one stage uses them.
 
-Parts that a stage does not need can be moved off the device: they come back when they are needed, bit by bit the
-same. In float32 a part computes with exactly the weights it has, and gets back exactly those.
+The plan of the parts says which of them are at home in the machine's memory, and which stages take turns. Others that
+a stage does not need can be moved off the device too. They come back when they are needed, bit by bit the same. In
+float32 a part computes with exactly the weights it has, and gets back exactly those.
 What it does not know: pictures, and what made this necessary.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.moving import Homes, tensors_of
+from fluxserve.engine.needs import TILE
 from fluxserve.engine.recovery import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
@@ -20,31 +23,44 @@ if TYPE_CHECKING:
 
     from fluxserve.engine.weights import Parts
 
-#: Pixels of a tile, one way: small enough to save memory, large enough that a decoder sees what it decodes.
-TILE = 512
-
 
 class Residence:
     """The parts of one checkpoint. Stages may run beside each other; one stage at a time uses its own parts."""
 
     def __init__(self, parts: Parts, vae_factor: int) -> None:
         self._parts = parts
+        self._plan = parts.plan
         self._vae_factor = vae_factor
         #: Whoever is alone has them all and then uses his own.
         self._in_use = {stage: threading.RLock() for stage in Stage}
-        self._away: set[Stage] = set()
+        self._homes = {
+            stage: Homes(parts.networks_of(stage), parts.device, streamed=stage in self._plan.streamed)
+            for stage in self._plan.at_home
+        }
+        self._away: set[Stage] = set(self._homes)
 
     @contextlib.contextmanager
     def using(self, stage: Stage, means: Means) -> Iterator[None]:
         """Inside, the parts of `stage` are on the device, and compute by these means."""
-        with self._in_use[stage], contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            for one in Stage if self._plan.takes_turns else (stage,):  # always in this order: see `alone`
+                stack.enter_context(self._in_use[one])
+            for other in self._plan.keeps_out(stage) - self._away:
+                self._send_away(other)
             if stage in self._away:
-                self._move(stage, self._parts.device)
+                self._bring(stage)
                 self._away.discard(stage)
+            stack.enter_context(self._computing(stage, means))
+            yield
+
+    @contextlib.contextmanager
+    def _computing(self, stage: Stage, means: Means) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if stage in self._homes:
+                stack.enter_context(self._homes[stage].at_work(exact=means.exact))
             if means.exact:
-                for module in self._parts.networks_of(stage):
-                    stack.enter_context(_in_float32(module))
-            if means.tiled and stage is Stage.DECODE:
+                stack.enter_context(_in_float32(list(self._tensors(stage))))
+            if (means.tiled or self._plan.tiled) and stage is Stage.DECODE:
                 stack.enter_context(self._in_tiles())
             yield
 
@@ -71,16 +87,32 @@ class Residence:
     def _send_away(self, stage: Stage) -> None:
         """As much of it as the machine has room for. One that could not come back whole is not all away either."""
         self._away.add(stage)  # first: where moving stops halfway, all of it comes back
+        if stage in self._homes:
+            self._homes[stage].give_up()
+            return
         try:
             self._move(stage, "cpu")
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
 
+    def _bring(self, stage: Stage) -> None:
+        if stage in self._homes:
+            self._homes[stage].bring()
+        else:
+            self._move(stage, self._parts.device)
+
     def _move(self, stage: Stage, device: torch.device | str) -> None:
-        for module in self._parts.networks_of(stage):
-            for tensor in _tensors(module):
-                tensor.data = tensor.data.to(device)
+        for tensor in self._tensors(stage):
+            tensor.data = tensor.data.to(device)
+
+    def _tensors(self, stage: Stage) -> Iterator[torch.Tensor]:
+        """Those of its parts, but of blocks that are brought as they are needed."""
+        if stage in self._homes:
+            yield from self._homes[stage].tensors
+        else:
+            for module in self._parts.networks_of(stage):
+                yield from tensors_of(module)
 
     @contextlib.contextmanager
     def _in_tiles(self) -> Iterator[None]:
@@ -95,15 +127,10 @@ class Residence:
             vae.use_tiling = False
 
 
-def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
 @contextlib.contextmanager
-def _in_float32(module: torch.nn.Module) -> Iterator[None]:
+def _in_float32(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
     """The tensors it had are kept meanwhile, so that giving them back cannot fail."""
-    own = [(tensor, tensor.data) for tensor in _tensors(module) if tensor.is_floating_point()]
+    own = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
     try:
         for tensor, data in own:
             tensor.data = data.float()

@@ -21,6 +21,8 @@ from fluxserve.engine.depth import Depth
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.families import Family, Kind
 from fluxserve.engine.means import Stage
+from fluxserve.engine.needs import is_block_matrix
+from fluxserve.engine.plans import RESIDENT, Plan
 from fluxserve.engine.preparation import Preparation
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
@@ -46,6 +48,7 @@ class Parts:
     by_name: Mapping[str, PreTrainedModel | PreTrainedTokenizerBase | torch.nn.Module]
     redux: Redux | None = None
     depth: Depth | None = None
+    plan: Plan = RESIDENT
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.by_name:
@@ -90,6 +93,30 @@ class _Source:
     pieces: Mapping[str, Piece]
     runtime: Runtime
 
+    def place_of(self, part: str) -> _Place:
+        """Where the part goes."""
+        return _Place.of(self.index.family.parts[part].stage, self.runtime)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where weights go: the memory that is their `home`, the device that computes with them, and in which numbers."""
+
+    home: torch.device
+    device: torch.device
+    dtype: torch.dtype
+    float8: bool
+
+    @classmethod
+    def of(cls, stage: Stage, runtime: Runtime) -> _Place:
+        """For the networks of a stage."""
+        return cls(
+            home=runtime.home_of(stage),
+            device=runtime.torch_device,
+            dtype=runtime.torch_dtype,
+            float8=runtime.plan.float8 and stage is Stage.PREDICT,
+        )
+
 
 def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside) -> Parts:
     source = _Source(folder=folder, index=layout.read_index(folder), pieces=pieces, runtime=runtime)
@@ -102,6 +129,7 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: B
         by_name=loaded,
         redux=None if beside.redux is None else _redux(beside.redux, runtime),
         depth=None if beside.depth is None else _depth(beside.depth, runtime),
+        plan=runtime.plan,
     )
 
 
@@ -114,12 +142,13 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     known = ("redux_dim", "txt_in_features")
     with torch.device("meta"):
         head = ReduxImageEncoder(**{name: config[name] for name in known if name in config})
-    _fill(head, _tensors(folder, (redux.HEAD_FILE,), runtime), runtime)
+    place = _Place.of(Stage.ENCODE, runtime)
+    _fill(head, _tensors(folder, (redux.HEAD_FILE,), place), place)
     encoder = SiglipVisionModel.from_pretrained(
         folder / redux.ENCODER, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
     )
     return Redux(
-        encoder=_for_inference(_settled(encoder, runtime)),
+        encoder=_for_inference(_settled(encoder, place)),
         head=_for_inference(head),
         preparation=layout.read_json(folder / redux.PREPARED, Preparation),
     )
@@ -132,7 +161,7 @@ def _depth(folder: Path, runtime: Runtime) -> Depth:
         folder, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
     )
     return Depth(
-        network=_for_inference(_settled(network, runtime)),
+        network=_for_inference(_settled(network, _Place.of(Stage.ENCODE, runtime))),
         preparation=layout.read_json(folder / preparation.FILE, Preparation),
     )
 
@@ -142,7 +171,7 @@ def _network(source: _Source, part: str) -> torch.nn.Module:
     import diffusers
     import torch
 
-    folder, runtime, piece = source.folder, source.runtime, source.pieces.get(part)
+    folder, place, piece = source.folder, source.place_of(part), source.pieces.get(part)
     network_class = getattr(diffusers, source.index.class_of(part))
     known = inspect.signature(network_class.__init__).parameters
     config = json.loads((folder / part / "config.json").read_bytes())
@@ -153,71 +182,80 @@ def _network(source: _Source, part: str) -> torch.nn.Module:
     if piece is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         single_file.check_shapes(piece, shapes)
-        _fill(network, single_file.tensors(piece, runtime.device, shapes), runtime)
+        _fill(network, single_file.tensors(piece, str(place.home), shapes), place)
     else:
-        _fill(network, _tensors(folder, layout.weight_files(folder, source.index.family, part), runtime), runtime)
+        _fill(network, _tensors(folder, layout.weight_files(folder, source.index.family, part), place), place)
     return _for_inference(network)
 
 
-def _tensors(folder: Path, files: Iterable[str], runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+def _tensors(folder: Path, files: Iterable[str], place: _Place) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the folder's files, one after the other."""
     from safetensors import safe_open
 
     for file in files:
-        with safe_open(folder / file, framework="pt", device=runtime.device) as opened:
+        with safe_open(folder / file, framework="pt", device=str(place.home)) as opened:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 yield name, opened.get_tensor(name)
 
 
-def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], runtime: Runtime) -> None:
+def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], place: _Place) -> None:
     """Put each tensor in its place as it comes: nothing holds all of them twice. Raises ValueError for a misfit."""
-    import torch
-
     left = network.state_dict()
     for name, tensor in tensors:
-        place = left.pop(name, None)
-        if place is None or place.shape != tensor.shape:
-            raise ValueError(name, tensor.shape, None if place is None else place.shape)
-        path, _, leaf = name.rpartition(".")
-        module = network.get_submodule(path)
-        own = _owned(tensor.to(runtime.torch_device, runtime.torch_dtype))
-        is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
-        setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False) if is_parameter else own)
+        wanted = left.pop(name, None)
+        if wanted is None or wanted.shape != tensor.shape:
+            raise ValueError(name, tensor.shape, None if wanted is None else wanted.shape)
+        _put(network, name, tensor.to(place.home, place.dtype), place)
     if left:
         raise ValueError("missing", sorted(left))
+
+
+def _put(network: torch.nn.Module, name: str, tensor: Tensor, place: _Place) -> None:
+    import torch
+
+    path, _, leaf = name.rpartition(".")
+    module = network.get_submodule(path)
+    if place.float8 and isinstance(module, torch.nn.Linear) and is_block_matrix(name, tensor.ndim):
+        from fluxserve.engine import eight_bits
+
+        eight_bits.hold(module, tensor)
+        return
+    own = _owned(tensor, place)
+    is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
+    setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False) if is_parameter else own)
 
 
 def _text_encoder(source: _Source, part: str) -> PreTrainedModel:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    folder, runtime = source.folder, source.runtime
+    folder, place = source.folder, source.place_of(part)
     encoder_class = getattr(transformers, source.index.class_of(part))
     if part in source.pieces:
-        encoder = _text_encoder_in(source.pieces[part], encoder_class, folder / part, runtime)
+        encoder = _text_encoder_in(source.pieces[part], encoder_class, folder / part, place)
     else:
         encoder, report = encoder_class.from_pretrained(
             folder / part,
-            dtype=runtime.torch_dtype,
+            dtype=place.dtype,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
         )
         if report["missing_keys"]:  # it would be drawn with what chance put there
             raise ValueError("missing", sorted(report["missing_keys"]))
-    return _for_inference(_settled(encoder, runtime))
+    return _for_inference(_settled(encoder, place))
 
 
-def _settled(network: _Network, runtime: Runtime) -> _Network:
-    """On the device, each tensor in memory of its own."""
-    settled = network.to(runtime.torch_device)
+def _settled(network: _Network, place: _Place) -> _Network:
+    """At home, each tensor in memory of its own."""
+    settled = network.to(place.home)
     for tensor in (*settled.parameters(), *settled.buffers()):
-        tensor.data = _owned(tensor.data)
+        tensor.data = _owned(tensor.data, place)
     return settled
 
 
 def _text_encoder_in(
-    piece: Piece, encoder_class: type[PreTrainedModel], config: Path, runtime: Runtime
+    piece: Piece, encoder_class: type[PreTrainedModel], config: Path, place: _Place
 ) -> PreTrainedModel:
     """From a single file, with the folder's config; raises CheckpointRefused where they do not fit each other."""
     shapes = {name: tensor.shape for name, tensor in piece.tensors.items()}
@@ -226,9 +264,9 @@ def _text_encoder_in(
         config=encoder_class.config_class.from_pretrained(config, local_files_only=True),
         # Nothing else holds these, so that each is given up as the next is put in memory of its own.
         state_dict={
-            name: tensor.to(runtime.torch_dtype) for name, tensor in single_file.tensors(piece, runtime.device, shapes)
+            name: tensor.to(place.dtype) for name, tensor in single_file.tensors(piece, str(place.home), shapes)
         },
-        dtype=runtime.torch_dtype,
+        dtype=place.dtype,
         output_loading_info=True,
     )
     misfits = sorted(map(str, (*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"])))
@@ -240,8 +278,8 @@ def _text_encoder_in(
     return encoder
 
 
-def _owned(tensor: Tensor) -> Tensor:
-    """The tensor in memory of its own, filters on a CPU with their channels last.
+def _owned(tensor: Tensor, place: _Place) -> Tensor:
+    """The tensor in memory of its own, filters for a CPU with their channels last.
 
     Convolutions over channels that lie last take a quarter less time there. A tensor mapped from a file lies where
     the file has it, and kernels take other paths, with other last bits, for memory that is not aligned: the same
@@ -250,7 +288,8 @@ def _owned(tensor: Tensor) -> Tensor:
     import torch
 
     if tensor.device.type == "cpu":
-        order = torch.channels_last if tensor.ndim == _FILTER_AXES else torch.preserve_format
+        is_filter = place.device.type == "cpu" and tensor.ndim == _FILTER_AXES
+        order = torch.channels_last if is_filter else torch.preserve_format
         return tensor.clone(memory_format=order)
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +47,13 @@ class Child:
 
 
 class LocalFleet:
-    """Keeps `count` workers running beside the server."""
+    """Keeps `count` workers running beside the server; where there are several `gpus`, each sees one of them."""
 
-    def __init__(self, settings: Settings, *, server: str, count: int, run_dir: Path) -> None:
+    def __init__(self, settings: Settings, *, server: str, count: int, run_dir: Path, gpus: Sequence[str] = ()) -> None:
         self._settings = settings
         self._server = server
         self._run_dir = run_dir
+        self._gpus = gpus
         self._children = [Child(slot) for slot in range(count)]
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -109,7 +110,7 @@ class LocalFleet:
                 sys.executable, "-m", "fluxserve", "worker", "--parented",
                 "--server", self._server, "--worker-id", child.worker_id,
                 stdin=asyncio.subprocess.PIPE,
-                env=_environment(),
+                env=_environment(child.slot, self._gpus),
             )  # fmt: skip
         except OSError:  # no memory or no process left: later there may be
             return EXIT_NOT_STARTED
@@ -171,7 +172,13 @@ def _next_backoff(child: Child, status: int, backoff: float) -> float:
     return FIRST_BACKOFF_S if child.was_ready else min(backoff * 2, LAST_BACKOFF_S)
 
 
-def _environment() -> dict[str, str]:
-    """The child's environment: settings come through the pipe alone, and no library may call home."""
+def _environment(slot: int, gpus: Sequence[str]) -> dict[str, str]:
+    """The child's environment: settings come through the pipe alone, no library may call home, and it sees its GPU."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLUXSERVE_")}
-    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    own = {"CUDA_VISIBLE_DEVICES": gpu_of(slot, gpus)} if gpus else {}
+    return kept | own | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def gpu_of(slot: int, gpus: Sequence[str]) -> str:
+    """The one for a slot of the fleet: workers that are more than GPUs share them evenly."""
+    return gpus[slot % len(gpus)]

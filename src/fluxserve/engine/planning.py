@@ -1,0 +1,66 @@
+"""The memory plan of a checkpoint on this device.
+
+What it does not know: how a plan is carried out (`weights`, `residence`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fluxserve.engine import plans
+from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.means import Stage
+from fluxserve.engine.needs import needs
+from fluxserve.engine.plans import Needs, Plan, gib
+
+_TITLES = {Stage.ENCODE: "text encoders", Stage.PREDICT: "transformer", Stage.DECODE: "autoencoder"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A checkpoint's plan, what it needs, and what it may take of which device."""
+
+    plan: Plan
+    needs: Needs
+    memory: int
+    device: str
+
+    @property
+    def parts(self) -> str:
+        """The bytes of each stage's networks as they are held, for people."""
+        return ", ".join(f"{title} {gib(plans.weights(self.plan, self.needs, one))}" for one, title in _TITLES.items())
+
+    @property
+    def peaks(self) -> str:
+        """What is expected, for people; by stages where they take turns."""
+        by_stage = ", ".join(f"{stage} {gib(count)}" for stage, count in plans.peaks(self.plan, self.needs).items())
+        stages = f" ({by_stage})" if self.plan.takes_turns else ""
+        return f"expected peak {gib(self.peak)} of {gib(self.memory)} on {self.device}{stages}"
+
+    @property
+    def peak(self) -> int:
+        """The expected one, in bytes."""
+        return plans.peak(self.plan, self.needs)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it fits: a plan that was named may not."""
+        return self.peak <= self.memory
+
+    @property
+    def tells(self) -> str:
+        """One line for people."""
+        return f"plan {self.plan.name}: {self.plan.tells}; {self.peaks}"
+
+
+def fit(checkpoint: Checkpoint, runtime: Runtime) -> Fit:
+    """Raises MemoryTooSmall where no plan fits, CheckpointMissing or CheckpointRefused where a file is not whole."""
+    needed = needs(checkpoint, runtime.number_bytes)
+    plan = plans.choose(needed, runtime.kind, runtime.memory, runtime.memory_plan, checkpoint.name)
+    return Fit(plan=plan, needs=needed, memory=runtime.memory, device=runtime.device)
+
+
+def planned(checkpoint: Checkpoint, runtime: Runtime) -> Runtime:
+    """The runtime with the checkpoint's plan. Raises as `fit` does."""
+    return replace(runtime, plan=fit(checkpoint, runtime).plan)
