@@ -9,8 +9,8 @@ import torch
 from flux2_folders import build_klein
 from kinds import begin, end, wish
 from peaks import Peak
+from tiny import CPU
 
-from conftest import CPU
 from fluxserve.catalogue.recipes import TextToImage
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, find
