@@ -10,14 +10,13 @@ import math
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.engine.finetunes import Finetunes
 from fluxserve.errors import FluxserveError, QueueFull, ShuttingDown
 from fluxserve.service.disk import DiskGate
+from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.forecast import Forecast, Head, Outlook
 from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.keyring import Keyring
@@ -112,9 +111,7 @@ class Service:
         self._waypoints = waypoints
         self._inputs = inputs
         self._sharing = sharing
-        self._finetunes = Finetunes(settings.finetunes)
-        #: Reading large files must not keep pictures waiting, which are read in other threads.
-        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="fluxserve-hash")
+        self._finetunes = FinetuneHashes(settings.finetunes)
         self._now = now
         self._rng = rng
         self._stopping = False
@@ -171,7 +168,6 @@ class Service:
         """Accept an order durably; an order with a used idempotency key answers the task it made before."""
         self._check_gates()
         self.keyring.spend_request(order.key, self._now())
-        finetune = order.text("finetune_id")
         files = await self._inputs.decode(order.spec, order.pictures)
         pictures = pictures_of(files)
         resolved = resolve(
@@ -180,7 +176,7 @@ class Service:
             pictures=pictures,
             ignored=order.ignored,
             rng=self._rng,
-            finetune_sha256=None if finetune is None else await self._hashed(finetune),
+            finetune_sha256=await self._finetunes.sha256(order.text("finetune_id")),
         )
         task_id = str(uuid.uuid4())
         inputs = await self._inputs.write(task_id, files)
@@ -201,9 +197,6 @@ class Service:
             logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
             self._show(record)
         return record
-
-    async def _hashed(self, finetune: str) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._hashing, self._finetunes.sha256, finetune)
 
     def _submission(
         self, task_id: str, order: Order, resolved: Resolved, request_hash: bytes, inputs: tuple[KeptInput, ...]

@@ -12,7 +12,7 @@ from service_house import House
 
 from builders import DRAWN, REASON, generation, in_event_loop
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import Generation, InputPicture, Size
+from fluxserve.catalogue import Finetune, Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Edit
 from fluxserve.errors import JsonValue, StoreUnavailable
 from fluxserve.service.sharing import Sharing
@@ -29,6 +29,7 @@ OTHERS: dict[str, object] = {
     "model": "flux-pro", "prompt": "a red apple ", "size": Size(512, 256), "seed": 8, "steps": 27, "guidance": 3.6,
     "output_format": "png", "recipe": Edit(),
     "pictures": (InputPicture(name="image_prompt", size=Size(64, 64), sha256="00"),),
+    "finetune": Finetune(name="ink", strength=1.0, sha256="00"),
 }  # fmt: skip
 
 
