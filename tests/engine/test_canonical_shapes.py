@@ -1,6 +1,7 @@
 """The numerics contract: equal bits alone, in company, late and parked, within one fingerprint."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.forward import ALONE, Company
-from fluxserve.engine.means import Means
+from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.trajectory import Conditioning, Inputs, Trajectory
 from fluxserve.settings import Settings
@@ -152,6 +153,9 @@ class Watched:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.passes: list[set[int]] = []
+
+    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
+        return self._network.using(stage, means)
 
     def encode(self, prompt: str) -> Conditioning:
         return self._network.encode(prompt)

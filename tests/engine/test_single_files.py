@@ -239,7 +239,7 @@ def test_people_are_told_which_part_comes_from_where(
     assert (finding.grade, finding.text) == (
         "bad", f'flux-dev: {line}; set accept_licenses = ["flux-1-dev"] first'
     )  # fmt: skip
-    models(config)
+    models(["--config", str(config)], standalone_mode=False)
     assert f"{line} [{dev_folder}, {file}]" in capsys.readouterr().out
 
 
