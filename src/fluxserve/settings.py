@@ -150,6 +150,18 @@ class Settings(BaseSettings):
         "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
+    device_weights: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of weights on the device at once, or in memory where that is a CPU; checkpoints beyond "
+        "it take turns. 0: four fifths of a GPU's memory, or three of the machine's.",
+    )
+    host_weights: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of weights that wait in the machine's memory for their turn on a GPU; the rest is read "
+        "again from its files. 0: two fifths of that memory.",
+    )
     token_budget: int = Field(
         0, ge=0, description="Tokens of pictures and their texts in a forward pass; 0: measured at the first start."
     )

@@ -26,6 +26,8 @@ TINY_WEIGHTS = 256 * 2**20
 #: What a worker with tiny networks takes: more of them than fit into half of the memory are too many.
 _TINY_WORKER_BYTES = 2**30
 _MOST_WORKERS = 16
+#: Shares of memory for weights: of a GPU's, of a machine's that draws with it, of one's where weights only wait.
+_ON_GPU, _ON_CPU, _WAITING = 0.8, 0.6, 0.4
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
@@ -65,6 +67,27 @@ class Runtime:
         import torch
 
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Bytes for weights: where they compute, and where they wait for that; 0 where that is the same memory."""
+
+    device: int
+    host: int
+
+
+def room(settings: Settings, runtime: Runtime) -> Room:
+    """What the settings mean here; local workers of one machine share its memory."""
+    import torch
+
+    share = _memory() // (settings.workers or 1)
+    if runtime.torch_device.type != "cuda":
+        return Room(device=settings.device_weights or int(_ON_CPU * share), host=0)
+    whole = torch.cuda.get_device_properties(runtime.torch_device).total_memory
+    return Room(
+        device=settings.device_weights or int(_ON_GPU * whole), host=settings.host_weights or int(_WAITING * share)
+    )
 
 
 def resolve(settings: Settings, weight_bytes: int) -> Runtime:

@@ -6,7 +6,7 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -54,6 +54,11 @@ class Flux1:
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
+
+    @property
+    def modules(self) -> Sequence[Module]:
+        """Those of every stage."""
+        return [module for stage in Stage for module in self._parts.networks_of(stage)]
 
     @property
     def is_movable(self) -> bool:

@@ -8,7 +8,7 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
@@ -70,6 +70,11 @@ class Flux2:
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
+
+    @property
+    def modules(self) -> Sequence[Module]:
+        """Those of every stage."""
+        return [module for stage in Stage for module in self._parts.networks_of(stage)]
 
     @property
     def is_movable(self) -> bool:
