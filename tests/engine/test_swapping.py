@@ -65,8 +65,7 @@ def draw(engine: DiffusionEngine, generation: Generation) -> bytes:
 
 def weights_on_device(engine: DiffusionEngine) -> list[weakref.ref[Tensor]]:
     """Of the one checkpoint that is there."""
-    origins = {known.checkpoint.origin for known in engine._known.values()}
-    (origin,) = (origin for origin in origins if engine._pool.is_at_hand(origin))
+    (origin,) = {origin for origin in engine._origins.values() if engine._pool.is_at_hand(origin)}
     modules = engine._pool.drawer(origin).network.modules
     return [weakref.ref(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())]
 

@@ -65,7 +65,8 @@ class DiffusionEngine:
     def __init__(self, settings: Settings, open_drawer: Callable[[Checkpoint, Runtime], Drawer] = open_drawer) -> None:
         self._settings = settings
         self._open_drawer = open_drawer
-        #: Of each model, what is known of its checkpoint.
+        #: Of each model, its checkpoint and what is known of that.
+        self._origins: dict[str, Origin] = {}
         self._known: dict[str, Known] = {}
         #: A generation is in one of these: being read, stepping or parked, being decoded.
         self._wishes: dict[str, _Wish] = {}
@@ -140,6 +141,7 @@ class DiffusionEngine:
         self._decoding = Lane("decoder", self._runtime, self._news)
         for origin, checkpoint in checkpoints.items():
             models = [model for model, one in planned.items() if one.origin == origin]
+            self._origins |= dict.fromkeys(models, origin)
             self._known |= dict.fromkeys(models, self._opened(checkpoint))
             self._draw_once(models[0])
 
@@ -466,7 +468,7 @@ class DiffusionEngine:
         return self._known[trajectory.generation.model]
 
     def _origin(self, generation: Generation) -> Origin:
-        return self._known[generation.model].checkpoint.origin
+        return self._origins[generation.model]
 
     def _draw_once(self, model: str) -> None:
         generation = Generation(

@@ -19,9 +19,9 @@ from fluxserve.engine.base import NO_PICTURES, Event, Finished, Pixels
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
-from fluxserve.worker.loop import Worker
 from fluxserve.worker.connection import Streams
 from fluxserve.worker.holding import PREVIEW_INTERVAL_S
+from fluxserve.worker.loop import Worker
 
 
 @in_event_loop
