@@ -174,7 +174,16 @@ class Settings(BaseSettings):
         description="How each checkpoint is held on the device (docs/memory.md); auto: the fastest way that fits.",
     )
     memory_budget: int = Field(
-        0, ge=0, description="Memory of the device that is planned with; 0: all of it but 1 GiB, on a CPU but 2 GiB."
+        0,
+        ge=0,
+        description="Memory of the device that is planned with, for a checkpoint alone and for those that are there "
+        "together; 0: all of it but 1 GiB, on a CPU but 2 GiB.",
+    )
+    host_weights: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of weights that wait in the machine's memory for their turn on a GPU; the rest is read "
+        "again from its files. 0: two fifths of that memory.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
     token_budget: int = Field(

@@ -203,7 +203,7 @@ def test_a_prompt_that_finds_no_room_beside_a_step_is_read_after_it(
         Settings(models={"flux-dev": str(dev_folder)}, device="cpu", threads=1, token_budget=1), opened
     )
     engine.warm()
-    (network,) = (one for one in networks if one is engine._drawers["flux-dev"].network)
+    (network,) = (one for one in networks if one is engine._pool.drawer(engine._origins["flux-dev"]).network)
     engine.admit("large", APPLE, turn=0.0)
     told: list[Event] = []
     while not any(isinstance(event, Progressed) for event in told):

@@ -62,6 +62,19 @@ def test_weights_that_are_moved_draw_the_same_bits(
         assert drawn(moved, means)[1] == drawn(usual[name], means)[1]
 
 
+@pytest.mark.parametrize("name", ["dev", "klein"])
+@pytest.mark.parametrize("plan", ["resident", "float8", *MOVING])
+def test_a_checkpoint_that_had_to_leave_draws_the_same_bits_when_it_is_back(
+    usual: dict[str, Drawer], name: str, plan: str
+) -> None:
+    moved = held_by(usual[name], plan)
+    before = drawn(moved)[1]
+    with torch.inference_mode():
+        moved.network.leave()
+        moved.network.come()
+    assert drawn(moved)[1] == before
+
+
 @contextmanager
 def counted() -> Iterator[Peak]:
     with torch.inference_mode(), Peak() as peak:

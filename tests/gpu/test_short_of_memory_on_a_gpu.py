@@ -44,7 +44,7 @@ def test_networks_that_made_room_come_back_when_they_are_needed_and_draw_the_sam
     engine = DiffusionEngine(Settings(device="cuda", dtype=dtype, prompt_cache=0))
     engine.warm()
     sound, held = _draw(engine), engine.device_memory
-    network = engine._drawers["flux-dev"].network
+    network = engine._pool.drawer(engine._origins["flux-dev"]).network
     for stage in Stage:
         assert network.is_movable
         with network.alone(stage):

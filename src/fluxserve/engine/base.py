@@ -84,6 +84,10 @@ class Engine(Protocol):
         """Bytes that it holds on a device with memory of its own; 0 on a CPU."""
 
     @property
+    def is_bringing(self) -> bool:
+        """Weights are on their way to the device; meanwhile it may have nothing else to tell of, and is sound."""
+
+    @property
     def spent_on(self) -> Set[str]:
         """Refs over which its process ran out of memory for good; empty: it is sound.
 

@@ -30,6 +30,8 @@ TINY_WEIGHTS = 256 * 2**20
 #: What a worker with tiny networks takes: more of them than fit into half of the memory are too many.
 _TINY_WORKER_BYTES = 2**30
 _MOST_WORKERS = 16
+#: Share of a machine's memory for weights that wait in it for their turn on a GPU.
+_WAITING = 0.4
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 _GPU_FILE = re.compile(r"nvidia\d+")
@@ -94,6 +96,22 @@ class Runtime:
         import torch
 
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Bytes for checkpoints: on the device, and in the machine's memory for weights that wait beside a GPU."""
+
+    device: int
+    host: int
+
+
+def room(settings: Settings, runtime: Runtime) -> Room:
+    """What the settings mean here; local workers of one machine share its memory."""
+    workers = settings.workers or 1
+    if runtime.kind != "cuda":
+        return Room(device=runtime.memory // workers, host=0)
+    return Room(device=runtime.memory, host=settings.host_weights or int(_WAITING * _memory()) // workers)
 
 
 def resolve(settings: Settings, weight_bytes: int) -> Runtime:

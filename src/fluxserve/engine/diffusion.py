@@ -2,8 +2,9 @@
 
 Each step: take in those whose prompts were read, choose who moves, predict, advance, hand those done to be decoded. A
 generation that cannot be drawn, by other means neither, becomes a `Failed` event and leaves the others alone; only a
-broken device raises.
-What it does not know: tasks, files, the formulas (sampling), the networks (networks/), the shapes (forward).
+broken device raises. Whatever needs weights that are not on duty now waits until they are.
+What it does not know: tasks, files, the formulas (sampling), the networks (networks/), the shapes (forward), where
+weights are (pool) and who is on duty (duty).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, 
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.engine.device import Runtime
-from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.drawer import Drawer, Known, open_drawer
+from fluxserve.engine.duty import Duty
 from fluxserve.engine.lanes import Lane
 from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
 from fluxserve.engine.networks import Network
+from fluxserve.engine.pool import Origin, Pool
 from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
 from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
@@ -62,11 +65,17 @@ class DiffusionEngine:
     def __init__(self, settings: Settings, open_drawer: Callable[[Checkpoint, Runtime], Drawer] = open_drawer) -> None:
         self._settings = settings
         self._open_drawer = open_drawer
-        self._drawers: dict[str, Drawer] = {}
+        #: Of each model, its checkpoint and what is known of that.
+        self._origins: dict[str, Origin] = {}
+        self._known: dict[str, Known] = {}
         #: A generation is in one of these: being read, stepping or parked, being decoded.
         self._wishes: dict[str, _Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
         self._drawn: dict[str, Trajectory] = {}
+        #: Of those to be read or decoded, the ones that wait for their weights.
+        self._parked: set[str] = set()
+        #: Of those whose weights could not be brought, what is still to be told.
+        self._failed: list[Failed] = []
         #: Refs whose next step is to be shown, and what the step that is under way showed.
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
@@ -77,6 +86,8 @@ class DiffusionEngine:
         self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
         self._runtime: Runtime
         self._recovery: Recovery
+        self._pool: Pool
+        self._duty: Duty
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -86,12 +97,12 @@ class DiffusionEngine:
     @property
     def fingerprints(self) -> Mapping[str, str]:
         """That of each model's checkpoint; none before `warm`."""
-        return {model: drawer.fingerprint for model, drawer in self._drawers.items()}
+        return {model: known.fingerprint for model, known in self._known.items()}
 
     @property
     def capacity(self) -> int:
         """How many generations are worth holding at once: enough for a batch and others to choose from."""
-        widest = [company.most for drawer in self._drawers.values() for company in drawer.company.values()]
+        widest = [company.most for known in self._known.values() for company in known.company.values()]
         return max(_CAPACITY, 2 * max(widest, default=1))
 
     @property
@@ -107,30 +118,40 @@ class DiffusionEngine:
         return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
     @property
+    def is_bringing(self) -> bool:
+        """See `duty`."""
+        return self._duty.is_bringing
+
+    @property
     def spent_on(self) -> Set[str]:
         """See `recovery`."""
         return self._recovery.spent_on
 
     def warm(self) -> None:
         """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
-        import torch
-
         planned = plan(self._settings)
         checkpoints = {checkpoint.origin: checkpoint for checkpoint in planned.values()}
         weights = sum(checkpoint.weight_bytes for checkpoint in checkpoints.values())
         self._runtime = device.resolve(self._settings, weights)
         device.apply(self._runtime)
         self._recovery = Recovery(self._runtime)
-        with torch.inference_mode():
-            opened = {origin: self._open_drawer(one, self._runtime) for origin, one in checkpoints.items()}
-            for drawer in opened.values():
-                drawer.previewer.fit()
-            device.finish(self._runtime)
-        self._drawers = {model: opened[checkpoint.origin] for model, checkpoint in planned.items()}
+        self._pool = Pool(device.room(self._settings, self._runtime), self._runtime, self._open_drawer)
+        self._duty = Duty(self._pool, self._runtime, self._recovery, self._news)
         self._reading = Lane("reader", self._runtime, self._news)
         self._decoding = Lane("decoder", self._runtime, self._news)
-        for origin in opened:
-            self._draw_once(next(model for model, checkpoint in planned.items() if checkpoint.origin == origin))
+        for origin, checkpoint in checkpoints.items():
+            models = [model for model, one in planned.items() if one.origin == origin]
+            self._origins |= dict.fromkeys(models, origin)
+            self._known |= dict.fromkeys(models, self._opened(checkpoint))
+            self._draw_once(models[0])
+
+    def _opened(self, checkpoint: Checkpoint) -> Known:
+        import torch
+
+        with torch.inference_mode():
+            known = self._pool.open(checkpoint)
+            device.finish(self._runtime)
+        return known
 
     def admit(
         self,
@@ -148,15 +169,17 @@ class DiffusionEngine:
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
         trajectory = self._trajectories.get(ref)
-        return None if trajectory is None else self._drawer(trajectory).save(trajectory)
+        return None if trajectory is None else self._known_of(trajectory).save(trajectory)
 
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""
+        self._withdraw(ref)
         for held in (self._wishes, self._trajectories, self._drawn, self._previews):
             held.pop(ref, None)
-        self._shown.discard(ref)
+        for marked in (self._shown, self._parked):
+            marked.discard(ref)
         for lane in (self._reading, self._decoding):
-            lane.drop(ref)
+            lane.forget(ref)
 
     def show(self, ref: str) -> None:
         """Let the next step of `ref` be shown."""
@@ -171,23 +194,80 @@ class DiffusionEngine:
 
         self._wait_for_news()
         with torch.inference_mode():
-            # 1. Take in those whose prompts were read.
-            failed = self._take_started()
+            # 1. Choose whose weights are on the device, and take in those whose prompts were read.
+            self._post()
+            failed = [*self._take_failed(), *self._take_started()]
             # 2. Choose who moves, of all that are on their way.
             chosen = [self._trajectories[ref] for ref in choose(self._candidates())]
             # 3. Predict and advance them; what they were is given up only when the device has done so.
-            moved = self._advance(chosen)
-            device.finish(self._runtime)
+            moved = self._advance_with_weights(chosen)
             # 4. Tell of progress; those that are done go on to be decoded.
             progress = [event for outcome in moved for event in self._tell(outcome)]
         # 5. Hand out what was decoded.
         return (*failed, *progress, *self._take_decoded())
 
     def _wait_for_news(self) -> None:
-        """Where nobody can step, until a prompt was read or a picture decoded, but only for a moment."""
-        if not self._trajectories:
+        """Where nobody can step, until a prompt was read, a picture decoded or weights came, but only for a moment."""
+        if not any(map(self._is_ready, self._trajectories.values())):
+            lanes = (self._reading, self._decoding, self._duty)
             with self._news:
-                self._news.wait_for(lambda: self._reading.has_news or self._decoding.has_news, _LONGEST_WAIT_S)
+                self._news.wait_for(lambda: any(lane.has_news for lane in lanes), _LONGEST_WAIT_S)
+
+    def _post(self) -> None:
+        """Let those be on duty whose turn it is, and hand in what can be read and decoded with their weights."""
+        for origin, error in self._duty.update(self._needed()).items():
+            for ref in [ref for ref, generation in self._held() if self._origin(generation) == origin]:
+                self.discard(ref)
+                self._failed.append(Failed(ref=ref, error=error))
+        for ref, wish in self._wishes.items():
+            is_ready = self._duty.is_ready(self._origin(wish.generation))
+            if ref in self._parked and is_ready:
+                self._hand_in(self._reading, ref, wish.generation, wish.turn, partial(self._read_one, ref, wish))
+            elif not is_ready and self._withdraw(ref):
+                self._parked.add(ref)
+        for ref, drawn in self._drawn.items():
+            # Once they are decoded its weights can leave, if they are to.
+            if ref in self._parked and self._pool.is_at_hand(self._origin(drawn.generation)):
+                self._hand_in(self._decoding, ref, drawn.generation, drawn.turn, partial(self._decode, drawn))
+
+    def _held(self) -> Sequence[tuple[str, Generation]]:
+        holders: tuple[Mapping[str, _Wish | Trajectory], ...] = (self._wishes, self._trajectories, self._drawn)
+        return [(ref, one.generation) for held in holders for ref, one in held.items()]
+
+    def _needed(self) -> Mapping[Origin, bool]:
+        """The checkpoints that have something to do, and whether pictures of them are being decoded."""
+        decoded = {self._origin(drawn.generation) for drawn in self._drawn.values()}
+        return {origin: origin in decoded for origin in (self._origin(generation) for _, generation in self._held())}
+
+    def _hand_in(
+        self, lane: Lane[_T], ref: str, generation: Generation, turn: float, act: Callable[[Drawer], _T]
+    ) -> None:
+        """To a lane, with the weights, which stay until the device has done it."""
+        origin = self._origin(generation)
+
+        def act_with_weights() -> _T:
+            try:
+                outcome = act(self._pool.drawer(origin))
+                device.finish(self._runtime)
+                return outcome
+            finally:
+                self._pool.give_back(origin)
+
+        self._pool.lend(origin)
+        self._parked.discard(ref)
+        lane.submit(ref, turn, act_with_weights)
+
+    def _withdraw(self, ref: str) -> bool:
+        """What was handed in and has not begun; whether there was any."""
+        holder = self._wishes.get(ref) or self._drawn.get(ref)
+        is_withdrawn = self._reading.withdraw(ref) or self._decoding.withdraw(ref)
+        if is_withdrawn and holder is not None:
+            self._pool.give_back(self._origin(holder.generation))
+        return is_withdrawn
+
+    def _take_failed(self) -> Sequence[Failed]:
+        taken, self._failed = self._failed, []
+        return taken
 
     def _take_started(self) -> Sequence[Failed]:
         failed = []
@@ -217,12 +297,14 @@ class DiffusionEngine:
 
     def _read(self, ref: str, wish: _Wish) -> None:
         """Let its prompt be read beside the steps."""
-        drawer, start = self._drawers[wish.generation.model], partial(self._start, ref, wish)
         self._wishes[ref] = wish
-        self._reading.submit(ref, wish.turn, lambda: (wish, self._with_room(ref, drawer, Stage.ENCODE, start)))
+        self._parked.add(ref)
+        self._post()
 
-    def _start(self, ref: str, wish: _Wish) -> Trajectory:
-        drawer = self._drawers[wish.generation.model]
+    def _read_one(self, ref: str, wish: _Wish, drawer: Drawer) -> tuple[_Wish, Trajectory | Failed]:
+        return wish, self._with_room(ref, drawer, Stage.ENCODE, partial(self._start, ref, wish, drawer))
+
+    def _start(self, ref: str, wish: _Wish, drawer: Drawer) -> Trajectory:
         if wish.waypoint is not None:
             try:
                 return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow, pictures=wish.pictures)
@@ -240,26 +322,40 @@ class DiffusionEngine:
                 flow=self._flow(trajectory),
             )
             for ref, trajectory in self._trajectories.items()
+            if self._is_ready(trajectory)
         ]
+
+    def _is_ready(self, trajectory: Trajectory) -> bool:
+        return self._duty.is_ready(self._origin(trajectory.generation))
 
     def _key(self, trajectory: Trajectory) -> Hashable:
         """Equal for those that can share a forward pass."""
-        return self._drawer(trajectory).checkpoint.origin, trajectory.drawn_size, trajectory.means, trajectory.shape
+        return self._origin(trajectory.generation), trajectory.drawn_size, trajectory.means, trajectory.shape
 
     def _flow(self, trajectory: Trajectory) -> str:
         """Whom it shares a pass with fairly: a pass that is filled up takes as long whoever is in it."""
-        return "" if self._drawer(trajectory).company_of(trajectory).padded else trajectory.flow
+        return "" if self._known_of(trajectory).company_of(trajectory).padded else trajectory.flow
 
     def _most(self, trajectory: Trajectory) -> int:
         """How many may share a forward pass with it, itself among them, as far as is known by now."""
-        most = self._drawer(trajectory).company_of(trajectory).most
+        most = self._known_of(trajectory).company_of(trajectory).most
         return min(most, self._fitting.get(self._key(trajectory), most))
 
-    def _advance(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
-        """Move all together; where that fails, in smaller parts."""
+    def _advance_with_weights(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
         if not trajectories:
             return ()
-        drawer, first = self._drawer(trajectories[0]), trajectories[0]
+        origin = self._origin(trajectories[0].generation)
+        self._pool.lend(origin)
+        try:
+            moved = self._advance(self._pool.drawer(origin), trajectories)
+            device.finish(self._runtime)
+        finally:
+            self._pool.give_back(origin)
+        return moved
+
+    def _advance(self, drawer: Drawer, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
+        """Move all together; where that fails, in smaller parts."""
+        first = trajectories[0]
         predict = partial(drawer.velocities, trajectories)
         if len(trajectories) == 1:
             velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
@@ -267,14 +363,14 @@ class DiffusionEngine:
             velocities = self._recovery.attempt(predict, *(trajectory.ref for trajectory in trajectories))
         if not isinstance(velocities, Failed):
             moves = zip(trajectories, velocities, strict=True)
-            return [self._moved(trajectory, velocity) for trajectory, velocity in moves]
+            return [self._moved(drawer, trajectory, velocity) for trajectory, velocity in moves]
         if len(trajectories) == 1:
             return self._advance_otherwise(first, velocities)
         if isinstance(velocities.error, OutOfMemory) and not drawer.company_of(first).padded:
             self._remember_too_many(trajectories)
-            return self._advance_in_parts(trajectories)
+            return self._advance_in_parts(drawer, trajectories)
         # Each alone, so that a bad one takes no other with it.
-        return [outcome for trajectory in trajectories for outcome in self._advance([trajectory])]
+        return [outcome for trajectory in trajectories for outcome in self._advance(drawer, [trajectory])]
 
     def _remember_too_many(self, trajectories: Sequence[Trajectory]) -> None:
         """From now on half as many share a pass: what did not fit once is not to fail again at every step."""
@@ -287,13 +383,13 @@ class DiffusionEngine:
             extra={"action": "smaller_company", "tried": len(trajectories)},
         )
 
-    def _advance_in_parts(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
+    def _advance_in_parts(self, drawer: Drawer, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
         """As many at a time as may fit; a part that does not makes those after it smaller too."""
         outcomes: list[Trajectory | Failed] = []
         rest = trajectories
         while rest:
             most = self._most(rest[0])
-            outcomes += self._advance(rest[:most])
+            outcomes += self._advance(drawer, rest[:most])
             rest = rest[most:]
         return outcomes
 
@@ -301,7 +397,7 @@ class DiffusionEngine:
         """A picture that cannot even step alone: from its start by means that take less memory, if there are any."""
         if not isinstance(failed.error, OutOfMemory):
             return [failed]
-        fills_up = self._drawer(trajectory).company_of(trajectory).padded
+        fills_up = self._known_of(trajectory).company_of(trajectory).padded
         means = with_less_memory(trajectory.means, Stage.PREDICT, fills_up=fills_up)
         if means is None:
             return [failed]
@@ -328,12 +424,12 @@ class DiffusionEngine:
             return self._recovery.attempt(partial(_alone, drawer.network, stage, act), ref)
         return outcome
 
-    def _moved(self, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
+    def _moved(self, drawer: Drawer, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
         """One step further; before the last one its preview is made where it was asked for."""
         moved = trajectory.moved(velocity)
         if trajectory.ref in self._shown:
             self._shown.discard(trajectory.ref)
-            preview = partial(self._drawer(trajectory).preview, trajectory, velocity)
+            preview = partial(drawer.preview, trajectory, velocity)
             if not moved.is_done and not isinstance(made := self._recovery.attempt(preview, trajectory.ref), Failed):
                 self._previews[trajectory.ref] = made
         return moved
@@ -351,13 +447,14 @@ class DiffusionEngine:
         if trajectory.is_done:
             self.discard(trajectory.ref)
             self._drawn[trajectory.ref] = trajectory
-            self._decoding.submit(trajectory.ref, trajectory.turn, partial(self._decode, trajectory))
+            self._parked.add(trajectory.ref)
+            self._post()
         else:
             self._trajectories[trajectory.ref] = trajectory
 
-    def _decode(self, trajectory: Trajectory) -> tuple[Trajectory, Finished | Failed]:
+    def _decode(self, trajectory: Trajectory, drawer: Drawer) -> tuple[Trajectory, Finished | Failed]:
         """Beside the steps. Where memory runs out, in tiles."""
-        ref, drawer, means = trajectory.ref, self._drawer(trajectory), trajectory.means
+        ref, means = trajectory.ref, trajectory.means
         outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory):
             tiled = with_less_memory(means, Stage.DECODE, fills_up=False)
@@ -367,8 +464,11 @@ class DiffusionEngine:
         device.release_memory()
         return trajectory, outcome
 
-    def _drawer(self, trajectory: Trajectory) -> Drawer:
-        return self._drawers[trajectory.generation.model]
+    def _known_of(self, trajectory: Trajectory) -> Known:
+        return self._known[trajectory.generation.model]
+
+    def _origin(self, generation: Generation) -> Origin:
+        return self._origins[generation.model]
 
     def _draw_once(self, model: str) -> None:
         generation = Generation(

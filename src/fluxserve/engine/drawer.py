@@ -1,5 +1,6 @@
 """A drawer: one checkpoint, loaded, with all that turns a generation into a trajectory and that into a picture.
 
+What was found out when it was first opened (`Known`) outlives its weights: to open it again is to load them, no more.
 What it does not know: who else draws, in which order trajectories step, what a failure means for a task.
 """
 
@@ -9,7 +10,7 @@ import importlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -26,9 +27,10 @@ from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
-from fluxserve.engine.planning import planned
+from fluxserve.engine.planning import Fit, fit
 from fluxserve.engine.previews import Previewer
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
+from fluxserve.errors import CheckpointRefused, DrawingFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,17 +39,50 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawer:
-    """`company`: how many pictures of a drawn size may share a forward pass; one where a size is not named."""
+class Known:
+    """What is known of a checkpoint that was opened once, as long as its files stay what they were.
+
+    `company`: how many pictures of a drawn size may share a forward pass; one where a size is not named. `weights`: the
+    hash of its files. `fit`: how they are held, and what that takes.
+    """
 
     checkpoint: Checkpoint
-    network: Network
     unconditional: Conditioning
     prompts: Cache[Conditioning]
     company: Mapping[Size, Company]
+    weights: str
+    fit: Fit
     fingerprint: str
     previewer: Previewer
+
+    def company_of(self, trajectory: Trajectory) -> Company:
+        """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
+
+        Reference tokens, more words than a prompt has, and a fine-tune's matrices make such shapes.
+        """
+        inputs = trajectory.inputs
+        is_tested = inputs.tokens is None and inputs.words is None and trajectory.lora is None
+        return self.company.get(trajectory.drawn_size, ALONE) if is_tested and trajectory.means.is_usual else ALONE
+
+    def save(self, trajectory: Trajectory) -> bytes | None:
+        """The trajectory as a waypoint; None where nobody could go on from it."""
+        if not trajectory.means.is_usual:
+            return None
+        reached = trajectory.written_down(self.fingerprint)
+        return waypoint.encode(reached, trajectory.generation) if reached.is_sound else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawer(Known):
+    """What is known, and the weights."""
+
+    network: Network
     adapters: Adapters
+
+    @property
+    def known(self) -> Known:
+        """Without the weights."""
+        return Known(**{field.name: getattr(self, field.name) for field in fields(Known)})
 
     def start(
         self,
@@ -102,13 +137,6 @@ class Drawer:
         reached = waypoint.decode(saved, generation, self.fingerprint)
         return self.start(ref, generation, turn, flow=flow, pictures=pictures).at(reached)
 
-    def save(self, trajectory: Trajectory) -> bytes | None:
-        """The trajectory as a waypoint; None where nobody could go on from it."""
-        if not trajectory.means.is_usual:
-            return None
-        reached = trajectory.written_down(self.fingerprint)
-        return waypoint.encode(reached, trajectory.generation) if reached.is_sound else None
-
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         """The velocity of each trajectory where it stands; all have one drawn size and the same means."""
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
@@ -128,15 +156,6 @@ class Drawer:
         ):
             velocities = forward.predict(self.network, pictures, first.drawn_size, self.company_of(first))
         return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
-
-    def company_of(self, trajectory: Trajectory) -> Company:
-        """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
-
-        Reference tokens, more words than a prompt has, and a fine-tune's matrices make such shapes.
-        """
-        inputs = trajectory.inputs
-        is_tested = inputs.tokens is None and inputs.words is None and trajectory.lora is None
-        return self.company.get(trajectory.drawn_size, ALONE) if is_tested and trajectory.means.is_usual else ALONE
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
@@ -184,11 +203,10 @@ class Drawer:
 def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
-    runtime = planned(checkpoint, runtime)
-    module, _, name = checkpoint.family.draws.partition(":")
-    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
-    network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
-    weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
+    found = fit(checkpoint, runtime)
+    runtime = replace(runtime, plan=found.plan)
+    network = _load(checkpoint, runtime)
+    weights_word = _hash_of(checkpoint)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
@@ -199,6 +217,8 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         unconditional=unconditional,
         prompts=Cache(runtime.prompt_cache),
         company=company,
+        weights=weights_word,
+        fit=found,
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
         adapters=Adapters(network.transformer, runtime),
@@ -217,6 +237,37 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         },
     )
     return drawer
+
+
+def open_again(known: Known, runtime: Runtime) -> Drawer:
+    """Load the weights of a checkpoint that was opened before. Raises EngineError, also where files have changed."""
+    changed = DrawingFailed(
+        f"The files of {known.checkpoint.name} are not those that this worker began with: restart it to draw with them."
+    )
+    try:
+        network = _load(known.checkpoint, replace(runtime, plan=known.fit.plan))
+        weights_word = _hash_of(known.checkpoint)
+    except (CheckpointRefused, OSError):
+        raise changed from None
+    if weights_word != known.weights:  # looked at last, so that no file changes in between
+        raise changed
+    return with_weights(known, network, runtime)
+
+
+def with_weights(known: Known, network: Network, runtime: Runtime) -> Drawer:
+    """What is known, drawing with these weights. Fine-tunes are read anew."""
+    facts = {field.name: getattr(known, field.name) for field in fields(Known)}
+    return Drawer(**facts, network=network, adapters=Adapters(network.transformer, runtime))
+
+
+def _load(checkpoint: Checkpoint, runtime: Runtime) -> Network:
+    module, _, name = checkpoint.family.draws.partition(":")
+    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
+    return cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
+
+
+def _hash_of(checkpoint: Checkpoint) -> str:
+    return weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
 
 
 def _row(trajectory: Trajectory, conditioning: Conditioning) -> Row:

@@ -138,6 +138,11 @@ class FakeEngine:
         return 0
 
     @property
+    def is_bringing(self) -> bool:
+        """It has no weights."""
+        return False
+
+    @property
     def spent_on(self) -> Set[str]:
         """Refs whose prompts said so."""
         return self._spent_on

@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -110,9 +110,20 @@ def _processor() -> str:
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a file; the hub cache names its large files by exactly that, and they need not be read."""
+    """SHA-256 of a file; the hub cache names its large files by exactly that, and they need not be read.
+
+    Read once in a process, as long as it is the same file, of the same size and time.
+    """
     target = file.resolve()
     if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
+    state = target.stat()
+    return _digest_of(target, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(file: Path, state: tuple[int, ...]) -> str:
+    """`state` tells one content from another."""
+    del state
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

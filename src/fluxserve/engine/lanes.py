@@ -56,10 +56,16 @@ class Lane(Generic[T]):
         if self._threads is not None:
             self._threads.submit(self._do_next)
 
-    def drop(self, ref: str) -> None:
-        """Forget what waits or is done under this name; what is under way comes out all the same."""
+    def withdraw(self, ref: str) -> bool:
+        """Take back what waits under this name; whether anything did, which will then not be done."""
         with self._news:
-            self._waiting = [work for work in self._waiting if work.ref != ref]
+            left = [work for work in self._waiting if work.ref != ref]
+            has_waited, self._waiting = len(left) < len(self._waiting), left
+        return has_waited
+
+    def forget(self, ref: str) -> None:
+        """Leave out what is done under this name; what is under way comes out all the same."""
+        with self._news:
             self._done = [done for done in self._done if done[0] != ref]
 
     def take(self) -> Iterator[tuple[str, T]]:

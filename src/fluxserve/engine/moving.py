@@ -24,6 +24,14 @@ def tensors_of(module: Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
+def waiting(tensor: Tensor) -> Tensor:
+    """It in the machine's memory, from a GPU in pages that stay where they are: it fetches them much faster."""
+    import torch
+
+    pinned = tensor.device.type == "cuda"
+    return torch.empty_like(tensor, device="cpu", pin_memory=pinned).copy_(tensor)
+
+
 class Home:
     """Some tensors, and where they are at home. `pinned`: in memory that a GPU reads by itself."""
 

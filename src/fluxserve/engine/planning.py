@@ -5,7 +5,7 @@ What it does not know: how a plan is carried out (`weights`, `residence`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fluxserve.engine import plans
 from fluxserve.engine.checkpoints import Checkpoint
@@ -44,6 +44,16 @@ class Fit:
         return plans.peak(self.plan, self.needs)
 
     @property
+    def weights(self) -> int:
+        """Bytes of all weights as they are held, wherever they are."""
+        return sum(plans.weights(self.plan, self.needs, stage) for stage in Stage)
+
+    @property
+    def at_home(self) -> int:
+        """Bytes of those that stay in the machine's memory while the device draws with them."""
+        return sum(plans.weights(self.plan, self.needs, stage) for stage in self.plan.at_home)
+
+    @property
     def is_enough(self) -> bool:
         """Whether it fits: a plan that was named may not."""
         return self.peak <= self.memory
@@ -59,8 +69,3 @@ def fit(checkpoint: Checkpoint, runtime: Runtime) -> Fit:
     needed = needs(checkpoint, runtime.number_bytes)
     plan = plans.choose(needed, runtime.kind, runtime.memory, runtime.memory_plan, checkpoint.name)
     return Fit(plan=plan, needs=needed, memory=runtime.memory, device=runtime.device)
-
-
-def planned(checkpoint: Checkpoint, runtime: Runtime) -> Runtime:
-    """The runtime with the checkpoint's plan. Raises as `fit` does."""
-    return replace(runtime, plan=fit(checkpoint, runtime).plan)

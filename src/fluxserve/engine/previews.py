@@ -33,9 +33,10 @@ class Previewer:
     """Makes the previews of one checkpoint; `token_side`: pixels of the picture to an image token, one way."""
 
     def __init__(self, network: Network, token_side: int) -> None:
-        self._network = network
+        #: Until the map is fitted: then weights may come and go without it.
+        self._network: Network | None = network
         self._token_side = token_side
-        self._map: Tensor | None = None
+        self._map: Tensor
 
     def draw(self, clean: Tensor, drawn: Size, asked: Size) -> Pixels:
         """A preview of `clean` (1, image tokens, channels), drawn at one size, in the shape of the size asked for."""
@@ -50,8 +51,9 @@ class Previewer:
 
     def fit(self) -> Tensor:
         """The map, which takes as long as a decoded picture when it is asked for the first time."""
-        if self._map is None:
-            self._map = self._fitted()
+        if self._network is not None:
+            self._map = self._fitted(self._network)
+            self._network = None
         return self._map
 
     @property
@@ -62,18 +64,18 @@ class Previewer:
     def _fitted_tokens(self) -> int:
         return max(1, min(_FITTED_TOKENS, _FITTED_SIDE // self._token_side))
 
-    def _fitted(self) -> Tensor:
+    def _fitted(self, network: Network) -> Tensor:
         """(channels + 1, values of a block): what comes nearest to the decoder, on noise of fixed seeds."""
         import torch
 
         side = self._fitted_tokens * self._token_side
         size, count = Size(side, side), 1
-        noise = [self._network.noise(0, size)]
+        noise = [network.noise(0, size)]
         while count * self._fitted_tokens**2 < _SAMPLES * noise[0].shape[2]:
-            noise.append(self._network.noise(count, size))
+            noise.append(network.noise(count, size))
             count += 1
         tokens = torch.cat([_with_one(latents[0]) for latents in noise]).double().cpu()
-        blocks = torch.cat([self._blocks(self._network.decode(latents, size)) for latents in noise])
+        blocks = torch.cat([self._blocks(network.decode(latents, size)) for latents in noise])
         normal = tokens.T @ tokens + _RIDGE * torch.eye(tokens.shape[1], dtype=torch.float64)
         fitted: Tensor = torch.linalg.solve(normal, tokens.T @ blocks)
         return fitted.to(noise[0])

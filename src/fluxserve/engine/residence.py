@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fluxserve.engine.means import Means, Stage
-from fluxserve.engine.moving import Homes, tensors_of
+from fluxserve.engine.moving import Homes, tensors_of, waiting
 from fluxserve.engine.needs import TILE
 from fluxserve.engine.recovery import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+    from torch.nn import Module
 
     from fluxserve.engine.weights import Parts
 
@@ -65,6 +66,11 @@ class Residence:
             yield
 
     @property
+    def modules(self) -> Sequence[Module]:
+        """All that has weights."""
+        return [module for stage in Stage for module in self._parts.networks_of(stage)]
+
+    @property
     def is_movable(self) -> bool:
         """Whether parts can be taken off the device: there is another memory than its own."""
         return self._parts.device.type == "cuda"
@@ -75,13 +81,36 @@ class Residence:
 
         Waits for those that are: a step, a picture, a prompt. They come back when they are needed next.
         """
-        with contextlib.ExitStack() as stack:
-            for lock in self._in_use.values():  # always in this order, so that no two wait for each other
-                stack.enter_context(lock)
+        with self._all_in_use():
             for other in Stage:
                 if other is not stage:
                     self._send_away(other)
             release_memory()
+            yield
+
+    def leave(self) -> None:
+        """All off the device, into the machine's memory; waits for whoever is at work. Raises what torch does."""
+        with self._all_in_use():
+            for stage in Stage:
+                self._away.add(stage)
+                if stage in self._homes:
+                    self._homes[stage].give_up()
+                else:
+                    self._move(stage, waiting)
+
+    def come(self) -> None:
+        """Back to the device, but for what is brought when it is needed."""
+        with self._all_in_use():
+            for stage in self._away - self._homes.keys():
+                self._bring(stage)
+                self._away.discard(stage)
+
+    @contextlib.contextmanager
+    def _all_in_use(self) -> Iterator[None]:
+        """Inside, nobody else uses any part."""
+        with contextlib.ExitStack() as stack:
+            for lock in self._in_use.values():  # always in this order, so that no two wait for each other
+                stack.enter_context(lock)
             yield
 
     def _send_away(self, stage: Stage) -> None:
@@ -91,7 +120,7 @@ class Residence:
             self._homes[stage].give_up()
             return
         try:
-            self._move(stage, "cpu")
+            self._move(stage, lambda tensor: tensor.to("cpu"))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -100,13 +129,13 @@ class Residence:
         if stage in self._homes:
             self._homes[stage].bring()
         else:
-            self._move(stage, self._parts.device)
+            self._move(stage, lambda tensor: tensor.to(self._parts.device))
 
-    def _move(self, stage: Stage, device: torch.device | str) -> None:
+    def _move(self, stage: Stage, moved: Callable[[Tensor], Tensor]) -> None:
         for tensor in self._tensors(stage):
-            tensor.data = tensor.data.to(device)
+            tensor.data = moved(tensor.data)
 
-    def _tensors(self, stage: Stage) -> Iterator[torch.Tensor]:
+    def _tensors(self, stage: Stage) -> Iterator[Tensor]:
         """Those of its parts, but of blocks that are brought as they are needed."""
         if stage in self._homes:
             yield from self._homes[stage].tensors
@@ -128,7 +157,7 @@ class Residence:
 
 
 @contextlib.contextmanager
-def _in_float32(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+def _in_float32(tensors: Sequence[Tensor]) -> Iterator[None]:
     """The tensors it had are kept meanwhile, so that giving them back cannot fail."""
     own = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
     try:

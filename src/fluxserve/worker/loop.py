@@ -452,8 +452,8 @@ class Worker:
         return await self._in_engine_thread(call)
 
     def _hear(self, events: Sequence[Event]) -> None:
-        """What the engine did since it was last heard of says how fast it is."""
-        if not events:
+        """What the engine did since it was last heard of says how fast it is; nothing, while it waits for weights."""
+        if not events and not self._engine.is_bringing:
             return
         now = time.monotonic()
         moved = (self._holdings.get(event.ref) for event in events if isinstance(event, Progressed))

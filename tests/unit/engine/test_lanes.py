@@ -106,24 +106,25 @@ def test_who_waits_longest_is_passed_by_once_only_however_many_lower_turns_come(
     assert order == ["tiny 0", "large", "tiny 1", "tiny 2"]
 
 
-def test_what_is_dropped_is_not_done(busy: tuple["Lane[str]", threading.Condition, Gate]) -> None:
+def test_what_is_withdrawn_is_not_done(busy: tuple["Lane[str]", threading.Condition, Gate]) -> None:
     lane, news, gate = busy
     done: list[str] = []
     lane.submit("gone", 1.0, lambda: done.append("gone") or "gone")
     lane.submit("stays", 2.0, says("stays"))
-    lane.drop("gone")
-    lane.drop("never heard of")
+    assert lane.withdraw("gone")
+    assert not lane.withdraw("never heard of")
     gate.go_on.set()
     assert [ref for ref, _ in taken(lane, news, 2)] == ["gate", "stays"]
     assert done == []
 
 
-def test_what_is_done_and_dropped_before_it_is_taken_is_forgotten() -> None:
+def test_what_is_done_and_forgotten_before_it_is_taken_does_not_come_out() -> None:
     lane, news = lane_of(1)
     lane.submit("gone", 1.0, says("gone"))
     with news:
         assert news.wait_for(lambda: lane.has_news, PATIENCE_S)
-    lane.drop("gone")
+    assert not lane.withdraw("gone")
+    lane.forget("gone")
     assert list(lane.take()) == []
 
 

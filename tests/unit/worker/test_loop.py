@@ -21,6 +21,7 @@ from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams
 from fluxserve.worker.holding import PREVIEW_INTERVAL_S
+from fluxserve.worker.loop import Worker
 
 
 @in_event_loop
@@ -164,6 +165,23 @@ async def test_a_worker_whose_process_is_spent_ends_what_spent_it_hands_on_all_e
     written_down = [message for message in told[: told.index(returned[-1])] if isinstance(message, p.Waypoint)]
     assert {message.task_id for message in written_down} == begun == {f"t{n}" for n in range(1, engine.capacity)}
     assert engine.active == 0
+
+
+class Brings(FakeEngine):
+    """An engine that waits for its weights."""
+
+    is_bringing = True
+
+
+@pytest.mark.parametrize(("engine", "is_heard"), [(Brings, True), (FakeEngine, False)])
+def test_an_engine_with_nothing_to_tell_is_heard_of_only_while_it_waits_for_its_weights(
+    engine: type[FakeEngine], *, is_heard: bool
+) -> None:
+    worker = Worker(
+        engine=engine(Settings()), settings=SETTINGS, server="unix:nowhere", worker_id="w1", parented=False
+    )  # fmt: skip
+    worker._hear(())
+    assert (worker._heard_at > 0) == is_heard
 
 
 class Warns(FakeEngine):

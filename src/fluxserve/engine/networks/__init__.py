@@ -5,7 +5,7 @@ What it does not know: files on disk, trajectories, batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,11 +30,21 @@ class Network(Protocol):
         """What predicts: adapters change what its layers do, but never its weights."""
 
     @property
+    def modules(self) -> Sequence[Module]:
+        """All that has weights."""
+
+    @property
     def is_movable(self) -> bool:
         """Whether what a stage does not need can be taken off the device."""
 
     def alone(self, stage: Stage) -> AbstractContextManager[None]:
         """Inside, `stage` has the device to itself: others wait, and what only they need is off it until then."""
+
+    def leave(self) -> None:
+        """Off the device with all of it, into the machine's memory. Raises what torch raises where memory runs out."""
+
+    def come(self) -> None:
+        """Back to the device, the same bits."""
 
     def encode(self, prompt: str) -> Conditioning:
         """The prompt as the transformer reads it; always one row."""

@@ -7,14 +7,13 @@ What it does not know: noise schedules, batches, other trajectories.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
-from fluxserve.engine.means import Means, Stage
+from fluxserve.engine.means import Means
 from fluxserve.engine.networks.flux1_pictures import Looker
 from fluxserve.engine.networks.flux1_tokens import PATCH, image_places, pack, unpack
 from fluxserve.engine.networks.levels import to_pixels
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Flux1:
+class Flux1(Residence):
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
@@ -39,30 +38,16 @@ class Flux1:
         keep_apart(parts.transformer)
         take_shortcuts(parts.transformer)
         fold_linear_tail(parts.vae)
+        super().__init__(parts, checkpoint.vae_factor)
         self._checkpoint = checkpoint
-        self._parts = parts
-        self._residence = Residence(parts, checkpoint.vae_factor)
         self._channels = int(parts.vae.config.latent_channels)
-        self._looker = Looker(checkpoint, parts, self._residence.using)
-
-    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
-        """See `residence`."""
-        return self._residence.using(stage, means)
+        self._looker = Looker(checkpoint, parts, self.using)
 
     @property
     def transformer(self) -> Module:
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
-
-    @property
-    def is_movable(self) -> bool:
-        """See `residence`."""
-        return self._residence.is_movable
-
-    def alone(self, stage: Stage) -> AbstractContextManager[None]:
-        """See `residence`."""
-        return self._residence.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""

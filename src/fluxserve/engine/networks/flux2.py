@@ -9,7 +9,6 @@ What it does not know: noise schedules, batches, other trajectories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ def klein(checkpoint: Checkpoint, parts: Parts) -> Flux2:
     return Flux2(checkpoint, parts, _told_to_qwen)
 
 
-class Flux2:
+class Flux2(Residence):
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat) -> None:
@@ -54,31 +53,17 @@ class Flux2:
         take_shortcuts(parts.transformer)
         self._layers = checkpoint.family.text_layers
         reader = _as_far_as(max(self._layers), parts.text_encoder)
-        self._parts = replace(parts, by_name={**parts.by_name, "text_encoder": reader})
+        super().__init__(replace(parts, by_name={**parts.by_name, "text_encoder": reader}), checkpoint.vae_factor)
         self._checkpoint = checkpoint
         self._chat = chat
-        self._residence = Residence(self._parts, checkpoint.vae_factor)
         self._looker = Looker(checkpoint, self._parts)
         self._channels = int(parts.transformer.config.in_channels)
-
-    def using(self, stage: Stage, means: Means) -> AbstractContextManager[None]:
-        """See `residence`."""
-        return self._residence.using(stage, means)
 
     @property
     def transformer(self) -> Module:
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
-
-    @property
-    def is_movable(self) -> bool:
-        """See `residence`."""
-        return self._residence.is_movable
-
-    def alone(self, stage: Stage) -> AbstractContextManager[None]:
-        """See `residence`."""
-        return self._residence.alone(stage)
 
     def encode(self, prompt: str) -> Conditioning:
         """A row for each token; the reader does not see padding, but its rows are part of the text as any others."""
