@@ -193,6 +193,12 @@ class Settings(BaseSettings):
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
 
+    outbound_allow: Names = Field(
+        (),
+        description="Hosts and networks of your own that callers' URLs may lead to, by plain HTTP and on any port too, "
+        "with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
+    )
+
     worker_listen: Annotated[str, AfterValidator(_with_port)] | None = Field(
         None, pattern=r"^[^:\s]+:\d+$", description="host:port for workers on other machines; needs worker_token."
     )
