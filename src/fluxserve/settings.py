@@ -199,6 +199,14 @@ class Settings(BaseSettings):
         "with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
     )
 
+    courier: bool = Field(
+        True,
+        description="Start a courier here as soon as there is a webhook; off: `fluxserve courier` runs elsewhere.",
+    )
+    webhook_secret_header: bool = Field(
+        False, description="Send a webhook's secret itself too, as X-Webhook-Secret, to receivers that want it so."
+    )
+
     worker_listen: Annotated[str, AfterValidator(_with_port)] | None = Field(
         None, pattern=r"^[^:\s]+:\d+$", description="host:port for workers on other machines; needs worker_token."
     )
