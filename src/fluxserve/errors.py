@@ -50,6 +50,7 @@
     ├── OutboundError                   a call to an address that a caller chose
     │   ├── UrlRefused                  a URL that is not called, whatever answers there
     │   └── OutboundFailed              no answer, or none that is taken
+    ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
         └── WorkerRefused               the server turned this worker away
@@ -298,6 +299,10 @@ class OutboundFailed(OutboundError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class SecretLost(FluxserveError):
+    """A sealed secret cannot be opened: secrets.json is another than it was sealed with."""
 
 
 class WaypointRefused(FluxserveError):

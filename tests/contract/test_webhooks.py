@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from inprocess import Json, Server
 from posting import HOST, URL, Post
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.webhooks import DELAYS
 from receivers import Behave, Seen, answer_ok, never_answers, resets, says, status
 
@@ -285,6 +287,19 @@ def test_a_server_that_died_knows_what_waits(post: Posting) -> None:
     here.server.now = before["next_attempt_at"]
     here.deliver()
     assert here.delivery()["status"] == "delivered"
+
+
+def test_a_webhook_that_cannot_be_signed_is_not_sent_unsigned(post: Posting) -> None:
+    here = post()
+    task = here.ready(webhook_secret=SECRET)
+    with sqlite3.connect(here.server.folder / "fluxserve.db") as database:
+        sealed = Sealer(b"another server's own secret").seal(SECRET, task["id"])
+        database.execute("UPDATE tasks SET webhook_secret = ?", (sealed,))
+    database.close()
+    here.deliver()
+    assert here.receiver.connections == 0
+    found = here.delivery()
+    assert (found["status"], found["attempts"], found["last_problem"]) == ("waiting", 1, "secret_lost")
 
 
 def test_equal_requests_are_told_each(post: Posting) -> None:

@@ -18,8 +18,8 @@ from typing import TypeVar
 import msgspec
 
 from fluxserve.api.worker_outcomes import hold
-from fluxserve.delivery.webhooks import LOST, Reply
-from fluxserve.errors import FluxserveError, WorkerProtocolError
+from fluxserve.delivery.webhooks import LOST, UNSIGNED, Reply
+from fluxserve.errors import SecretLost, Unavailable, WorkerProtocolError
 from fluxserve.service.postbox import Waiting
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -176,6 +176,9 @@ class Couriers:
                 return  # the next server makes the attempt again
             reply = Reply(status=report.status, problem=report.problem, retry_after=report.retry_after)
             await self._again(lambda: self._webhooks.settle(taken, reply))
+        except SecretLost as error:
+            logger.error(error.message, extra={"action": "secret_lost", "task": taken.task_id})  # noqa: TRY400 - no defect
+            await self._again(lambda: self._webhooks.settle(taken, Reply(status=None, problem=UNSIGNED)))
         except Exception:  # what is under way for ever would never be delivered
             logger.exception("A webhook met a defect of fluxserve", extra={"task": taken.task_id})
             await self._again(lambda: self._webhooks.settle(taken, Reply(status=None, problem="defect")))
@@ -185,7 +188,7 @@ class Couriers:
         while True:
             try:
                 return await work()
-            except FluxserveError as error:
+            except Unavailable as error:
                 logger.warning("A webhook waits", extra={"action": "webhook_waits", "reason": error.message})
                 await asyncio.sleep(RETRY_S)
 

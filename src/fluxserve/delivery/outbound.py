@@ -27,8 +27,9 @@ import httpcore
 from fluxserve.delivery.addresses import Address, Allowance, is_name, is_public, literal
 from fluxserve.errors import OutboundFailed, UrlRefused
 
-#: A name server that never answers holds a thread for so long as the system's resolver is patient.
-_RESOLVERS: Final = 128
+#: A name server that never answers holds a thread for so long as the system's resolver is patient; there have to be
+#: more than one account may have under way.
+_RESOLVERS: Final = 512
 #: Of many addresses, so many are tried.
 _MOST_ADDRESSES: Final = 4
 CONNECT_S: Final = 5.0

@@ -23,6 +23,8 @@ MAX_RETRY_AFTER_S = 3600.0
 GONE = 410
 #: The problem of an attempt whose courier ended over it: nobody knows what the receiver got.
 LOST = "courier_lost"
+#: That of one that could not be signed.
+UNSIGNED = "secret_lost"
 _STANDARD = "whsec_"
 #: What may stand in a header of HTTP.
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
@@ -45,7 +47,7 @@ class Reply:
     @property
     def is_telling(self) -> bool:
         """It says something of the receiver."""
-        return self.problem != LOST
+        return self.problem not in (LOST, UNSIGNED)
 
 
 def webhook_id(task_id: str) -> str:

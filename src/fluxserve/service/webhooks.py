@@ -16,7 +16,7 @@ from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.outbound import objection, target_of
 from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.webhooks import Reply, next_due
-from fluxserve.errors import FieldRefused, UrlRefused
+from fluxserve.errors import FieldRefused, SecretLost, UrlRefused
 from fluxserve.service.postbox import Postbox, Waiting
 from fluxserve.service.watches import Signal
 from fluxserve.store.base import Store, TaskRecord
@@ -90,12 +90,18 @@ class Webhooks:
         return 0.0 if at == math.inf else max(0.0, at - self._now())
 
     async def read(self, task_id: str) -> tuple[TaskRecord, str | None] | None:
-        """The ended task and the secret that signs its webhook; None where there is nothing to tell any more."""
+        """The ended task and the secret that signs its webhook; None where there is nothing to tell any more.
+
+        Raises SecretLost: nobody is told without the signature that was asked for.
+        """
         (record,) = await self._store.get_many([task_id])
         if record is None or record.webhook_url is None or not record.state.is_final:
             return None
         (sealed,) = await self._store.sealed_secrets([task_id])
-        return record, None if sealed is None else self._sealer.open(sealed, task_id)
+        secret = None if sealed is None else self._sealer.open(sealed, task_id)
+        if sealed is not None and secret is None:
+            raise SecretLost("A webhook's secret cannot be opened. Restore the secrets.json that it was sealed with.")
+        return record, secret
 
     async def settle(self, tried: Waiting, reply: Reply) -> None:
         """The attempt is over: delivered, dead, or due again. Raises Unavailable, and then it is still under way."""
