@@ -100,6 +100,7 @@ def submission(
     max_active: int | None = None,
     inputs: tuple[KeptInput, ...] = (),
     extras: Mapping[str, object] | None = None,
+    webhook_url: str | None = None,
     now: float = NOW,
 ) -> Submission:
     """A request of `entry`'s key; with a `recipe` its seed was asked for."""
@@ -113,8 +114,8 @@ def submission(
         warnings=("raw is not drawn yet",),
         dialect="bfl",
         origin="http://127.0.0.1:8808",
-        webhook_url="https://example.com/hook",
-        webhook_secret="hush",
+        webhook_url=webhook_url,
+        sealed_secret=None if webhook_url is None else "sealed",
         idempotency_key=idempotency_key,
         request_hash=request_hash,
         recipe=recipe,

@@ -1,4 +1,5 @@
-"""The commands: `fluxserve serve | worker | generate | models | keys | quarantine | doctor | fsck | backup | restore`.
+"""The commands: `fluxserve serve | worker | courier | generate | models | keys | quarantine | doctor | fsck | backup |
+restore`.
 
 They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
 What it does not know: how anything works.
@@ -179,6 +180,26 @@ def worker(
     try:
         process.run_worker(
             settings, server=server, worker_id=worker_id or f"worker-{secrets.token_hex(4)}", parented=parented
+        )
+    except ConfigurationError as error:
+        fail(error.message, EXIT_CONFIGURATION)
+
+
+@cli.command()
+def courier(
+    server: Annotated[str, typer.Option(help="unix:PATH or tcp:HOST:PORT of a server's worker_listen.")],
+    config: Config = None,
+    worker_id: Annotated[str | None, typer.Option(help="A name that no other courier or worker has.")] = None,
+    parented: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Call addresses for a server, such as those of webhooks. `serve` starts one by itself, unless told not to."""
+    settings = process.settings_from_pipe() if parented else read_settings(config, {})
+    logs.configure(settings.log_level, settings.log_format)
+    from fluxserve.courier.process import run_courier  # only a courier needs it
+
+    try:
+        run_courier(
+            settings, server=server, courier_id=worker_id or f"courier-{secrets.token_hex(4)}", parented=parented
         )
     except ConfigurationError as error:
         fail(error.message, EXIT_CONFIGURATION)

@@ -47,6 +47,10 @@
     │   ├── BadPicture                  numbers that are none, or a picture of one colour
     │   ├── InputDamaged                an input picture is gone, or is not the one that the task names
     │   └── DrawingFailed
+    ├── OutboundError                   a call to an address that a caller chose
+    │   ├── UrlRefused                  a URL that is not called, whatever answers there
+    │   └── OutboundFailed              no answer, or none that is taken
+    ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
         └── WorkerRefused               the server turned this worker away
@@ -279,6 +283,26 @@ class InputDamaged(EngineError):
 
 class DrawingFailed(EngineError):
     """The engine could not draw this task."""
+
+
+class OutboundError(FluxserveError):
+    """A call to an address that a caller chose."""
+
+
+class UrlRefused(OutboundError):
+    """A URL that is not called, whatever answers there."""
+
+
+class OutboundFailed(OutboundError):
+    """No answer came, or none that is taken; `kind` is a word for programs. One kind hides what cannot be reached."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class SecretLost(FluxserveError):
+    """A sealed secret cannot be opened: secrets.json is another than it was sealed with."""
 
 
 class WaypointRefused(FluxserveError):

@@ -202,6 +202,20 @@ class Settings(BaseSettings):
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
 
+    outbound_allow: Names = Field(
+        (),
+        description="Hosts and networks of your own that callers' URLs may lead to, by plain HTTP and on any port too, "
+        "with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
+    )
+
+    courier: bool = Field(
+        True,
+        description="Start a courier here as soon as there is a webhook; off: `fluxserve courier` runs elsewhere.",
+    )
+    webhook_secret_header: bool = Field(
+        False, description="Send a webhook's secret itself too, as X-Webhook-Secret, to receivers that want it so."
+    )
+
     worker_listen: Annotated[str, AfterValidator(_with_port)] | None = Field(
         None, pattern=r"^[^:\s]+:\d+$", description="host:port for workers on other machines; needs worker_token."
     )

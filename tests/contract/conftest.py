@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from inprocess import Server, serving
+from posting import Post, posting
+
+from receivers import answer_ok
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +31,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def server(serve: Callable[..., Server]) -> Server:
     """A fresh server with the settings a newcomer has."""
     return serve()
+
+
+@pytest.fixture
+def post(tmp_path: Path) -> Iterator[Callable[..., Post]]:
+    """Starts a server with a courier and one receiver, which behaves as told."""
+    with ExitStack() as stack:
+        yield lambda behave=answer_ok, **settings: stack.enter_context(posting(tmp_path / "data", behave, **settings))

@@ -304,9 +304,8 @@ FIELDS = (
     Field(
         name="webhook_url",
         models=EVERY,
-        accepted={'"https://example.com/hook?a=b"': None, '"http://10.0.0.1:8080/"': None, url(2083): None,
-                  '"https://[::1]:8443/a?b#c"': None, '"https://user:word@example.com"': None,
-                  '"https://bücher.example/é"': None},
+        accepted={'"https://example.com/hook?a=b"': None, url(2083): None, '"https://EXAMPLE.com:443/a?b#c"': None,
+                  '"https://[2606:4700::1111]/"': None, '"https://xn--bcher-kva.example/%C3%A9"': None},
         refused={
             url(2084): "string_too_long",
             **dict.fromkeys(
@@ -317,16 +316,21 @@ FIELDS = (
                  '"https:\\\\example.com"', '"https://a\\\\b/"'),
                 "string_pattern_mismatch",
             ),
+            # Good URLs that a webhook is not sent to.
+            **dict.fromkeys(
+                ('"http://example.com/"', '"http://10.0.0.1:8080/"', '"https://10.0.0.1/"', '"https://[::1]:8443/a?b#c"',
+                 '"https://user:word@example.com"', '"https://bücher.example/é"', '"https://example.com:8443/"',
+                 '"https://127.1/"'),
+                "webhook_url",
+            ),
             **NOT_TEXT,
         },
-        warns=True,
     ),
     Field(
         name="webhook_secret",
         models=EVERY,
         accepted={'"hush"': None, text(1024): None},
         refused={text(1025): "string_too_long", **NOT_TEXT},
-        warns=True,
     ),
     Field(
         name="user",

@@ -15,8 +15,10 @@ import httpx
 from fluxserve.api.about import Readiness
 from fluxserve.api.application import build
 from fluxserve.catalogue import MODELS
+from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.base import Finished
 from fluxserve.engine.checkpoints import plan
@@ -28,6 +30,7 @@ from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
+from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -63,10 +66,14 @@ class Server:
             store=self._store, storage=LocalStorage(folder / "inputs"), decoders=self.decoders,
             budget=settings.input_budget,
         )  # fmt: skip
+        self.webhooks = Webhooks(
+            store=self._store, sealer=Sealer(bytes(32)), allowance=Allowance.parse(settings.outbound_allow),
+            now=lambda: self.now, rng=random.Random(1),
+        )  # fmt: skip
         self.service = Service(
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=Sharing(secret=bytes(32), budget=settings.result_cache),
-            now=lambda: self.now, rng=random.Random(1),
+            webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),

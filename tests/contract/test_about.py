@@ -96,7 +96,8 @@ def test_the_served_document_lists_every_route_once(document: Json) -> None:
     expected = {"/healthz", "/readyz", "/v1/models", "/results/{token}/{name}"}
     expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*EVERY, "get_result")}
     of_tasks = ("tasks", "tasks/{id}", "tasks/{id}/cancel", "tasks/{id}/events")
-    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in of_tasks}
+    of_webhooks = ("webhooks/deliveries", "webhooks/deliveries/{id}/replay")
+    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*of_tasks, *of_webhooks)}
     assert paths.keys() == expected
     names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
     assert len(names) == len(set(names)) == len(expected)

@@ -18,6 +18,7 @@ NEARLY = [
     "{p}/get_result%2F", "{p}/%00", "{p}/flux-dev/get_result", "{p}/results/x/sample.jpeg", "{p}/healthz",
     "{p}/tasks/", "{p}/tasks//cancel", "{p}/tasks/x/", "{p}/tasks/x/cancel/", "{p}/tasks/x/y",
     "{p}/tasks/x/events/", "{p}/tasks//events", "{p}/tasks/events/x", "{p}/tasks/x%2Fevents", "{p}/tasks/x%2Fcancel",
+    "{p}/webhooks", "{p}/webhooks/deliveries/", "{p}/webhooks/deliveries/x", "{p}/webhooks/deliveries//replay",
     "{p}//tasks", "{p}/Tasks", "{p}/tasks%00", "{p}/tasks/x/y/cancel",
 ]  # fmt: skip
 OUTSIDE = [
@@ -69,6 +70,8 @@ def test_the_assets_of_the_docs_lead_nowhere_else(shared: Server, path: str) -> 
         *((f"{prefix}/tasks/x", "DELETE") for prefix in PREFIXES),
         *((f"{prefix}/tasks/x/cancel", "POST") for prefix in PREFIXES),
         *((f"{prefix}/tasks/x/events", "GET, HEAD") for prefix in PREFIXES),
+        *((f"{prefix}/webhooks/deliveries", "GET, HEAD") for prefix in PREFIXES),
+        *((f"{prefix}/webhooks/deliveries/x/replay", "POST") for prefix in PREFIXES),
         ("/v1/models", "GET, HEAD"),
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),

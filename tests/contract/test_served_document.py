@@ -53,7 +53,11 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
         path=[f"{prefix}/{name}" for prefix in PREFIXES for name in left_out]
     )
     account = server.record(server.submit()).account_id
-    known = [ready_task(server) | {"cursor": server.signer.cursor(account, 2)}, server.submit()]
+    cursors = {
+        "cursor": server.signer.cursor(account, 2),
+        "deliveries_cursor": server.signer.cursor(f"{account} deliveries", 2),
+    }
+    known = [ready_task(server) | cursors, server.submit()]
 
     @schema.hook
     def filter_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
@@ -78,25 +82,27 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
             report.statuses
         )
         assert {(f"GET {tasks}/{{id}}/events", 200), (f"GET {tasks}/{{id}}/events", 422)} <= report.statuses
+        hooks = f"{prefix}/webhooks/deliveries"
+        assert {(f"GET {hooks}", 200), (f"GET {hooks}", 422), (f"POST {hooks}/{{id}}/replay", 200)} <= report.statuses
         assert {(f"GET {prefix}/get_result", 200), (f"GET {prefix}/get_result", 422)} <= report.statuses
     assert {("GET /results/{token}/{name}", 200), ("GET /results/{token}/{name}", 403)} <= report.statuses
 
 
 def ready_task(server: Server) -> Json:
-    task = server.submit()
+    task = server.submit({"webhook_url": "https://example.com/hook"})
     server.draw()
     return task | {"sample": server.poll(task)["result"]["sample"]}
 
 
 def is_stricter_than_the_schema(body: object) -> bool:
-    """What JSON Schema cannot say: ranges of ratios and areas, that 512.0 is no whole number, what base64 holds, and
-    which fine-tunes are there.
+    """What JSON Schema cannot say: ranges of ratios and areas, that 512.0 is no whole number, what base64 holds,
+    which fine-tunes are there, and where a webhook may lead.
     """
     if not isinstance(body, dict):
         return False
     if any(isinstance(body.get(name), float) for name in WHOLE):
         return True
-    if any(isinstance(text := body.get(name), str) and text for name in {*PICTURES, "finetune_id"}):
+    if any(isinstance(text := body.get(name), str) and text for name in {*PICTURES, "finetune_id", "webhook_url"}):
         return True
     width, height = body.get("width"), body.get("height")
     if isinstance(width, int) and (width or 1024) * (height if isinstance(height, int) and height else 1024) > MAX_AREA:
@@ -110,18 +116,18 @@ def is_stricter_than_the_schema(body: object) -> bool:
 
 
 def with_known_names(case: schemathesis.Case[Any], known: list[Json], chosen: int) -> schemathesis.Case[Any]:
-    """An Idempotency-Key of its own for each request, a cursor of ours, and half of the rest for what exists.
+    """An Idempotency-Key of its own for each request, a cursor of ours, and half of the rest, or more, for what exists.
 
     `chosen` counts up to the number of `known` and as far beyond.
     """
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and 1 <= len(key) <= 255:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
-    if case.path.endswith("/get_result") and case.query.get("id") and chosen < len(known):
-        case.query.update(parse_qsl(urlsplit(known[chosen]["polling_url"]).query))
+    if case.path.endswith("/get_result") and case.query.get("id") and chosen < 3:
+        case.query.update(parse_qsl(urlsplit(known[chosen % len(known)]["polling_url"]).query))
     if re.fullmatch(r"[A-Za-z0-9_-]{32}", str(case.query.get("cursor"))):
-        case.query["cursor"] = known[0]["cursor"]
-    if "/tasks/" in case.path and chosen < len(known):
+        case.query["cursor"] = known[0]["deliveries_cursor" if case.path.endswith("/deliveries") else "cursor"]
+    if ("/tasks/" in case.path or case.path.endswith("/replay")) and chosen < len(known):
         case.path_parameters.update({"id": known[chosen]["id"]})
     if isinstance(case.query.get("wait"), (int, float)) and 0 < case.query["wait"] <= MAX_WAIT:
         case.query["wait"] = min(case.query["wait"], 0.01)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fluxserve.api.tasks import WORDS
 from fluxserve.catalogue.schema import Schema
+from fluxserve.store.deliveries import DeliveryState
 
 
 def ref(name: str) -> Schema:
@@ -165,6 +166,34 @@ TASKS: Schema = {
                 },
             },
         },
+        "next_cursor": {"type": ["string", "null"], "description": "Null on the last page."},
+    },
+}
+DELIVERY: Schema = {
+    "type": "object",
+    "required": [
+        "task_id", "webhook_id", "webhook_url", "status", "attempts", "created_at", "next_attempt_at",
+        "last_attempt_at", "last_status", "last_problem", "ended_at",
+    ],
+    "properties": {
+        "task_id": _ID,
+        "webhook_id": {"type": "string", "description": "The same at every attempt, as the header webhook-id."},
+        "webhook_url": {"type": "string"},
+        "status": {"type": "string", "enum": list(DeliveryState)},
+        "attempts": {"type": "integer", "minimum": 0, "description": "Since the last replay."},
+        "created_at": {"type": "number", "description": "Seconds since the epoch, as are all times here."},
+        "next_attempt_at": _NUMBER_OR_NULL,
+        "last_attempt_at": _NUMBER_OR_NULL,
+        "last_status": {"type": ["integer", "null"], "description": "HTTP status of the last attempt."},
+        "last_problem": {"type": ["string", "null"], "description": "Why the last attempt had none, as a word."},
+        "ended_at": _NUMBER_OR_NULL,
+    },
+}  # fmt: skip
+DELIVERIES: Schema = {
+    "type": "object",
+    "required": ["deliveries", "next_cursor"],
+    "properties": {
+        "deliveries": {"type": "array", "items": ref("Delivery")},
         "next_cursor": {"type": ["string", "null"], "description": "Null on the last page."},
     },
 }

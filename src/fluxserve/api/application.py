@@ -22,6 +22,7 @@ from fluxserve.api.polls import Polls
 from fluxserve.api.responses import error_response
 from fluxserve.api.submit import Submits
 from fluxserve.api.tasks import Tasks
+from fluxserve.api.webhooks import Deliveries
 from fluxserve.delivery.links import LinkSigner
 from fluxserve.delivery.storage import Storage
 from fluxserve.engine.checkpoints import Checkpoint
@@ -51,6 +52,7 @@ def build(
         submits=Submits(service, signer),
         polls=polls,
         tasks=Tasks(service, signer, polls, Events(service, polls)),
+        deliveries=Deliveries(service, signer),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
         dialects=DIALECTS,
     )

@@ -20,6 +20,7 @@ from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
 from fluxserve.api.submit import Submits
 from fluxserve.api.tasks import Tasks, target_at
+from fluxserve.api.webhooks import Deliveries, deliveries_at
 from fluxserve.errors import FluxserveError, UnknownRoute
 from fluxserve.service.service import Service
 
@@ -37,6 +38,7 @@ class Gate:
         submits: Submits,
         polls: Polls,
         tasks: Tasks,
+        deliveries: Deliveries,
         pictures: Pictures,
         dialects: Sequence[Dialect],
     ) -> None:
@@ -45,6 +47,7 @@ class Gate:
         self._submits = submits
         self._polls = polls
         self._tasks = tasks
+        self._deliveries = deliveries
         self._pictures = pictures
         self._dialects = dialects
         self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST, DELETE")
@@ -98,6 +101,8 @@ class Gate:
             await self._submits(scope, receive, send, dialect, spec)
         elif dialect is not None and (target := target_at(path, dialect)) is not None:
             await self._tasks(scope, receive, send, dialect, target)
+        elif dialect is not None and (listed := deliveries_at(path, dialect)) is not None:
+            await self._deliveries(scope, send, dialect, listed)
         elif dialect is not None:
             await self._guarded(_as_get(scope), receive, send)
         else:

@@ -11,6 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from fluxserve import __version__, catalogue
 from fluxserve.api.answer_schemas import (
     ADDED,
+    DELIVERIES,
+    DELIVERY,
     ERROR,
     RESULT,
     SUBMITTED,
@@ -20,11 +22,12 @@ from fluxserve.api.answer_schemas import (
     ref,
 )
 from fluxserve.api.dialect import Dialect
-from fluxserve.api.query import MAX_WAIT
-from fluxserve.api.tasks import DEFAULT_LIMIT, MAX_LIMIT, WORDS
+from fluxserve.api.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
+from fluxserve.api.tasks import WORDS
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.schema import Schema, request_schema
 from fluxserve.errors import JsonValue
+from fluxserve.store.deliveries import DeliveryState
 
 DESCRIPTION = """The Flux image generation API on your own machine, in two dialects: the one Black Forest Labs
 publishes (`/v1`, `X-Key`) and the one CometAPI serves (`/flux/v1`, Bearer). Submit a prompt, poll until `Ready`,
@@ -55,11 +58,13 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
             paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
         paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
         paths |= _tasks_paths(dialect)
+        paths |= _deliveries_paths(dialect)
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
     schemas |= {
         "Error": ERROR, "Submitted": SUBMITTED, "Result": RESULT, "TaskEvent": TASK_EVENT, "Tasks": TASKS,
+        "Delivery": DELIVERY, "Deliveries": DELIVERIES,
     }  # fmt: skip
     for dialect in dialects:
         schemas[f"Error_{dialect.name}"] = _with(ERROR, ADDED[dialect.name])
@@ -124,25 +129,56 @@ def _tasks_paths(dialect: Dialect) -> dict[str, JsonValue]:
 
 
 def _list_tasks(dialect: Dialect) -> Schema:
-    parameters: dict[str, tuple[str, Schema]] = {
-        "limit": (
-            "Most tasks to answer.",
-            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-        ),
-        "cursor": ("`next_cursor` of the page before.", {"type": "string", "pattern": "^([A-Za-z0-9_-]{32})?$"}),
-        "status": ("Only tasks that polls show with this word.", {"type": "string", "enum": ["", *WORDS]}),
-    }
     return {
         "operationId": f"{dialect.name}_list_tasks",
         "summary": "List the account's tasks, newest first",
+        **_list(dialect, "Tasks", "Only tasks that polls show with this word.", WORDS),
+    }
+
+
+def _deliveries_paths(dialect: Dialect) -> dict[str, JsonValue]:
+    """Webhooks as their account sees them, which the published APIs do not show."""
+    listing: Schema = {
+        "operationId": f"{dialect.name}_list_deliveries",
+        "summary": "List the account's webhooks, newest first",
+        **_list(dialect, "Deliveries", "Only webhooks of this status.", list(DeliveryState)),
+    }
+    replay: Schema = {
+        "operationId": f"{dialect.name}_replay_delivery",
+        "summary": "Deliver a task's webhook anew",
+        "tags": [dialect.title],
+        "security": _security(),
+        "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "responses": {
+            "200": _answer("It is due now.", "Delivery"),
+            "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
+            "404": _answer("No such task of this account has a webhook.", f"Error_{dialect.name}"),
+            "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
+        },
+    }
+    path = f"{dialect.prefix}/webhooks/deliveries"
+    return {path: {"get": listing}, f"{path}/{{id}}/replay": {"post": replay}}
+
+
+def _list(dialect: Dialect, schema: str, status: str, words: Sequence[str]) -> Schema:
+    """What both lists have in common."""
+    parameters: dict[str, tuple[str, Schema]] = {
+        "limit": (
+            "Most entries to answer.",
+            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        ),
+        "cursor": ("`next_cursor` of the page before.", {"type": "string", "pattern": "^([A-Za-z0-9_-]{32})?$"}),
+        "status": (status, {"type": "string", "enum": ["", *words]}),
+    }
+    return {
         "tags": [dialect.title],
         "security": _security(),
         "parameters": [
-            {"name": name, "in": "query", "description": description, "schema": schema}
-            for name, (description, schema) in parameters.items()
+            {"name": name, "in": "query", "description": description, "schema": kind}
+            for name, (description, kind) in parameters.items()
         ],
         "responses": {
-            "200": _answer("A page of tasks.", "Tasks"),
+            "200": _answer("A page of them.", schema),
             "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
             "422": _answer("A parameter that cannot be.", f"ValidationError_{dialect.name}"),
             "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),

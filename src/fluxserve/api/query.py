@@ -15,6 +15,9 @@ from fluxserve.api.schemas import invalid
 MAX_FIELDS = 100
 #: Longest wait of a poll, in seconds.
 MAX_WAIT = 60
+#: Entries of a page of a list.
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _SECONDS = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
 Fields = Mapping[str, Sequence[str]]
@@ -58,3 +61,17 @@ def wait(fields: Fields) -> float:
         message = f"Input should be less than or equal to {MAX_WAIT}"
         raise invalid(("query", "wait"), "less_than_equal", message, text)
     return seconds
+
+
+def limit(fields: Fields) -> int:
+    """How many entries a page may have; raises InvalidRequest."""
+    if (text := first(fields, "limit")) is None:
+        return DEFAULT_LIMIT
+    if not _WHOLE.fullmatch(text):
+        raise invalid(("query", "limit"), "int_parsing", "Input should be a valid integer", text)
+    number = int(text)
+    if number < 1:
+        raise invalid(("query", "limit"), "greater_than_equal", "Input should be greater than or equal to 1", text)
+    if number > MAX_LIMIT:
+        raise invalid(("query", "limit"), "less_than_equal", f"Input should be less than or equal to {MAX_LIMIT}", text)
+    return number

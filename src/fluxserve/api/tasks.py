@@ -32,12 +32,10 @@ from fluxserve.tasks.task import State
 
 #: Status and body.
 Answer = tuple[int, bytes | Body]
-DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 #: The status words that a list can be filtered by.
 WORDS = tuple(sorted({*STATUSES.values(), PROCESSING}))
 _PATH = re.compile(r"/tasks(?:/(?P<id>[^/]+)(?:/(?P<verb>cancel|events))?)?")
 _METHODS: dict[str | None, tuple[str, ...]] = {"cancel": ("POST",), "events": ("GET", "HEAD"), None: ("DELETE",)}
-_WHOLE = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +113,7 @@ class Tasks:
         return PageRequest(
             account_id=key.account_id,
             states=self._states(query.first(fields, "status") or None),
-            limit=_limit(query.first(fields, "limit")),
+            limit=query.limit(fields),
             before=self._before(query.first(fields, "cursor") or None, key.account_id),
         )
 
@@ -133,16 +131,3 @@ class Tasks:
             message = "Input should be the next_cursor of an earlier answer to this account"
             raise invalid(("query", "cursor"), "cursor", message, cursor)
         return before
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not _WHOLE.fullmatch(text):
-        raise invalid(("query", "limit"), "int_parsing", "Input should be a valid integer", text)
-    limit = int(text)
-    if limit < 1:
-        raise invalid(("query", "limit"), "greater_than_equal", "Input should be greater than or equal to 1", text)
-    if limit > MAX_LIMIT:
-        raise invalid(("query", "limit"), "less_than_equal", f"Input should be less than or equal to {MAX_LIMIT}", text)
-    return limit

@@ -192,7 +192,7 @@ def losses_of(claims: Mapping[str, Claim], *, suspected: bool) -> list[Lost]:
 
 def objection(hello: p.FromWorker | None, *, is_local: bool, token: str | None) -> str | None:
     """Why the worker is not let in; None: it is."""
-    if not isinstance(hello, p.Hello):
+    if not isinstance(hello, p.Hello | p.CourierHello):
         return "The first message has to be a hello."
     if hello.version != p.VERSION:
         return f"This server speaks worker protocol {p.VERSION}, the worker {hello.version}: use equal versions."

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
@@ -39,6 +39,8 @@ REAP_INTERVAL_S = 0.5
 WAKING_S = 5.0
 #: A worker without tasks looks again this often, for a disk or a store that was in trouble.
 LOOK_S = 1.0
+#: Speaks with a courier until it is gone.
+ServeCourier = Callable[[p.CourierHello, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Gateway:
@@ -50,6 +52,7 @@ class Gateway:
         *,
         token: str | None = None,
         is_alive: Callable[[str], bool],
+        serve_courier: ServeCourier,
         on_ready: Callable[[str], None],
         on_hung: Callable[[str], None],
         steady: Callable[[], float] = time.monotonic,
@@ -61,6 +64,7 @@ class Gateway:
         self._service = service
         self._token = token
         self._is_alive = is_alive
+        self._serve_courier = serve_courier
         self._on_ready = on_ready
         self._on_hung = on_hung
         self._steady = steady
@@ -141,6 +145,9 @@ class Gateway:
                 hello, reason = None, "The hello cannot be read: use equal versions of fluxserve."
             if reason is None and isinstance(hello, p.Hello):
                 return await self._admit(hello, writer, is_local=is_local)
+            if reason is None and isinstance(hello, p.CourierHello):
+                await self._serve_courier(hello, reader, writer)
+                return None
             logger.warning("A worker was refused", extra={"action": "refused", "reason": reason})
             writer.write(p.to_frame(p.Refused(reason=reason or "")))
             await writer.drain()
@@ -333,8 +340,8 @@ class Gateway:
                 self._take_back(session, held)
             case p.Finished() | p.Failed():
                 self._outcomes.hand_in(session, message)
-            case p.Hello():
-                raise WorkerProtocolError("A second hello.")
+            case p.Hello() | p.CourierHello() | p.Report():
+                raise WorkerProtocolError("A second hello, or a courier's message.")
 
     def _take_back(self, session: Session, held: tuple[p.Held, ...]) -> None:
         mine = {

@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,21 @@ import uvloop
 
 from fluxserve import engine
 from fluxserve.accounts import api_keys
+from fluxserve.api import DIALECTS
 from fluxserve.api.about import Readiness
 from fluxserve.api.admin import AdminSocket
 from fluxserve.api.application import build
+from fluxserve.api.couriers import Couriers
 from fluxserve.api.gate import Gate
+from fluxserve.api.webhooks import Composer
 from fluxserve.api.workers import Gateway
 from fluxserve.app.folder import address_path, is_alive, key_path, locked, open_store, run_folder
 from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
+from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.files import sync_folder, write_new
 from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.secrets import Secrets, load_or_create
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.checkpoints import Checkpoint, plan
@@ -40,6 +45,7 @@ from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
+from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
 
@@ -67,6 +73,7 @@ class Parts:
     service: Service
     fleet: LocalFleet
     gateway: Gateway
+    couriers: Couriers
     sweeper: Sweeper
     decoders: Decoders
     administration: AdminSocket
@@ -139,6 +146,13 @@ class Server:
             inputs=inputs,
             keyring=keyring,
             sharing=Sharing(secret=secrets.pepper, budget=settings.result_cache),
+            webhooks=Webhooks(
+                store=store,
+                sealer=Sealer(secrets.pepper),
+                allowance=Allowance.parse(settings.outbound_allow),
+                now=time.time,
+                rng=random.SystemRandom(),
+            ),
             now=time.time,
             rng=random.SystemRandom(),
         )
@@ -149,16 +163,26 @@ class Server:
             run_dir=folder,
             gpus=engine.gpus(settings),
         )
+        signer = LinkSigner(secrets.link_keys, settings.link_ttl)
+        couriers = Couriers(
+            service.webhooks,
+            Composer(service, signer, DIALECTS, time.time).compose,
+            settings=settings,
+            need=fleet.need_courier,
+            on_ready=fleet.arrived,
+            on_hung=fleet.kill,
+        )
         gateway = Gateway(
             service,
             token=settings.worker_token.get_secret_value() if settings.worker_token else None,
             is_alive=lambda worker_id: is_alive(folder, worker_id),
+            serve_courier=couriers.serve,
             on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
         app = build(
             service=service,
-            signer=LinkSigner(secrets.link_keys, settings.link_ttl),
+            signer=signer,
             storage=storage,
             checkpoints=checkpoints,
             missing=engine.missing(settings),
@@ -169,6 +193,7 @@ class Server:
             service=service,
             fleet=fleet,
             gateway=gateway,
+            couriers=couriers,
             sweeper=Sweeper(
                 settings=settings,
                 store=store,
@@ -187,7 +212,7 @@ class Server:
         sockets = await open_sockets(self._settings, folder, parts.gateway, parts.administration)
         http = HttpServer(http_config(parts.app, self._settings))
         answering = asyncio.create_task(http.serve(sockets=[listener]))
-        background = [answering, *(asyncio.create_task(part) for part in (parts.gateway.reap(), parts.sweeper.run()))]
+        background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
         with self._published(running.url):
             self._announce(running)
@@ -225,13 +250,19 @@ class Server:
         logger.info("Stopping: running tasks are finished, waiting ones stay queued", extra={"action": "stopping"})
         parts.service.stop_accepting()
         parts.gateway.drain()
-        draining = asyncio.create_task(parts.fleet.stop(self._settings.drain, is_connected=parts.gateway.is_connected))
+        parts.couriers.drain()
+
+        def is_connected(child: str) -> bool:
+            return parts.gateway.is_connected(child) or parts.couriers.is_connected(child)
+
+        draining = asyncio.create_task(parts.fleet.stop(self._settings.drain, is_connected=is_connected))
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             draining.cancel()
-            await parts.fleet.stop(0.0, is_connected=parts.gateway.is_connected)
+            await parts.fleet.stop(0.0, is_connected=is_connected)
         await parts.gateway.write_down_all(OUTCOMES_S)
+        await parts.couriers.settled(OUTCOMES_S)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -249,6 +280,11 @@ class Server:
         elif not gateway.ready:
             reason = engine.missing(self._settings) or fleet.status
         return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+
+
+def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:
+    """What runs beside the answers."""
+    return (parts.gateway.reap(), parts.couriers.reap(), parts.couriers.post(), parts.sweeper.run())
 
 
 def _allow_many_connections() -> None:

@@ -173,14 +173,12 @@ WEBHOOK_URL = Param(
     kind=Kind.URL,
     help="Where to POST the result when the task ends.",
     max_length=2083,
-    no_effect="webhook_url is stored, but webhooks are not sent yet: poll for the result",
 )
 WEBHOOK_SECRET = Param(
     name="webhook_secret",
     kind=Kind.TEXT,
     help="Secret that signs the webhook.",
     max_length=1024,
-    no_effect="webhook_secret is stored, but webhooks are not sent yet",
 )
 USER = Param(
     name="user",

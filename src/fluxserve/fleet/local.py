@@ -1,4 +1,4 @@
-"""Local workers: one child process each, with all that it starts, started, watched and started again.
+"""Local workers and the courier: one child process each, with all it starts, started, watched and started again.
 
 A child reads its settings from its standard input and then watches that pipe: when it ends, the server is gone.
 """
@@ -32,9 +32,9 @@ EXIT_NOT_STARTED = 71
 
 @dataclass(slots=True)
 class Child:
-    """One slot of the fleet and the process in it."""
+    """One slot of the fleet and the process in it; `slot` None: the courier's."""
 
-    slot: int
+    slot: int | None
     worker_id: str = ""
     process: asyncio.subprocess.Process | None = None
     was_ready: bool = False
@@ -45,9 +45,17 @@ class Child:
         """Its process runs."""
         return self.process is not None and self.process.returncode is None
 
+    @property
+    def command(self) -> str:
+        """What it runs."""
+        return "courier" if self.slot is None else "worker"
+
 
 class LocalFleet:
-    """Keeps `count` workers running beside the server; where there are several `gpus`, each sees one of them."""
+    """Keeps `count` workers running beside the server, and a courier once it is needed.
+
+    Where there are several `gpus`, each worker sees one of them.
+    """
 
     def __init__(self, settings: Settings, *, server: str, count: int, run_dir: Path, gpus: Sequence[str] = ()) -> None:
         self._settings = settings
@@ -62,12 +70,19 @@ class LocalFleet:
         """Begin to keep the workers alive."""
         self._keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
 
+    def need_courier(self) -> None:
+        """There is something to call for: begin to keep a courier alive, where that is not somebody else's."""
+        if self._settings.courier and not self._stopping and all(child.slot is not None for child in self._children):
+            self._children.append(courier := Child(None))
+            self._keepers.append(asyncio.create_task(self._keep(courier)))
+
     @property
     def status(self) -> str:
         """Why no worker may be ready, as a sentence; empty without workers to keep."""
-        if not self._children:
+        workers = [child for child in self._children if child.slot is not None]
+        if not workers:
             return ""
-        exits = [child.last_exit for child in self._children if child.last_exit is not None]
+        exits = [child.last_exit for child in workers if child.last_exit is not None]
         if exits:
             return f"The worker ended with status {exits[-1]} and is being started again; its log says why."
         return "The worker is loading its weights."
@@ -103,11 +118,12 @@ class LocalFleet:
 
     async def _run(self, child: Child) -> int:
         """One life of a worker; returns its exit status."""
-        child.worker_id = f"{LOCAL_PREFIX}{child.slot}-{secrets.token_hex(4)}"
+        name = child.command if child.slot is None else child.slot
+        child.worker_id = f"{LOCAL_PREFIX}{name}-{secrets.token_hex(4)}"
         child.was_ready = False
         try:
             child.process = process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "fluxserve", "worker", "--parented",
+                sys.executable, "-m", "fluxserve", child.command, "--parented",
                 "--server", self._server, "--worker-id", child.worker_id,
                 stdin=asyncio.subprocess.PIPE,
                 env=_environment(child.slot, self._gpus),
@@ -172,10 +188,10 @@ def _next_backoff(child: Child, status: int, backoff: float) -> float:
     return FIRST_BACKOFF_S if child.was_ready else min(backoff * 2, LAST_BACKOFF_S)
 
 
-def _environment(slot: int, gpus: Sequence[str]) -> dict[str, str]:
+def _environment(slot: int | None, gpus: Sequence[str]) -> dict[str, str]:
     """The child's environment: settings come through the pipe alone, no library may call home, and it sees its GPU."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLUXSERVE_")}
-    own = {"CUDA_VISIBLE_DEVICES": gpu_of(slot, gpus)} if gpus else {}
+    own = {"CUDA_VISIBLE_DEVICES": gpu_of(slot, gpus)} if gpus and slot is not None else {}
     return kept | own | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 

@@ -26,6 +26,7 @@ from fluxserve.service.sharing import Sharing
 from fluxserve.service.views import View, Views
 from fluxserve.service.watches import Signal, Watches
 from fluxserve.service.waypoints import Waypoints
+from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import (
     QUARANTINE,
@@ -93,11 +94,13 @@ class Service:
         inputs: Inputs,
         keyring: Keyring,
         sharing: Sharing,
+        webhooks: Webhooks,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self.settings = settings
         self.keyring = keyring
+        self.webhooks = webhooks
         self.views = Views(on_change=self._changed)
         self.watches = Watches()
         self.previews = Previews(settings.preview_memory)
@@ -124,6 +127,7 @@ class Service:
         records = await self._store.active()
         await self._waypoints.load()
         await self._inputs.load()
+        await self.webhooks.load()
         for record in records:
             self._show(record)
         return [record for record in records if record.worker_id is not None]
@@ -168,16 +172,13 @@ class Service:
         """Accept an order durably; an order with a used idempotency key answers the task it made before."""
         self._check_gates()
         self.keyring.spend_request(order.key, self._now())
+        self.webhooks.check(order.text("webhook_url"))
         files = await self._inputs.decode(order.spec, order.pictures)
         pictures = pictures_of(files)
         resolved = resolve(
-            order.spec,
-            order.values,
-            pictures=pictures,
-            ignored=order.ignored,
-            rng=self._rng,
+            order.spec, order.values, pictures=pictures, ignored=order.ignored, rng=self._rng,
             finetune_sha256=await self._finetunes.sha256(order.text("finetune_id")),
-        )
+        )  # fmt: skip
         task_id = str(uuid.uuid4())
         inputs = await self._inputs.write(task_id, files)
         submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)
@@ -213,7 +214,7 @@ class Service:
             dialect=order.dialect,
             origin=order.origin,
             webhook_url=order.text("webhook_url"),
-            webhook_secret=order.text("webhook_secret"),
+            sealed_secret=self.webhooks.seal(order.text("webhook_secret"), task_id),
             idempotency_key=order.idempotency_key,
             request_hash=request_hash,
             recipe=recipe,
@@ -233,6 +234,7 @@ class Service:
         """
         kept = None if record.state.is_final else self._waypoints.get(record.id)
         view = self.views.put(record) if kept is None else self.views.put(record, step=kept.step, steps=kept.steps)
+        self.webhooks.ended(record)
         if record.state is State.FOLLOWING:
             self._forecast.move_up(self.views.drawn(view).id, record.turn)
         else:

@@ -16,6 +16,7 @@ from typing import Protocol
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
+from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
 from fluxserve.tasks.task import Attempts, State
 
 #: The fact that tells a task whose picture was drawn for an equal one.
@@ -114,6 +115,7 @@ class Submission:
     A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
     the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
     `inputs` are those of the generation's pictures, and end with the task.
+    `sealed_secret` signs its webhook; whoever can read the database alone cannot open it.
     `work` (predicted TFLOP) over the key's `weight` is how far it moves the key's turns on.
     """
 
@@ -127,7 +129,7 @@ class Submission:
     dialect: str
     origin: str
     webhook_url: str | None
-    webhook_secret: str | None
+    sealed_secret: str | None
     idempotency_key: str | None
     request_hash: bytes
     recipe: bytes | None
@@ -401,6 +403,21 @@ class Store(Protocol):
     async def page(self, request: PageRequest) -> Page:
         """An account's own tasks."""
 
+    async def waiting_deliveries(self) -> list[Delivery]:
+        """Every webhook that waits, in the order they are due."""
+
+    async def sealed_secrets(self, task_ids: Sequence[str]) -> list[str | None]:
+        """What signs each task's webhook, sealed; None where there is no such secret or task."""
+
+    async def record_attempts(self, attempts: Sequence[Attempted]) -> list[Delivery | None]:
+        """Write down how attempts went; None where the delivery no longer waits."""
+
+    async def replay_many(self, replays: Sequence[Replay]) -> list[Delivery | None]:
+        """Deliver anew, from the first attempt on; None where the account has no such delivery."""
+
+    async def deliveries(self, request: DeliveryPageRequest) -> DeliveryPage:
+        """An account's own deliveries."""
+
     async def create_key(self, key: NewKey) -> KeyEntry:
         """Write a key down."""
 
@@ -411,7 +428,7 @@ class Store(Protocol):
         """Every key, revoked ones too."""
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
-        """Pictures of tasks that ended before then."""
+        """Pictures of tasks that ended before then, and whose webhooks, where they have any, did too."""
 
     async def forget_pictures(self, pictures: Sequence[Picture]) -> list[bool]:
         """The tasks no longer hold their pictures. True where no task does any more: that one is to be deleted."""
@@ -426,7 +443,10 @@ class Store(Protocol):
         """Answer no request with these pictures any more; whether it would have been."""
 
     async def delete_old(self, finished_before: float, limit: int) -> int:
-        """Delete tasks that ended before then; the ledger stays. Returns how many."""
+        """Delete tasks that ended before then, with their webhooks; the ledger stays. Returns how many.
+
+        One whose webhook did not end before then stays with it.
+        """
 
     async def fsck(self) -> list[str]:
         """Violations of the invariants, as sentences; none: the books are in order."""

@@ -14,6 +14,7 @@ from fluxserve import database
 from fluxserve.store import (
     sqlite_accounts,
     sqlite_cache,
+    sqlite_deliveries,
     sqlite_inputs,
     sqlite_lists,
     sqlite_rows,
@@ -42,6 +43,7 @@ from fluxserve.store.base import (
     Submitted,
     TaskRecord,
 )
+from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
 from fluxserve.store.writer import GroupWriter
 
 MIGRATIONS = database.load_migrations(Path(__file__).with_name("migrations"))
@@ -140,6 +142,31 @@ class SqliteStore:
         """An account's own tasks."""
         return await self._read(lambda reader: sqlite_lists.page(reader, request))
 
+    async def waiting_deliveries(self) -> list[Delivery]:
+        """Every webhook that waits, in the order they are due."""
+        return await self._read(sqlite_deliveries.select_waiting)
+
+    async def sealed_secrets(self, task_ids: Sequence[str]) -> list[str | None]:
+        """What signs each task's webhook, sealed; None where there is no such secret or task."""
+
+        def query(reader: sqlite3.Connection) -> list[str | None]:
+            rows = [reader.execute(sqlite_tasks.SELECT_SEALED, (task_id,)).fetchone() for task_id in task_ids]
+            return [None if row is None else row[0] for row in rows]
+
+        return await self._read(query)
+
+    async def record_attempts(self, attempts: Sequence[Attempted]) -> list[Delivery | None]:
+        """Write down how attempts went; None where the delivery no longer waits."""
+        return await self._writer.run(sqlite_deliveries.attempted_many, attempts)
+
+    async def replay_many(self, replays: Sequence[Replay]) -> list[Delivery | None]:
+        """Deliver anew, from the first attempt on; None where the account has no such delivery."""
+        return await self._writer.run(sqlite_deliveries.replay_many, replays)
+
+    async def deliveries(self, request: DeliveryPageRequest) -> DeliveryPage:
+        """An account's own deliveries."""
+        return await self._read(lambda reader: sqlite_deliveries.page(reader, request))
+
     async def create_key(self, key: NewKey) -> KeyEntry:
         """Write a key down."""
         return (await self._writer.run(sqlite_accounts.create_keys, [key]))[0]
@@ -155,7 +182,7 @@ class SqliteStore:
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
         """Pictures of tasks that ended before then."""
-        values = (finished_before, limit)
+        values = (finished_before, finished_before, limit)
         return await self._read(
             lambda reader: [
                 Picture(task_id=row[0], object_name=row[1])

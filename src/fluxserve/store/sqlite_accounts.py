@@ -132,6 +132,16 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         f"OR t.state NOT IN ({_FINAL})",
     ),
     (
+        "Task {0}: it has ended, but the webhook that its request named does not exist.",
+        f"SELECT t.id FROM tasks t WHERE t.state IN ({_FINAL}) AND t.webhook_url IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.task_id = t.id AND d.account_id = t.account_id)",
+    ),
+    (
+        "Task {0}: it has not ended or named no webhook, but there is one.",
+        "SELECT d.task_id FROM deliveries d LEFT JOIN tasks t ON t.id = d.task_id WHERE t.webhook_url IS NULL "
+        f"OR t.state NOT IN ({_FINAL})",
+    ),
+    (
         "Task {0}: its state is unknown.",
         f"SELECT id FROM tasks WHERE state NOT IN ({_KNOWN})",
     ),

@@ -9,7 +9,7 @@ import msgspec
 
 from fluxserve.accounts.credits import Move
 from fluxserve.catalogue import Generation
-from fluxserve.store import sqlite_inputs, sqlite_waypoints
+from fluxserve.store import sqlite_deliveries, sqlite_inputs, sqlite_waypoints
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.tasks.task import Attempts, Event, State, sources
 
@@ -80,10 +80,11 @@ def to_record(row: Sequence[object]) -> TaskRecord:
 
 
 def end_task(connection: sqlite3.Connection, record: TaskRecord, move: Move, amount: int, now: float) -> None:
-    """The end of a task: its last ledger row, the balance, its one outbox row, and nothing to draw it from."""
+    """The end of a task: its last ledger row, the balance, its one outbox row, its webhook, nothing to draw it from."""
     connection.execute(INSERT_LEDGER, (record.account_id, record.id, move, amount, now))
     if amount:
         connection.execute(GIVE_BACK, (amount, record.account_id))
     connection.execute(INSERT_OUTBOX, (record.id, record.state, now))
+    sqlite_deliveries.begin(connection, record, now)
     connection.execute(sqlite_waypoints.FORGET, (record.id,))
     connection.execute(sqlite_inputs.FORGET, (record.id,))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fluxserve.accounts.credits import Move, settled
-from fluxserve.store import sqlite_cache, sqlite_inputs, sqlite_sharing, sqlite_waypoints
+from fluxserve.store import sqlite_cache, sqlite_deliveries, sqlite_inputs, sqlite_sharing, sqlite_waypoints
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
@@ -83,11 +83,14 @@ RELEASE = f"""
 SELECT_ATTEMPTS = "SELECT spoiled, best_step FROM tasks WHERE id = ?"
 EXTEND = "UPDATE tasks SET lease_until = ? WHERE worker_id = ? AND state = 'running'"
 FORGET_PICTURE = "UPDATE tasks SET object_name = NULL WHERE id = ? AND object_name = ?"
-_OLD = "(SELECT id FROM tasks WHERE finished_at < ? ORDER BY finished_at, seq LIMIT ?)"
-DELETE_OUTBOX = f"DELETE FROM outbox WHERE task_id IN {_OLD}"
-DELETE_EXTRAS = f"DELETE FROM extras WHERE task_id IN {_OLD}"
-SELECT_PICTURES_OF_OLD = f"SELECT object_name FROM tasks WHERE id IN {_OLD} AND object_name IS NOT NULL"
-DELETE_TASKS = f"DELETE FROM tasks WHERE id IN {_OLD}"
+SELECT_OLD = (
+    f"SELECT id FROM tasks WHERE finished_at < ? AND NOT {sqlite_deliveries.IS_NEEDED} "
+    "ORDER BY finished_at, seq LIMIT ?"
+)
+_LISTED = "(SELECT value FROM json_each(?))"
+DELETE_OF_OLD = f"DELETE FROM {{table}} WHERE task_id IN {_LISTED}"
+SELECT_PICTURES_OF_OLD = f"SELECT object_name FROM tasks WHERE id IN {_LISTED} AND object_name IS NOT NULL"
+DELETE_TASKS = f"DELETE FROM tasks WHERE id IN {_LISTED}"
 
 SELECT_LAPSED = f"SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until < ?"
 SELECT_QUARANTINED = (
@@ -96,8 +99,10 @@ SELECT_QUARANTINED = (
 )
 SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE {_IS_ACTIVE} ORDER BY turn, seq"
 SELECT_TASK = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
+SELECT_SEALED = "SELECT webhook_secret FROM tasks WHERE id = ?"
 SELECT_OLD_PICTURES = (
-    "SELECT id, object_name FROM tasks WHERE finished_at < ? AND object_name IS NOT NULL ORDER BY finished_at LIMIT ?"
+    "SELECT id, object_name FROM tasks WHERE finished_at < ? AND object_name IS NOT NULL "
+    f"AND NOT {sqlite_deliveries.IS_NEEDED} ORDER BY finished_at LIMIT ?"
 )
 
 
@@ -159,7 +164,7 @@ def _task_row(new: Submission, state: State, place: Place) -> tuple[object, ...]
     return (
         new.id, new.account_id, new.key_id, state, new.generation.model, new.generation.batch_key,
         place.start, place.turn, new.work, payer, encode(new.generation), encode(new.warnings), new.dialect, new.origin,
-        new.webhook_url, new.webhook_secret, new.idempotency_key, new.request_hash, new.recipe, new.repeatable,
+        new.webhook_url, new.sealed_secret, new.idempotency_key, new.request_hash, new.recipe, new.repeatable,
         new.cost, new.now,
     )  # fmt: skip
 
@@ -325,10 +330,13 @@ def delete_old(connection: sqlite3.Connection, cutoffs: Sequence[tuple[float, in
 
 
 def _delete_old(connection: sqlite3.Connection, cutoff: tuple[float, int]) -> int:
-    connection.execute(DELETE_OUTBOX, cutoff)
-    connection.execute(DELETE_EXTRAS, cutoff)
-    pictures = connection.execute(SELECT_PICTURES_OF_OLD, cutoff).fetchall()
-    deleted = connection.execute(DELETE_TASKS, cutoff).rowcount
+    finished_before, limit = cutoff
+    ids = [id_ for (id_,) in connection.execute(SELECT_OLD, (finished_before, finished_before, limit))]
+    old = encode(ids)
+    for table in ("outbox", "extras", "deliveries"):
+        connection.execute(DELETE_OF_OLD.format(table=table), (old,))
+    pictures = connection.execute(SELECT_PICTURES_OF_OLD, (old,)).fetchall()
+    connection.execute(DELETE_TASKS, (old,))
     for (object_name,) in pictures:
         sqlite_cache.let_go(connection, object_name)
-    return deleted
+    return len(ids)

@@ -212,8 +212,8 @@ class Worker:
                     holding.wants_previews = True
             case p.Drain():
                 self.drain()
-            case p.Welcome() | p.Refused():
-                raise WorkerProtocolError("An unexpected greeting.")
+            case p.Welcome() | p.Refused() | p.Errands():
+                raise WorkerProtocolError("A message that is not for a worker.")
 
     def _drop(self, ref: str) -> None:
         if self._holdings.pop(ref, None) is not None:

@@ -6,6 +6,8 @@ A worker says Hello, gets Welcome or Refused, then announces how many tasks it w
 they come, and Show for each whose Previews somebody wants to see. Progress, Waypoint and Heartbeat keep the lease;
 Finished and Failed carry the fence of the claim, and the server answers each with Settled. After a lost connection the
 worker says Hello again with the fences it holds.
+
+A courier says CourierHello and gets Welcome or Refused; then the server sends Errands, and a Report answers each.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 4
+VERSION: Final = 5
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -195,8 +197,51 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Finish what runs, give back what waits, then end."""
 
 
-FromWorker = Hello | Want | Progress | Waypoint | Preview | Heartbeat | Finished | Failed | Returned
-FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Drain
+class CourierHello(msgspec.Struct, frozen=True, kw_only=True, tag="courier"):
+    """Who the courier is: it calls addresses that callers chose, and draws nothing. `capacity`: errands at once."""
+
+    version: int
+    worker_id: str
+    pid: int
+    capacity: int
+    token: str = ""
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """One call to an address that a caller chose (see `delivery.outbound.Call`); `number` names it to the server."""
+
+    number: int
+    method: str
+    url: str
+    limit: int
+    timeout: float
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    secure: bool = False
+    whole: bool = False
+    redirects: int = 0
+
+
+class Errands(msgspec.Struct, frozen=True, kw_only=True, tag="errands"):
+    """To be run at once."""
+
+    errands: tuple[Errand, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
+    """What an errand brought: a status and a body, or the `problem` that there was none. `retry_after` as it came."""
+
+    number: int
+    status: int | None = None
+    body: bytes = b""
+    retry_after: str = ""
+    problem: str | None = None
+
+
+FromWorker = (
+    Hello | Want | Progress | Waypoint | Preview | Heartbeat | Finished | Failed | Returned | CourierHello | Report
+)
+FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Drain | Errands
 
 _encoder = msgspec.msgpack.Encoder()
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from builders import EVERY_MODEL, NOW, generation, new_key, submission
+from fluxserve.api import DIALECTS
+from fluxserve.api.couriers import Couriers
+from fluxserve.api.webhooks import Composer
 from fluxserve.api.workers import Gateway
+from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
+from fluxserve.delivery.links import LinkSigner
+from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
+from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import KeyEntry
 from fluxserve.store.sqlite import SqliteStore
@@ -88,15 +95,25 @@ class GatewayHouse:
         inputs = Inputs(
             store=store, storage=self.input_storage, decoders=self.decoders, budget=self.settings.input_budget
         )
+        self.webhooks = Webhooks(
+            store=store, sealer=Sealer(bytes(32)), allowance=Allowance.parse(self.settings.outbound_allow),
+            now=lambda: NOW, rng=random.Random(1),
+        )  # fmt: skip
         self.service = Service(
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
             inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
-            now=lambda: NOW, rng=random.Random(1),
+            webhooks=self.webhooks, now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0
+        signer = LinkSigner([bytes(32)], self.settings.link_ttl)
+        self.couriers = Couriers(
+            self.webhooks, Composer(self.service, signer, DIALECTS, lambda: NOW).compose, settings=self.settings,
+            need=lambda: None, on_ready=lambda _: None, on_hung=lambda _: None, steady=lambda: self.steady,
+        )  # fmt: skip
         self.gateway = Gateway(
-            self.service, token=TOKEN, is_alive=lambda _: True, on_ready=lambda _: None, on_hung=lambda _: None,
+            self.service, token=TOKEN, is_alive=lambda _: True, serve_courier=self.couriers.serve,
+            on_ready=lambda _: None, on_hung=lambda _: None,
             steady=lambda: self.steady,
         )  # fmt: skip
         self._serving: set[asyncio.Task[None]] = set()

@@ -10,7 +10,9 @@ from pathlib import Path
 from builders import DRAWN, EVERY_MODEL, NOW
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import find
+from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
+from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
@@ -20,6 +22,7 @@ from fluxserve.service.orders import Order
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
+from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -56,10 +59,14 @@ class House:
         self.inputs = Inputs(
             store=self.store, storage=self.input_storage, decoders=self.decoders, budget=self.settings.input_budget
         )
+        self.webhooks = Webhooks(
+            store=self.store, sealer=Sealer(bytes(32)), allowance=Allowance.parse(self.settings.outbound_allow),
+            now=lambda: self.time, rng=random.Random(1),
+        )  # fmt: skip
         self.service = Service(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache),
-            now=lambda: self.time, rng=random.Random(1),
+            webhooks=self.webhooks, now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,

@@ -102,6 +102,15 @@ DAMAGE = {
         "INSERT INTO outbox VALUES ('gone', 'ready', 0)",
         ["Task gone: it is in the outbox but has not ended."],
     ),
+    "an ended task whose webhook is nowhere": (
+        "UPDATE tasks SET webhook_url = 'https://hooks.test/' WHERE id = :ready",
+        ["Task {ready}: it has ended, but the webhook that its request named does not exist."],
+    ),
+    "a webhook of a running task": (
+        "INSERT INTO deliveries (task_id, account_id, state, created_at, due_at) "
+        "VALUES (:running, :account, 'waiting', 0, 0)",
+        ["Task {running}: it has not ended or named no webhook, but there is one."],
+    ),
     "a state that does not exist": (
         "UPDATE tasks SET state = 'lost' WHERE id = :queued",
         ["Task {queued}: its state is unknown."],
