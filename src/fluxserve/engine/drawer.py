@@ -5,16 +5,15 @@ What it does not know: who else draws, in which order trajectories step, what a 
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, sampling, soundness, waypoint, weights
+from fluxserve.engine import forward, networks, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.adapters import Adapters
 from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
@@ -185,9 +184,8 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     runtime = planned(checkpoint, runtime)
-    module, _, name = checkpoint.family.draws.partition(":")
     parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
-    network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
+    network = networks.create(checkpoint, parts)
     weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
     with network.using(Stage.ENCODE, USUAL):
