@@ -54,6 +54,8 @@ PlanChoice = Literal[
     "tiled",
     "float8",
     "float8-tiled",
+    "int8",
+    "int8-tiled",
     "encoder-blocks",
     "encoder-blocks-tiled",
     "float8-encoder-blocks",

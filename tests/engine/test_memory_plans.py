@@ -87,9 +87,21 @@ def test_eight_bits_are_half_of_sixteen_and_a_scale_for_each_row(needed: dict[st
 
 
 def test_machines_with_one_memory_have_no_plans_that_move_weights_and_apple_none_of_eight_bits() -> None:
-    assert [one.name for one in plans.possible("cpu")] == ["resident", "tiled", "float8", "float8-tiled"]
+    resident = ["resident", "tiled", "float8", "float8-tiled"]
+    assert [one.name for one in plans.possible("cpu")] == [*resident, "int8", "int8-tiled"]
     assert [one.name for one in plans.possible("mps")] == ["resident", "tiled"]
-    assert len(list(plans.possible("cuda"))) == len(PLANS) == 16
+    assert {one.name for one in plans.possible("cuda")} == {*PLANS} - {"int8", "int8-tiled"}
+
+
+def test_products_in_eight_bits_are_for_a_cpu_and_only_where_they_are_named(needed: dict[str, Needs]) -> None:
+    name = "FLUX.1-dev"
+    least = peak(PLANS["int8-tiled"], needed[name])
+    assert least < peak(PLANS["float8-tiled"], needed[name])  # nothing is cast
+    with pytest.raises(MemoryTooSmall, match="float8-tiled"):
+        plans.choose(needed[name], "cpu", least, "auto", name)
+    assert plans.choose(needed[name], "cpu", least, "int8", name).int8
+    with pytest.raises(MemoryTooSmall, match="int8 is no plan for cuda"):
+        plans.choose(needed[name], "cuda", 2**50, "int8", name)
 
 
 def test_the_setting_names_every_plan() -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from fluxserve.engine.eight_bits import Eighths
+
 logger = logging.getLogger(__name__)
 #: A filter of a convolution: channels out, channels in, height, width.
 _FILTER_AXES = 4
@@ -117,7 +119,7 @@ class _Place:
     home: torch.device
     device: torch.device
     dtype: torch.dtype
-    float8: bool
+    eighths: Eighths | None
 
     @classmethod
     def of(cls, stage: Stage, runtime: Runtime) -> _Place:
@@ -126,12 +128,16 @@ class _Place:
             home=runtime.home_of(stage),
             device=runtime.torch_device,
             dtype=runtime.torch_dtype,
-            float8=runtime.plan.float8 and stage is Stage.PREDICT,
+            eighths=("int8" if runtime.plan.int8 else "float8") if runtime.plan.holds_eighths(stage) else None,
         )
 
 
 def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside, *, at_random: bool) -> Parts:
     index = layout.read_index(folder)
+    if runtime.plan.int8:
+        from fluxserve.engine import eight_bits
+
+        eight_bits.check_int8()
     source = _Source(folder=folder, index=index, pieces=pieces, runtime=runtime, at_random=at_random)
     family = source.index.family
     read = {Kind.DIFFUSERS: _network, Kind.TRANSFORMERS: _text_encoder, Kind.TOKENIZER: _tokenizer}
@@ -241,10 +247,10 @@ def _put(network: torch.nn.Module, name: str, tensor: Tensor, place: _Place) -> 
 
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
-    if place.float8 and isinstance(module, torch.nn.Linear) and is_block_matrix(name, tensor.ndim):
+    if place.eighths is not None and isinstance(module, torch.nn.Linear) and is_block_matrix(name, tensor.ndim):
         from fluxserve.engine import eight_bits
 
-        eight_bits.hold(module, tensor)
+        eight_bits.hold(module, tensor, place.eighths)
         return
     own = _owned(tensor, place)
     is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
