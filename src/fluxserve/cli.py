@@ -1,5 +1,5 @@
-"""The commands: `fluxserve serve | worker | courier | generate | models | keys | quarantine | doctor | fsck | backup |
-restore`.
+"""The commands: `fluxserve serve | worker | courier | generate | models | keys | quarantine | doctor | bench | fsck |
+backup | restore`.
 
 They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
 What it does not know: how anything works.
@@ -247,6 +247,39 @@ def generate_command(
     out.print(f"  seed {drawn.seed}, {drawn.seconds:.1f} s, drawn by {drawn.drawn_by}", soft_wrap=True)
     for warning in drawn.warnings:
         err.print(f"  [yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+@cli.command(name="bench")
+def bench_command(
+    model: Annotated[
+        str, typer.Argument(help="A model of `fluxserve models`: its checkpoint is measured.")
+    ] = "flux-dev",
+    shape: Annotated[
+        str | None, typer.Option(help="A published shape with random numbers instead, or thin: few of its blocks.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=64, help="Pixels.")] = 1024,
+    height: Annotated[int, typer.Option(min=64, help="Pixels.")] = 1024,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of a picture; by default the model's or shape's.")] = None,
+    references: Annotated[
+        int | None, typer.Option(min=0, help="Pictures beside it; by default the shape's, or none.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each stage is measured; medians count.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    config: Config = None,
+) -> None:
+    """How fast each stage of a picture is here, in seconds, TFLOP/s, and of what the device can do at most."""
+    from fluxserve import bench
+
+    wish = bench.Wish(
+        model=model, shape=shape, size=catalogue.Size(width, height), steps=steps, references=references, rounds=rounds
+    )
+    report = bench.measure(read_settings(config, {}), wish)
+    if as_json:
+        out.print(bench.as_json(report), markup=False, soft_wrap=True)
+        return
+    for line in bench.about(report):
+        out.print(line, markup=False, soft_wrap=True)
+    show_table(bench.HEADINGS, bench.rows(report))
 
 
 @models.callback(invoke_without_command=True)

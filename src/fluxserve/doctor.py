@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import shutil
@@ -9,6 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from fluxserve import __version__, database, engine
@@ -59,11 +61,21 @@ def _engine(settings: Settings) -> Finding:
     )
     tested = "" if sys.version_info[:2] == (3, 11) else "; tested with Python 3.11 only"
     try:
-        runtime, workers = device.resolve(settings, 0), engine.worker_count(settings)
+        runtime, workers = _runtime(settings), engine.worker_count(settings)
     except FluxserveError as error:
         return Finding("bad", "engine", error.message)
-    where = f"{runtime.device} in {runtime.dtype}, {workers} worker(s)"
-    return Finding("ok", "engine", f"diffusion on {where}; {versions}{tested}")
+    where = f"{runtime.device} in {runtime.dtype}, {runtime.threads} thread(s), {workers} worker(s)"
+    return Finding("ok", "engine", f"diffusion on {where}; {runtime.why}; {versions}{tested}")
+
+
+def _runtime(settings: Settings) -> Runtime:
+    """For all checkpoints that are there: their size decides how they are computed. Raises ConfigurationError."""
+    sizes: dict[tuple[Path, ...], int] = {}
+    for value in dict.fromkeys(settings.models.get(name, MINI) for name in MODELS):
+        with contextlib.suppress(FluxserveError):  # it is told of by itself
+            checkpoint = find(value)
+            sizes[checkpoint.origin] = checkpoint.weight_bytes
+    return device.resolve(settings, sum(sizes.values()))
 
 
 def examine_models(settings: Settings, only: str | None = None) -> list[Finding]:
@@ -79,7 +91,7 @@ def examine_models(settings: Settings, only: str | None = None) -> list[Finding]
     for name in MODELS:
         drawn_by.setdefault(settings.models.get(name, MINI), []).append(name)
     try:
-        runtime = device.resolve(settings, 0) if engine.choose(settings) == "diffusion" else None
+        runtime = _runtime(settings) if engine.choose(settings) == "diffusion" else None
     except FluxserveError as error:
         return [*findings, Finding("bad", "models", error.message)]
     for value, names in drawn_by.items():

@@ -54,6 +54,8 @@ PlanChoice = Literal[
     "tiled",
     "float8",
     "float8-tiled",
+    "int8",
+    "int8-tiled",
     "encoder-blocks",
     "encoder-blocks-tiled",
     "float8-encoder-blocks",
@@ -167,7 +169,9 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device to draw on.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the networks; auto: float32 on a CPU, bfloat16 on a GPU."
+        "auto",
+        description="Number format of the networks; auto: bfloat16 on a GPU, and on a CPU that multiplies it where "
+        "networks are large, else float32.",
     )
     memory_plan: PlanChoice = Field(
         "auto",

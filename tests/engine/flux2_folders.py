@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
@@ -14,26 +13,18 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from fluxserve.engine.published import MISTRAL_TEMPLATE, QWEN_TEMPLATE, WORDS, byte_tokenizer
+
 #: A token for each byte: the system message that [dev] is told has more than 200.
 TEXT_LENGTH = 288
 _WIDTH = 16
-_WORDS = ("[PAD]", "[BOS]", "[END]", "[IMG]")
-#: As those of Qwen3 and Mistral, in short: a string or a list of pieces, and whether to think first.
-_QWEN_TEMPLATE = (
-    "{% for m in messages %}[BOS]{{ m.role }}: {{ m.content }}[END]{% endfor %}"
-    "{% if add_generation_prompt %}[BOS]assistant: {% if not enable_thinking %}no thoughts{% endif %}{% endif %}"
-)
-_MISTRAL_TEMPLATE = (
-    "[BOS]{% for m in messages %}{{ m.role }}: {% for piece in m.content %}{{ piece.text }}{% endfor %}[END]"
-    "{% endfor %}"
-)
 
 
 def build_klein(folder: Path, *, is_distilled: bool) -> Path:
     """Like FLUX.2 [klein], or like its base that is not distilled."""
     torch.manual_seed(3)
     encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=28, **_LANGUAGE_MODEL))
-    return _build(folder, "Flux2KleinPipeline", encoder, "left", _QWEN_TEMPLATE, is_distilled=is_distilled)
+    return _build(folder, "Flux2KleinPipeline", encoder, "left", QWEN_TEMPLATE, is_distilled=is_distilled)
 
 
 def build_dev(folder: Path) -> Path:
@@ -43,7 +34,7 @@ def build_dev(folder: Path) -> Path:
     eye |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
     text = {"model_type": "mistral", "num_hidden_layers": 30, **_LANGUAGE_MODEL}
     encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=eye))
-    return _build(folder, "Flux2Pipeline", encoder, "right", _MISTRAL_TEMPLATE)
+    return _build(folder, "Flux2Pipeline", encoder, "right", MISTRAL_TEMPLATE)
 
 
 def change(path: Path, **values: object) -> None:
@@ -52,7 +43,7 @@ def change(path: Path, **values: object) -> None:
 
 
 _LANGUAGE_MODEL = {
-    "vocab_size": len(_WORDS) + 256,
+    "vocab_size": len(WORDS) + 256,
     "hidden_size": _WIDTH,
     "intermediate_size": 32,
     "num_attention_heads": 2,
@@ -77,7 +68,7 @@ def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, tem
         "transformer": transformer,
         "vae": _autoencoder(),
         "text_encoder": encoder,
-        "tokenizer": _tokenizer(side, template),
+        "tokenizer": byte_tokenizer(side, template, TEXT_LENGTH),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     }
     index: dict[str, object] = {"_class_name": pipeline, **facts}
@@ -94,22 +85,3 @@ def _autoencoder() -> AutoencoderKLFlux2:
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
     return vae
-
-
-def _tokenizer(side: str, template: str) -> PreTrainedTokenizerFast:
-    """A token for each byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {word: number for number, word in enumerate((*_WORDS, *alphabet))}
-    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain,
-        pad_token="[PAD]",
-        bos_token="[BOS]",
-        eos_token="[END]",
-        additional_special_tokens=["[IMG]"],
-        padding_side=side,
-        model_max_length=TEXT_LENGTH,
-    )
-    tokenizer.chat_template = template
-    return tokenizer

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from published_folders import NAMES, build_published
 
 from fluxserve.catalogue import MODELS
 from fluxserve.doctor import examine_models
@@ -14,10 +13,13 @@ from fluxserve.engine import plans
 from fluxserve.engine.checkpoints import Checkpoint, find
 from fluxserve.engine.needs import needs
 from fluxserve.engine.plans import PLANS, Needs, peak
+from fluxserve.engine.published import SHAPES, build
 from fluxserve.errors import MemoryTooSmall
 from fluxserve.settings import PlanChoice, Settings
 
 RESERVE = 2**30
+WORDS = {shape.title: word for word, shape in SHAPES.items()}
+NAMES = ("FLUX.1-dev", "FLUX.1-schnell", "FLUX.2-dev", "FLUX.2-klein-4B", "FLUX.2-klein-9B")
 #: A card's GiB -> its plan, in bfloat16.
 CHOSEN = {
     "FLUX.1-dev": {
@@ -30,10 +32,10 @@ CHOSEN = {
     },
     "FLUX.2-dev": {
         8: "float8-blocks", 12: "float8-blocks", 16: "float8-blocks", 24: "float8-blocks",
-        48: "float8-encoder-blocks", 80: "float8",
+        48: "float8-encoder-blocks", 80: "float8-tiled",
     },
     "FLUX.2-klein-4B": {
-        8: "float8-blocks", 12: "encoder-blocks-tiled", 16: "float8", 24: "resident", 48: "resident",
+        8: "float8-blocks", 12: "encoder-blocks-tiled", 16: "float8-tiled", 24: "resident", 48: "resident",
         80: "resident",
     },
     "FLUX.2-klein-9B": {
@@ -51,7 +53,7 @@ MILLIONS = {
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     home = tmp_path_factory.mktemp("published")
-    return {name: find(str(build_published(home / name, name))) for name in NAMES}
+    return {name: find(str(build(home / name, WORDS[name]))) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +87,21 @@ def test_eight_bits_are_half_of_sixteen_and_a_scale_for_each_row(needed: dict[st
 
 
 def test_machines_with_one_memory_have_no_plans_that_move_weights_and_apple_none_of_eight_bits() -> None:
-    assert [one.name for one in plans.possible("cpu")] == ["resident", "tiled", "float8", "float8-tiled"]
+    resident = ["resident", "tiled", "float8", "float8-tiled"]
+    assert [one.name for one in plans.possible("cpu")] == [*resident, "int8", "int8-tiled"]
     assert [one.name for one in plans.possible("mps")] == ["resident", "tiled"]
-    assert len(list(plans.possible("cuda"))) == len(PLANS) == 16
+    assert {one.name for one in plans.possible("cuda")} == {*PLANS} - {"int8", "int8-tiled"}
+
+
+def test_products_in_eight_bits_are_for_a_cpu_and_only_where_they_are_named(needed: dict[str, Needs]) -> None:
+    name = "FLUX.1-dev"
+    least = peak(PLANS["int8-tiled"], needed[name])
+    assert least < peak(PLANS["float8-tiled"], needed[name])  # nothing is cast
+    with pytest.raises(MemoryTooSmall, match="float8-tiled"):
+        plans.choose(needed[name], "cpu", least, "auto", name)
+    assert plans.choose(needed[name], "cpu", least, "int8", name).int8
+    with pytest.raises(MemoryTooSmall, match="int8 is no plan for cuda"):
+        plans.choose(needed[name], "cuda", 2**50, "int8", name)
 
 
 def test_the_setting_names_every_plan() -> None:
@@ -108,10 +122,10 @@ def test_a_plan_that_is_named_is_taken(needed: dict[str, Needs]) -> None:
 def test_checking_tells_of_every_checkpoint_and_goes_on_after_a_bad_one(
     published: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
-    cut = build_published(tmp_path / "cut", "FLUX.2-klein-4B")
+    cut = build(tmp_path / "cut", "klein-4b")
     with (cut / "transformer/diffusion_pytorch_model.safetensors").open("ab") as file:
         file.truncate(10**9)
-    pickled = build_published(tmp_path / "pickled", "FLUX.2-klein-4B")
+    pickled = build(tmp_path / "pickled", "klein-4b")
     (pickled / "vae/model.bin").touch()
     settings = Settings(
         models=dict.fromkeys(MODELS, str(published["FLUX.1-dev"].path))

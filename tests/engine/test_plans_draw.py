@@ -102,15 +102,16 @@ def test_a_plan_holds_no_more_on_the_device_than_it_is_expected_to(usual: dict[s
 
 
 @pytest.mark.parametrize("name", ["dev", "klein"])
-def test_weights_in_eight_bits_draw_nearly_the_same(usual: dict[str, Drawer], name: str) -> None:
-    eighths = held_by(usual[name], "float8")
+@pytest.mark.parametrize("plan", ["float8", "int8"])
+def test_weights_in_eight_bits_draw_nearly_the_same(usual: dict[str, Drawer], name: str, plan: str) -> None:
+    eighths = held_by(usual[name], plan)
     with torch.inference_mode():
         trajectory = begin(usual[name], APPLE, {})
         (exact,), (near,) = usual[name].velocities([trajectory]), eighths.velocities([trajectory])
     assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
 
 
-@pytest.mark.parametrize("plan", ["float8", "float8-blocks"])
+@pytest.mark.parametrize("plan", ["float8", "float8-blocks", "int8"])
 def test_eight_bits_draw_the_same_alone_in_company_and_taken_up(usual: dict[str, Drawer], plan: str) -> None:
     drawer = held_by(usual["dev"], plan)
     together = replace(drawer, company={usual["dev"].start("a", APPLE, 0).drawn_size: Company(most=2)})
@@ -141,7 +142,7 @@ def test_a_tiled_plan_decodes_large_pictures_in_tiles_and_small_ones_as_ever(usu
 def test_only_plans_that_change_bits_have_fingerprints_of_their_own() -> None:
     words = {name: fingerprint("", replace(CPU, plan=plan), {}) for name, plan in PLANS.items()}
     assert len({words[name] for name in ("resident", *MOVING)}) == 1
-    assert len(set(words.values())) == 4
+    assert len(set(words.values())) == 6
 
 
 def test_a_checkpoint_is_opened_by_its_plan(checkpoints: dict[str, Checkpoint]) -> None:

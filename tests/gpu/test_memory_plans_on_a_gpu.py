@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fluxserve.catalogue import Generation, Size
+from fluxserve.engine import published
 from fluxserve.engine.checkpoints import Checkpoint, find
 from fluxserve.engine.drawer import open_drawer
 from fluxserve.engine.planning import fit
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from fluxserve.engine.device import Runtime
 
 pytestmark = pytest.mark.gpu
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
 APPLE = Generation(
     model="flux-2-klein-4b", prompt="a red apple", size=Size(1024, 1024), seed=7, steps=2, guidance=1.0,
     output_format="png",
@@ -34,21 +32,7 @@ MOVING = {"resident", "encoder-blocks", "turns", "blocks"}
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    import published_folders
-    import torch
-    from safetensors.torch import save_file
-
-    name = "FLUX.2-klein-4B"
-    folder = published_folders.build_published(tmp_path_factory.mktemp("weights") / name, name)
-    for part, network in published_folders.networks(name).items():
-        (file,) = (folder / part).glob("*.safetensors")
-        tensors = {
-            tensor: torch.randn(one.shape, dtype=one.dtype, device="cuda").mul_(0.02).cpu()
-            for tensor, one in network.state_dict().items()
-            if tensor != "lm_head.weight"
-        }
-        save_file(tensors, file, metadata={"format": "pt"})
-    return find(str(folder))
+    return find(str(published.build(tmp_path_factory.mktemp("weights") / "FLUX.2-klein-4B", "klein-4b", numbers=True)))
 
 
 def _runtime(plan: PlanChoice) -> Runtime:

@@ -8,6 +8,7 @@ What it does not know: networks, pictures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,8 +25,14 @@ def keep_apart(network: Module) -> None:
     """From now on every linear layer of `network` keeps the rows of its first dimension apart."""
     for layer in network.modules():
         if isinstance(layer, Linear):
-            own = _multiply_eighths if eight_bits.is_held(layer) else _multiply
-            setattr(layer, "forward", partial(own, layer))  # noqa: B010 - a module's own forward comes first
+            setattr(layer, "forward", partial(_own(layer), layer))  # noqa: B010 - a module's own forward comes first
+
+
+def _own(layer: Linear) -> Callable[[Linear, Tensor], Tensor]:
+    held = eight_bits.held_as(layer)
+    if held is None:
+        return _multiply
+    return eight_bits.multiply if held == "int8" else _multiply_eighths  # each row of int8 is by itself as it is
 
 
 def _multiply(layer: Linear, rows: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fluxserve.engine.means import Stage
 from fluxserve.engine.plans import RESIDENT, Plan
+from fluxserve.engine.processor import Processor, here
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import PlanChoice, Settings
 
@@ -41,17 +42,21 @@ _RESERVE, _CPU_RESERVE = 2**30, 2 * 2**30
 _RESERVED_SHARE = 4
 
 
+Numbers = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """The settings with every `auto` resolved on this machine.
 
     `token_budget` 0: to be measured. `prompt_cache` and `finetune_cache`: bytes for each checkpoint. `finetunes`: the
     folder of LoRA files. `kept_in`: the folder for what was measured, None where nothing is to be kept. `memory`: bytes
-    that may be planned with by the `memory_plan` of this name, and `plan` what came of it for one checkpoint.
+    that may be planned with by the `memory_plan` of this name, and `plan` what came of it for one checkpoint. `why`:
+    how its number format and threads were chosen, for people.
     """
 
     device: str
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Numbers
     threads: int
     token_budget: int
     prompt_cache: int = 0
@@ -61,6 +66,7 @@ class Runtime:
     memory: int = 0
     memory_plan: PlanChoice = "resident"
     plan: Plan = RESIDENT
+    why: str = field(default="", compare=False)
 
     @property
     def kind(self) -> str:
@@ -114,17 +120,21 @@ def room(settings: Settings, runtime: Runtime) -> Room:
     return Room(device=runtime.memory, host=settings.host_weights or int(_WAITING * _memory()) // workers)
 
 
-def resolve(settings: Settings, weight_bytes: int) -> Runtime:
-    """What the settings mean here, for networks of `weight_bytes` in all. Raises ConfigurationError."""
+def resolve(settings: Settings, weight_bytes: int, processor: Processor | None = None) -> Runtime:
+    """What the settings mean here, for networks of `weight_bytes` in all. Raises ConfigurationError.
+
+    `processor`: another than this machine's.
+    """
     device = _device() if settings.device == "auto" else settings.device
     if not _is_there(device):
         raise ConfigurationError(f"device = {device}: torch finds no such device here. Use auto or cpu.")
-    on_cpu = device == "cpu"
-    auto_dtype: Literal["float32", "bfloat16"] = "float32" if on_cpu else "bfloat16"
+    is_tiny = weight_bytes <= TINY_WEIGHTS
+    dtype, why = _numbers(device, processor or here(), is_tiny=is_tiny)
     return Runtime(
         device=device,
-        dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
-        threads=settings.threads or (1 if weight_bytes <= TINY_WEIGHTS else _cores()),
+        dtype=dtype if settings.dtype == "auto" else settings.dtype,
+        threads=settings.threads or (1 if is_tiny else _cores()),
+        why=_reasons(settings, why, is_tiny=is_tiny),
         token_budget=settings.token_budget,
         prompt_cache=settings.prompt_cache,
         finetunes=settings.finetunes,
@@ -133,6 +143,24 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         memory=settings.memory_budget or _whole_memory(device),
         memory_plan=settings.memory_plan,
     )
+
+
+def _numbers(device: str, processor: Processor, *, is_tiny: bool) -> tuple[Numbers, str]:
+    """The number format that is fastest there, and why. Tiny networks take their time in other things than products."""
+    if device != "cpu":
+        return "bfloat16", "bfloat16 on a GPU"
+    if is_tiny:
+        return "float32", "float32 for tiny networks on a CPU"
+    if flag := processor.multiplies_bfloat16:
+        return "bfloat16", f"bfloat16 because the processor multiplies it ({flag})"
+    return "float32", "float32 because the processor does not multiply bfloat16"
+
+
+def _reasons(settings: Settings, numbers: str, *, is_tiny: bool) -> str:
+    dtype = numbers if settings.dtype == "auto" else f"{settings.dtype} by setting"
+    if settings.threads:
+        return f"{dtype}, threads by setting"
+    return f"{dtype}, {'one thread for each worker because networks are tiny' if is_tiny else 'every core as a thread'}"
 
 
 def sensible_workers(settings: Settings, weight_bytes: int) -> int:

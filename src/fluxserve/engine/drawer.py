@@ -6,16 +6,15 @@ What it does not know: who else draws, in which order trajectories step, what a 
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, sampling, soundness, waypoint, weights
+from fluxserve.engine import forward, networks, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.adapters import Adapters
 from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
@@ -261,9 +260,7 @@ def with_weights(known: Known, network: Network, runtime: Runtime) -> Drawer:
 
 
 def _load(checkpoint: Checkpoint, runtime: Runtime) -> Network:
-    module, _, name = checkpoint.family.draws.partition(":")
-    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
-    return cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
+    return networks.create(checkpoint, weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
 
 
 def _hash_of(checkpoint: Checkpoint) -> str:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 from fluxserve import __version__, catalogue
 from fluxserve.catalogue import Size
-from fluxserve.engine import layout
+from fluxserve.engine import layout, processor
 from fluxserve.engine.beside import NOTHING, Beside
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.single_file import Piece
@@ -102,11 +102,7 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
 
 def _processor() -> str:
     """The CPU: libraries choose their kernels by its model and by what it can do."""
-    try:
-        first = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
-    except OSError:  # not Linux
-        return platform.processor()
-    return "\n".join(_PROCESSOR.findall(first))
+    return "\n".join(_PROCESSOR.findall(processor.description())) or platform.processor()
 
 
 def _digest(file: Path) -> str:

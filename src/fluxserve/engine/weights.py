@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fluxserve.engine import depth, layout, preparation, redux, single_file
+from fluxserve.engine import depth, header, layout, preparation, published, redux, single_file
 from fluxserve.engine.beside import NOTHING, Beside
 from fluxserve.engine.depth import Depth
 from fluxserve.engine.device import Runtime
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fluxserve.engine.eight_bits import Eighths
 
 logger = logging.getLogger(__name__)
 #: A filter of a convolution: channels out, channels in, height, width.
@@ -65,16 +67,22 @@ class Parts:
 
 
 def load(
-    folder: Path, runtime: Runtime, pieces: Mapping[str, Piece] = MappingProxyType({}), beside: Beside = NOTHING
+    folder: Path,
+    runtime: Runtime,
+    pieces: Mapping[str, Piece] = MappingProxyType({}),
+    beside: Beside = NOTHING,
+    *,
+    at_random: bool = False,
 ) -> Parts:
     """Load every part, those of `pieces` from there, and what is `beside`.
 
+    `at_random`: of the folder's files only the headers are read, and numbers drawn for the tensors that they name.
     Raises CheckpointRefused where files do not fit, OutOfMemory.
     """
     import torch
 
     try:
-        return _load(folder, runtime, pieces, beside)
+        return _load(folder, runtime, pieces, beside, at_random=at_random)
     except CheckpointRefused:
         raise
     except (torch.OutOfMemoryError, MemoryError):
@@ -92,10 +100,16 @@ class _Source:
     index: layout.Index
     pieces: Mapping[str, Piece]
     runtime: Runtime
+    at_random: bool
 
     def place_of(self, part: str) -> _Place:
         """Where the part goes."""
         return _Place.of(self.index.family.parts[part].stage, self.runtime)
+
+    def tensors_of(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        """Those of the folder's files, at home."""
+        place, files = self.place_of(part), layout.weight_files(self.folder, self.index.family, part)
+        return _random(self.folder, files, place) if self.at_random else _tensors(self.folder, files, place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +119,7 @@ class _Place:
     home: torch.device
     device: torch.device
     dtype: torch.dtype
-    float8: bool
+    eighths: Eighths | None
 
     @classmethod
     def of(cls, stage: Stage, runtime: Runtime) -> _Place:
@@ -114,12 +128,17 @@ class _Place:
             home=runtime.home_of(stage),
             device=runtime.torch_device,
             dtype=runtime.torch_dtype,
-            float8=runtime.plan.float8 and stage is Stage.PREDICT,
+            eighths=("int8" if runtime.plan.int8 else "float8") if runtime.plan.holds_eighths(stage) else None,
         )
 
 
-def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside) -> Parts:
-    source = _Source(folder=folder, index=layout.read_index(folder), pieces=pieces, runtime=runtime)
+def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: Beside, *, at_random: bool) -> Parts:
+    index = layout.read_index(folder)
+    if runtime.plan.int8:
+        from fluxserve.engine import eight_bits
+
+        eight_bits.check_int8()
+    source = _Source(folder=folder, index=index, pieces=pieces, runtime=runtime, at_random=at_random)
     family = source.index.family
     read = {Kind.DIFFUSERS: _network, Kind.TRANSFORMERS: _text_encoder, Kind.TOKENIZER: _tokenizer}
     loaded = {name: read[part.kind](source, name) for name, part in family.parts.items()}
@@ -166,26 +185,39 @@ def _depth(folder: Path, runtime: Runtime) -> Depth:
     )
 
 
-def _network(source: _Source, part: str) -> torch.nn.Module:
-    """A network of diffusers, made without memory first, so that each tensor goes straight to its place."""
+def blank(folder: Path, index: layout.Index, part: str, piece: Piece | None = None) -> torch.nn.Module:
+    """A network of diffusers without numbers, as the folder says, or the file that holds it."""
     import diffusers
     import torch
 
-    folder, place, piece = source.folder, source.place_of(part), source.pieces.get(part)
-    network_class = getattr(diffusers, source.index.class_of(part))
+    network_class = getattr(diffusers, index.class_of(part))
     known = inspect.signature(network_class.__init__).parameters
     config = json.loads((folder / part / "config.json").read_bytes())
     if part == "transformer" and piece is not None:
         config |= single_file.transformer_config(single_file.check_transformer(piece))
     with torch.device("meta"):
         network: torch.nn.Module = network_class(**{name: value for name, value in config.items() if name in known})
+    return network
+
+
+def _network(source: _Source, part: str) -> torch.nn.Module:
+    """A network of diffusers, made without memory first, so that each tensor goes straight to its place."""
+    place, piece = source.place_of(part), source.pieces.get(part)
+    network = blank(source.folder, source.index, part, piece)
     if piece is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         single_file.check_shapes(piece, shapes)
         _fill(network, single_file.tensors(piece, str(place.home), shapes), place)
     else:
-        _fill(network, _tensors(folder, layout.weight_files(folder, source.index.family, part), place), place)
+        _fill(network, source.tensors_of(part), place)
     return _for_inference(network)
+
+
+def _random(folder: Path, files: Iterable[str], place: _Place) -> Iterator[tuple[str, Tensor]]:
+    """For every tensor that the headers of the folder's files name, numbers drawn at its home."""
+    for file in files:
+        for name, stored in header.read(folder / file).items():
+            yield name, published.normal(name, stored.shape, place.home, place.dtype)
 
 
 def _tensors(folder: Path, files: Iterable[str], place: _Place) -> Iterator[tuple[str, Tensor]]:
@@ -215,10 +247,10 @@ def _put(network: torch.nn.Module, name: str, tensor: Tensor, place: _Place) -> 
 
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
-    if place.float8 and isinstance(module, torch.nn.Linear) and is_block_matrix(name, tensor.ndim):
+    if place.eighths is not None and isinstance(module, torch.nn.Linear) and is_block_matrix(name, tensor.ndim):
         from fluxserve.engine import eight_bits
 
-        eight_bits.hold(module, tensor)
+        eight_bits.hold(module, tensor, place.eighths)
         return
     own = _owned(tensor, place)
     is_parameter = isinstance(getattr(module, leaf), torch.nn.Parameter)
@@ -233,6 +265,10 @@ def _text_encoder(source: _Source, part: str) -> PreTrainedModel:
     encoder_class = getattr(transformers, source.index.class_of(part))
     if part in source.pieces:
         encoder = _text_encoder_in(source.pieces[part], encoder_class, folder / part, place)
+    elif source.at_random:
+        encoder, report = _text_encoder_of(dict(source.tensors_of(part)), encoder_class, folder / part, place)
+        if report["missing_keys"]:
+            raise ValueError("missing", sorted(report["missing_keys"]))
     else:
         encoder, report = encoder_class.from_pretrained(
             folder / part,
@@ -259,16 +295,9 @@ def _text_encoder_in(
 ) -> PreTrainedModel:
     """From a single file, with the folder's config; raises CheckpointRefused where they do not fit each other."""
     shapes = {name: tensor.shape for name, tensor in piece.tensors.items()}
-    encoder, report = encoder_class.from_pretrained(
-        None,
-        config=encoder_class.config_class.from_pretrained(config, local_files_only=True),
-        # Nothing else holds these, so that each is given up as the next is put in memory of its own.
-        state_dict={
-            name: tensor.to(place.dtype) for name, tensor in single_file.tensors(piece, str(place.home), shapes)
-        },
-        dtype=place.dtype,
-        output_loading_info=True,
-    )
+    # Nothing else holds these, so that each is given up as the next is put in memory of its own.
+    tensors = {name: tensor.to(place.dtype) for name, tensor in single_file.tensors(piece, str(place.home), shapes)}
+    encoder, report = _text_encoder_of(tensors, encoder_class, config, place)
     misfits = sorted(map(str, (*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"])))
     if misfits:
         raise CheckpointRefused(
@@ -276,6 +305,20 @@ def _text_encoder_in(
             "Name a base with the same text encoders, or the file that belongs to it."
         )
     return encoder
+
+
+def _text_encoder_of(
+    tensors: dict[str, Tensor], encoder_class: type[PreTrainedModel], config: Path, place: _Place
+) -> tuple[PreTrainedModel, Mapping[str, Collection[str]]]:
+    """And what transformers reports of how they fit."""
+    loaded: tuple[PreTrainedModel, Mapping[str, Collection[str]]] = encoder_class.from_pretrained(
+        None,
+        config=encoder_class.config_class.from_pretrained(config, local_files_only=True),
+        state_dict=tensors,
+        dtype=place.dtype,
+        output_loading_info=True,
+    )
+    return loaded
 
 
 def _owned(tensor: Tensor, place: _Place) -> Tensor:

@@ -5,18 +5,22 @@ What it does not know: files on disk, trajectories, batches.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.trajectory import Conditioning, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from fluxserve.engine.weights import Parts
 
 
 class Network(Protocol):
@@ -66,3 +70,9 @@ class Network(Protocol):
 
     def decode(self, latents: Tensor, size: Size) -> Pixels:
         """One row of finished latents as a picture of `size`. Raises BadPicture."""
+
+
+def create(checkpoint: Checkpoint, parts: Parts) -> Network:
+    """The networks of the checkpoint's family over its loaded parts."""
+    module, _, name = checkpoint.family.draws.partition(":")
+    return cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))

@@ -1,0 +1,203 @@
+"""How fast each stage of a picture is here, beside what the device can do at most.
+
+Stages run as the engine runs them for one picture alone, one after the other, in rounds that begin with the device's
+ceilings: whatever else the machine does hits all of them, and what counts is the median.
+What it does not know: tasks, how a report is printed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from fluxserve.catalogue import Generation, InputPicture, Size
+from fluxserve.catalogue.recipes import Edit
+from fluxserve.engine import device, flops, forward, networks, weights
+from fluxserve.engine import pixels as pixels_of
+from fluxserve.engine.base import Pixels
+from fluxserve.engine.ceilings import Ceilings, seconds_of
+from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.device import Runtime
+from fluxserve.engine.forward import ALONE, Row
+from fluxserve.engine.means import USUAL, Stage
+from fluxserve.engine.networks import Network
+from fluxserve.engine.planning import fit
+from fluxserve.engine.trajectory import Conditioning, Inputs
+
+_PROMPT = "A paper boat floating on calm water at sunrise."
+LOOK, FILE = "look", "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """The picture that is measured; `references`: how many of its own size it is drawn beside."""
+
+    size: Size
+    steps: int
+    references: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A stage: its seconds in each round, its operations, how often a picture goes through it.
+
+    `flop` 0: none worth counting.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    flop: int
+    times: int
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return self.flop / self.median
+
+    def of_floor(self, product_rate: float) -> float:
+        """The share of the seconds that the operations take at this rate."""
+        return self.rate / product_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured: each stage, and the medians of the ceilings, in bytes and operations a second."""
+
+    checkpoint: Checkpoint
+    runtime: Runtime
+    wish: Wish
+    drawn: Size
+    stages: tuple[Measured, ...]
+    copy_rate: float
+    product_rate: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a picture, one stage after the other."""
+        return sum(stage.times * stage.median for stage in self.stages)
+
+    @property
+    def flop(self) -> int:
+        """Of a picture."""
+        return sum(stage.times * stage.flop for stage in self.stages)
+
+
+def measure(checkpoint: Checkpoint, runtime: Runtime, wish: Wish, *, rounds: int, at_random: bool = False) -> Report:
+    """Load the checkpoint, with numbers drawn at random where it has none, and go through the stages.
+
+    Raises MemoryTooSmall before anything is loaded, CheckpointRefused or OutOfMemory.
+    """
+    import torch
+
+    runtime = replace(runtime, plan=fit(checkpoint, runtime).plan)
+    device.apply(runtime)
+    with torch.inference_mode():
+        parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside, at_random=at_random)
+        course = _Course(checkpoint, networks.create(checkpoint, parts), wish)
+        counts = {name: course.flop_of(name) for name in course.stages}
+        ceilings = Ceilings.on(runtime)
+        copies, products = [], []
+        seconds: dict[str, list[float]] = {name: [] for name in course.stages}
+        for _ in range(rounds):
+            copies.append(ceilings.copy_rate())
+            products.append(ceilings.product_rate())
+            for name, act in course.stages.items():
+                seconds[name].append(seconds_of(runtime, act))
+    stages = tuple(
+        Measured(
+            name=name,
+            seconds=tuple(seconds[name]),
+            flop=counts[name],
+            times=wish.steps if name == Stage.PREDICT else 1,
+        )
+        for name in course.stages
+    )
+    return Report(
+        checkpoint=checkpoint,
+        runtime=runtime,
+        wish=wish,
+        drawn=course.drawn,
+        stages=stages,
+        copy_rate=statistics.median(copies),
+        product_rate=statistics.median(products),
+    )
+
+
+class _Course:
+    """The stages of one picture over one network, each run once by now."""
+
+    def __init__(self, checkpoint: Checkpoint, network: Network, wish: Wish) -> None:
+        self._checkpoint = checkpoint
+        self._network = network
+        self.drawn = drawn_size(checkpoint, wish.size)
+        self._generation = _generation(wish)
+        self._pictures = {picture.name: _gradient(picture.size) for picture in self._generation.pictures}
+        inputs = self._look()
+        self._row = Row(
+            latents=network.noise(0, self.drawn),
+            sigma=1.0,
+            guidance=self._generation.guidance,
+            conditioning=self._encode(),
+            inputs=inputs,
+        )
+        self._predict()
+        self._picture = self._decode()
+        self._file()
+        self._beside = 0 if inputs.tokens is None else inputs.tokens.shape[1]
+
+    @property
+    def stages(self) -> Mapping[str, Callable[[], object]]:
+        """By name, in their order."""
+        looks = {LOOK: self._look} if self._pictures else {}
+        return {
+            Stage.ENCODE: self._encode,
+            **looks,
+            Stage.PREDICT: self._predict,
+            Stage.DECODE: self._decode,
+            FILE: self._file,
+        }
+
+    def flop_of(self, name: str) -> int:
+        """The operations of a stage."""
+        if name == Stage.PREDICT:
+            return flops.of_step(self._checkpoint, self.drawn, self._beside)
+        return 0 if name == FILE else flops.counted(self.stages[name])
+
+    def _encode(self) -> Conditioning:
+        with self._network.using(Stage.ENCODE, USUAL):
+            return self._network.encode(_PROMPT)
+
+    def _look(self) -> Inputs:
+        return self._network.look(self._generation, self._pictures, self.drawn, USUAL)
+
+    def _predict(self) -> object:
+        rows = [self._row] * self._checkpoint.rows_per_picture
+        with self._network.using(Stage.PREDICT, USUAL):
+            return forward.predict(self._network, [rows], self.drawn, ALONE)
+
+    def _decode(self) -> Pixels:
+        with self._network.using(Stage.DECODE, USUAL):
+            return self._network.decode(self._row.latents, self.drawn)
+
+    def _file(self) -> bytes:
+        fitted = pixels_of.fit(self._picture, self._generation.size)
+        return pixels_of.encode(fitted, self._generation.output_format, self._checkpoint.name)
+
+
+def _generation(wish: Wish) -> Generation:
+    names = [f"input_image_{number}" for number in range(wish.references)]
+    return Generation(
+        model="", prompt=_PROMPT, size=wish.size, seed=0, steps=wish.steps, guidance=3.5, output_format="jpeg",
+        recipe=Edit(), pictures=tuple(InputPicture(name=name, size=wish.size, sha256="") for name in names),
+    )  # fmt: skip
+
+
+def _gradient(size: Size) -> Pixels:
+    count = 3 * size.area
+    return Pixels(size=size, data=(bytes(range(256)) * (count // 256 + 1))[:count])
