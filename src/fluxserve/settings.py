@@ -186,8 +186,8 @@ class Settings(BaseSettings):
     host_weights: int = Field(
         0,
         ge=0,
-        description="Most bytes of weights that wait in the machine's memory for their turn on a GPU; the rest is read "
-        "again from its files. 0: two fifths of that memory.",
+        description="Most bytes of weights, of all local workers together, that wait in the machine's memory for their "
+        "turn on a GPU; the rest is read again from its files. 0: two fifths of that memory.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
     token_budget: int = Field(

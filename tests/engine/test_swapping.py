@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import shutil
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,11 @@ from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Room, Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import open_drawer
+from fluxserve.engine.duty import Duty
 from fluxserve.engine.planning import fit
 from fluxserve.engine.pool import Pool
-from fluxserve.errors import DrawingFailed
+from fluxserve.engine.recovery import Recovery
+from fluxserve.errors import CheckpointRefused, DrawingFailed
 from fluxserve.settings import Settings
 
 CPU = Runtime(device="cpu", dtype="float32", threads=1, token_budget=1)
@@ -196,11 +199,12 @@ def test_weights_whose_files_changed_meanwhile_fail_their_tasks_and_no_others(
 
 @pytest.fixture
 def opened(checkpoints: dict[str, Checkpoint]) -> Callable[..., tuple[Pool, list[Checkpoint]]]:
-    """A pool of these checkpoints, with room for one on the device and for so many in the machine's memory."""
+    """A pool of these checkpoints, with room for so many on the device and for so many in the machine's memory."""
 
-    def make(*names: str, waiting: int = 0) -> tuple[Pool, list[Checkpoint]]:
-        largest = max(fit(checkpoints[name], CPU).weights for name in names)
-        pool = Pool(Room(device=1, host=waiting * largest), CPU, open_drawer)
+    def make(*names: str, there: int = 1, waiting: int = 0) -> tuple[Pool, list[Checkpoint]]:
+        fits = [fit(checkpoints[name], CPU) for name in names]
+        largest = max(one.weights for one in fits)
+        pool = Pool(Room(device=there * max(one.peak for one in fits), host=waiting * largest), CPU, open_drawer)
         with torch.inference_mode():
             for name in names:
                 pool.open(checkpoints[name])
@@ -211,7 +215,8 @@ def opened(checkpoints: dict[str, Checkpoint]) -> Callable[..., tuple[Pool, list
 
 def bring(pool: Pool, checkpoint: Checkpoint) -> None:
     with torch.inference_mode():
-        pool.bringing(checkpoint.origin, keep=())()
+        for act in pool.bringing(checkpoint.origin, keep=()):
+            act()
 
 
 def bits(pool: Pool, checkpoint: Checkpoint) -> list[Tensor]:
@@ -256,3 +261,63 @@ def test_weights_that_are_lent_stay_until_they_are_given_back(
     assert pool.is_at_hand(first.origin)
     with pytest.raises(LookupError):
         pool.drawer(second.origin)
+
+
+def test_what_is_lent_leaves_only_where_nothing_idle_does(
+    opened: Callable[..., tuple[Pool, list[Checkpoint]]],
+) -> None:
+    pool, (away, lent, idle) = opened("shifted", "schnell", "dev", there=2)
+    assert [pool.is_at_hand(one.origin) for one in (away, lent, idle)] == [False, True, True]
+    pool.lend(lent.origin)
+    pool.lend(idle.origin)
+    pool.give_back(idle.origin)  # used last
+    bring(pool, away)
+    assert [pool.is_at_hand(one.origin) for one in (away, lent, idle)] == [True, True, False]
+
+
+def test_a_checkpoint_that_cannot_be_put_away_can_be_had_again(
+    opened: Callable[..., tuple[Pool, list[Checkpoint]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, (away, here) = opened("schnell", "dev", waiting=2)
+    network = pool.drawer(here.origin).network
+
+    def fail() -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(network, "leave", fail)
+    with pytest.raises(RuntimeError, match="gone"):
+        bring(pool, away)
+    del network
+    bring(pool, away)
+    bring(pool, here)
+    assert pool.is_at_hand(here.origin)
+
+
+def test_weights_that_cannot_be_read_are_not_said_to_have_changed(
+    opened: Callable[..., tuple[Pool, list[Checkpoint]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, (away, _) = opened("schnell", "dev")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CheckpointRefused("The disk could not be read.")
+
+    monkeypatch.setattr("fluxserve.engine.weights.load", refuse)
+    with pytest.raises(DrawingFailed, match="could not be loaded again: The disk could not be read"):
+        bring(pool, away)
+
+
+def test_waiting_for_what_has_to_leave_is_no_hang(opened: Callable[..., tuple[Pool, list[Checkpoint]]]) -> None:
+    pool, (away, here) = opened("schnell", "dev")
+    now, news = [0.0], threading.Condition()
+    duty = Duty(pool, CPU, Recovery(CPU), news, clock=lambda: now[0])
+    pool.lend(here.origin)
+    assert duty.update({away.origin: False}) == {}
+    now[0] = 10_000.0
+    with ThreadPoolExecutor(1) as steps:
+        assert steps.submit(duty.update, {away.origin: False}).result(timeout=PATIENCE_S) == {}
+    assert duty.is_bringing
+    pool.give_back(here.origin)
+    with news:
+        assert news.wait_for(lambda: pool.is_at_hand(away.origin), PATIENCE_S)
+    assert duty.update({away.origin: False}) == {}
+    assert duty.is_ready(away.origin)

@@ -156,10 +156,11 @@ class Server:
             now=time.time,
             rng=random.SystemRandom(),
         )
+        count = engine.worker_count(settings)
         fleet = LocalFleet(
-            settings,
+            settings.model_copy(update={"workers": count}),  # so that each knows how many share the machine
             server=f"unix:{folder / 'worker.sock'}",
-            count=engine.worker_count(settings),
+            count=count,
             run_dir=folder,
             gpus=engine.gpus(settings),
         )

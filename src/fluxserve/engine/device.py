@@ -117,7 +117,7 @@ def room(settings: Settings, runtime: Runtime) -> Room:
     workers = settings.workers or 1
     if runtime.kind != "cuda":
         return Room(device=runtime.memory // workers, host=0)
-    return Room(device=runtime.memory, host=settings.host_weights or int(_WAITING * _memory()) // workers)
+    return Room(device=runtime.memory, host=(settings.host_weights or int(_WAITING * _memory())) // workers)
 
 
 def resolve(settings: Settings, weight_bytes: int, processor: Processor | None = None) -> Runtime:

@@ -245,10 +245,11 @@ def open_again(known: Known, runtime: Runtime) -> Drawer:
     )
     try:
         network = _load(known.checkpoint, replace(runtime, plan=known.fit.plan))
-        weights_word = _hash_of(known.checkpoint)
-    except (CheckpointRefused, OSError):
+    except CheckpointRefused as error:
+        if _is_as_before(known):
+            raise DrawingFailed(f"{known.checkpoint.name} could not be loaded again: {error.message}") from None
         raise changed from None
-    if weights_word != known.weights:  # looked at last, so that no file changes in between
+    if not _is_as_before(known):  # looked at last, so that no file changes in between
         raise changed
     return with_weights(known, network, runtime)
 
@@ -261,6 +262,14 @@ def with_weights(known: Known, network: Network, runtime: Runtime) -> Drawer:
 
 def _load(checkpoint: Checkpoint, runtime: Runtime) -> Network:
     return networks.create(checkpoint, weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
+
+
+def _is_as_before(known: Known) -> bool:
+    """Whether its files are those that it was opened from."""
+    try:
+        return _hash_of(known.checkpoint) == known.weights
+    except (CheckpointRefused, OSError):
+        return False
 
 
 def _hash_of(checkpoint: Checkpoint) -> str:

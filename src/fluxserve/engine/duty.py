@@ -100,8 +100,9 @@ class Duty:
         )
         self._on: frozenset[Origin] = frozenset()
         self._since: dict[Origin, float] = {}
-        #: What is being brought, and since when.
-        self._coming: tuple[Origin, float, Future[Failed | None]] | None = None
+        self._coming: tuple[Origin, Future[Failed | None]] | None = None
+        #: Since when it is being brought; None while those that have to leave are still in use.
+        self._began: float | None = None
 
     @property
     def is_bringing(self) -> bool:
@@ -111,7 +112,7 @@ class Duty:
     @property
     def has_news(self) -> bool:
         """Weights have come since the last `update`."""
-        return self._coming is not None and self._coming[2].done()
+        return self._coming is not None and self._coming[1].done()
 
     def is_ready(self, origin: Origin) -> bool:
         """It is on duty, and its weights have come."""
@@ -149,12 +150,15 @@ class Duty:
         """One at a time, so that who makes room for whom is always known."""
         away = [origin for origin in self._on if not self._pool.is_at_hand(origin)]
         if self._coming is None and away:
-            bring = self._pool.bringing(away[0], keep=self._on)
-            self._coming = away[0], self._clock(), self._bringer.submit(self._bring, away[0], bring)
+            vacate, bring = self._pool.bringing(away[0], keep=self._on)
+            self._began = None
+            self._coming = away[0], self._bringer.submit(self._bring, away[0], vacate, bring)
 
-    def _bring(self, origin: Origin, bring: Callable[[], None]) -> Failed | None:
+    def _bring(self, origin: Origin, vacate: Callable[[], None], bring: Callable[[], None]) -> Failed | None:
         try:
             with self._surroundings():
+                vacate()  # not as an attempt: who is waited for may need the thread that attempts are made in
+                self._began = self._clock()
                 return self._recovery.attempt(bring, str(origin[0]))
         finally:
             with self._news:
@@ -164,8 +168,9 @@ class Duty:
         """Raises what no picture is to blame for; waits for what hangs, so that whoever watches the steps sees it."""
         if self._coming is None:
             return {}
-        origin, began, brought = self._coming
-        hangs = self._clock() - began > max(HANGS_S, _HANG_FACTOR * self._pool.seconds(origin))
+        (origin, brought), began = self._coming, self._began
+        patience = max(HANGS_S, _HANG_FACTOR * self._pool.seconds(origin))
+        hangs = began is not None and self._clock() - began > patience
         if not brought.done() and not hangs:
             return {}
         outcome, self._coming = brought.result(), None

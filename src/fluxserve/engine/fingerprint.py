@@ -114,7 +114,7 @@ def _digest(file: Path) -> str:
     if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
     state = target.stat()
-    return _digest_of(target, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+    return _digest_of(target, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 
 
 @lru_cache(maxsize=4096)

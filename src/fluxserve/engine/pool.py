@@ -28,6 +28,8 @@ from fluxserve.engine.planning import Fit, fit
 from fluxserve.engine.recovery import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
+#: What CUDA says when there are no pages that could stay where they are.
+_NO_PAGES = "CUDA error: out of memory"
 #: What tells checkpoints apart (`Checkpoint.origin`).
 Origin = tuple[Path, ...]
 
@@ -36,14 +38,16 @@ Origin = tuple[Path, ...]
 class _Place:
     """Where a checkpoint is: with a `drawer` on the device, with a `network` in the machine's memory, else on disk.
 
-    `seconds`: how long bringing it took the last time. `lent`: how often it is. `used`: a number that grows.
+    `from_disk`, `from_host`: seconds that bringing it from there took the last time, 0 where it never came from there.
+    `lent`: how often it is. `used`: a number that grows.
     """
 
     known: Known
     drawer: Drawer | None = None
     is_leaving: bool = False
     network: Network | None = None
-    seconds: float = 0.0
+    from_disk: float = 0.0
+    from_host: float = 0.0
     lent: int = 0
     used: int = 0
 
@@ -51,6 +55,12 @@ class _Place:
     def fit(self) -> Fit:
         """How it is held, and what that takes."""
         return self.known.fit
+
+    @property
+    def seconds(self) -> float:
+        """That bringing it took the last time from where it is, or from where it would come if it had to leave."""
+        is_on_disk = self.drawer is None and self.network is None
+        return self.from_disk if is_on_disk else self.from_host or self.from_disk
 
     @property
     def on_host(self) -> int:
@@ -81,7 +91,7 @@ class Pool:
         return self._places[origin].fit.peak
 
     def seconds(self, origin: Origin) -> float:
-        """How long bringing it took the last time."""
+        """How long bringing it took the last time, from where it is."""
         return self._places[origin].seconds
 
     def open(self, checkpoint: Checkpoint) -> Known:
@@ -90,19 +100,20 @@ class Pool:
         began = time.monotonic()
         drawer = self._open_drawer(checkpoint, self._runtime)
         drawer.previewer.fit()
-        place = _Place(known=drawer.known, drawer=drawer, seconds=time.monotonic() - began, used=next(self._uses))
+        place = _Place(known=drawer.known, drawer=drawer, from_disk=time.monotonic() - began, used=next(self._uses))
         self._places[checkpoint.origin] = place
         self._vacate(self._leaving(0, keep={checkpoint.origin}))
         return place.known
 
-    def bringing(self, origin: Origin, keep: Collection[Origin]) -> Callable[[], None]:
-        """What brings it, to be done in another thread; it raises EngineError.
+    def bringing(self, origin: Origin, keep: Collection[Origin]) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What makes room for it, and what brings it then: in this order, in another thread.
 
-        Those that make room are chosen here, none of `keep`, and from now on they are not at hand.
+        The first waits until nobody uses what has to leave; the second raises EngineError. Those that make room are
+        chosen here, none of `keep`, and from now on they are not at hand.
         """
         place = self._places[origin]
         leaving = self._leaving(place.fit.peak, keep={origin, *keep})
-        return partial(self._bring, place, leaving)
+        return partial(self._vacate, leaving, coming=place), partial(self._bring, place)
 
     def lend(self, origin: Origin) -> None:
         """One that is at hand: it stays so until it was given back as often as it was lent."""
@@ -126,20 +137,22 @@ class Pool:
             self._places[origin].lent -= 1
             self._given_back.notify_all()
 
-    def _bring(self, place: _Place, leaving: Sequence[_Place]) -> None:
+    def _bring(self, place: _Place) -> None:
         began = time.monotonic()
-        self._vacate(leaving, coming=place)
         was_waiting = place.network is not None
         place.drawer, place.network = self._loaded(place), None
-        place.seconds, place.used = time.monotonic() - began, next(self._uses)
+        seconds, place.used = time.monotonic() - began, next(self._uses)
+        if was_waiting:
+            place.from_host = seconds
+        else:
+            place.from_disk = seconds
         logger.info(
             "%s is back on the device",
             place.known.checkpoint.name,
             extra={
                 "action": "checkpoint_back",
                 "from": "host" if was_waiting else "disk",
-                "seconds": round(place.seconds, 3),
-                "left": [gone.known.checkpoint.name for gone in leaving],
+                "seconds": round(seconds, 3),
             },
         )
 
@@ -153,11 +166,11 @@ class Pool:
         return drawer
 
     def _leaving(self, needed: int, keep: Collection[Origin]) -> Sequence[_Place]:
-        """Those that were lent longest ago, as many as it takes; from now on they are not at hand."""
+        """Those that were lent longest ago and are not now, as many as it takes; from now on they are not at hand."""
         here = [origin for origin in self._places if self.is_at_hand(origin)]
         over = sum(self._places[origin].fit.peak for origin in here) + needed - self.room.device
         leaving = []
-        for place in sorted((self._places[origin] for origin in here if origin not in keep), key=_used):
+        for place in sorted((self._places[origin] for origin in here if origin not in keep), key=_use):
             if over > 0:
                 place.is_leaving = True
                 leaving.append(place)
@@ -169,8 +182,10 @@ class Pool:
         for place in leaving:
             with self._given_back:
                 self._given_back.wait_for(lambda left=place: not left.lent)  # type: ignore[misc]
-            self._put_away(place, coming)
-            place.is_leaving = False
+            try:
+                self._put_away(place, coming)
+            finally:
+                place.is_leaving = False
         if leaving:
             release_memory()
 
@@ -183,7 +198,7 @@ class Pool:
         try:
             network.leave()
         except Exception as error:  # it waits on disk then
-            if not is_out_of_memory(error):
+            if not (is_out_of_memory(error) or _NO_PAGES in str(error)):
                 raise
         else:
             place.network = network
@@ -206,3 +221,8 @@ class Pool:
 
 def _used(place: _Place) -> int:
     return place.used
+
+
+def _use(place: _Place) -> tuple[bool, int]:
+    """One that is lent would have to be waited for."""
+    return place.lent > 0, place.used

@@ -24,6 +24,7 @@ from fluxserve.engine.means import Stage
 from fluxserve.engine.needs import is_block_matrix
 from fluxserve.engine.plans import RESIDENT, Plan
 from fluxserve.engine.preparation import Preparation
+from fluxserve.engine.recovery import is_out_of_memory
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointRefused, OutOfMemory
@@ -83,11 +84,11 @@ def load(
 
     try:
         return _load(folder, runtime, pieces, beside, at_random=at_random)
-    except CheckpointRefused:
+    except (CheckpointRefused, torch.AcceleratorError):  # a device that stopped working is no fault of files
         raise
-    except (torch.OutOfMemoryError, MemoryError):
-        raise OutOfMemory(f"There is not enough memory on {runtime.device} for {folder}.") from None
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"There is not enough memory on {runtime.device} for {folder}.") from None
         logger.exception("Loading failed", extra={"action": "load_failed", "folder": str(folder)})
         raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
 

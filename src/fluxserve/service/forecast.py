@@ -237,7 +237,8 @@ class Forecast:
     def _before(self, entry: _Entry) -> tuple[int, float, float]:
         """What comes before it of all that its model's workers draw: how many that have made no step yet, and all that
         is left, in tasks and in work."""
-        related = set().union({entry.model}, *(team.models for team in self._serving(entry.model)))
+        teams = [team.models for team in self._serving(entry.model)]
+        related = {entry.model}.union(*teams) if teams else set(self._lines)  # whoever comes may draw them all
         parts = [lines.before(entry.place) for model in related if (lines := self._lines.get(model)) is not None]
         return sum(part[0] for part in parts), sum(part[1] for part in parts), sum(part[2] for part in parts)
 
