@@ -373,7 +373,7 @@ def test_a_file_that_is_cut_off_is_refused_wherever_it_ends(dev_folder: Path, tm
         ("flux1.PT", b"", "could run code: only safetensors"),
         ("flux1.safetensors", b"PK\x03\x04and more", "is a pickle: only safetensors"),
         ("flux1.safetensors", b"\x80\x02}q\x00.and more", "is a pickle: only safetensors"),
-        ("flux1.gguf", b"GGUF\x03\0\0\0and more", "is a GGUF file: only safetensors"),
+        ("flux1.gguf", b"GGUF\x03\0\0\0and more", "is cut off, or damaged: its header is longer than the file"),
         ("flux1.safetensors", b"version https://git-lfs", "header cannot be read. Download it again"),
     ],
 )
