@@ -321,7 +321,7 @@ def quarantine(config: Config = None, data_dir: DataDir = None) -> None:
 
 @cli.command()
 def fsck(config: Config = None, data_dir: DataDir = None) -> None:
-    """Check that the books are in order: tasks, ledger, outbox."""
+    """Check that the books are in order: tasks, ledger, outbox, and the files of input pictures."""
     answer = administration.administer(read_settings(config, {"data_dir": data_dir}), admin.Fsck())
     admin.rows(answer)
     for violation in answer.violations:

@@ -24,7 +24,7 @@ from fluxserve.api.admin import AdminSocket
 from fluxserve.api.application import build
 from fluxserve.api.gate import Gate
 from fluxserve.api.workers import Gateway
-from fluxserve.app.folder import address_path, is_alive, key_path, locked, open_store, run_folder
+from fluxserve.app.folder import address_path, input_storage, is_alive, key_path, locked, open_store, run_folder
 from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.files import sync_folder, write_new
@@ -124,13 +124,8 @@ class Server:
             budget=settings.waypoint_budget,
             now=time.time,
         )
-        decoders = Decoders()
-        inputs = Inputs(
-            store=store,
-            storage=LocalStorage(settings.data_dir / "inputs"),
-            decoders=decoders,
-            budget=settings.input_budget,
-        )
+        decoders, input_files = Decoders(), input_storage(settings)
+        inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
         service = Service(
             settings=settings,
             store=store,
@@ -179,7 +174,7 @@ class Server:
                 now=time.time,
             ),
             decoders=decoders,
-            administration=AdminSocket(store=store, keyring=keyring, now=time.time),
+            administration=AdminSocket(store=store, keyring=keyring, inputs=input_files, now=time.time),
             app=app,
         )
 
