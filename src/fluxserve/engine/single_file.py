@@ -96,9 +96,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """What follows from a transformer's names and shapes; `latents`: channels of an image token; `norm`: see `bfl`."""
+    """What follows from a transformer's names and shapes; `norm`: see `bfl`.
+
+    `latents`: channels of an image token; `reads`: of what it reads at its place, more where it reads pictures too.
+    """
 
     latents: int
+    reads: int
     tokens: int
     pooled: int
     head: int
@@ -139,13 +143,13 @@ def check_transformer(piece: Piece) -> Widths:
             raise CheckpointRefused(
                 f"{piece.file} is not a transformer of {piece.names.title}: {name} has shape {tensor.shape}."
             )
-    inner, latents = piece.shape("img_in.weight")
-    if piece.shape("final_layer.linear.weight")[0] != latents:
-        raise CheckpointRefused(
-            f"{piece.file} reads more than latents, as Fill, Canny and Depth do: this engine draws from text alone."
-        )
+    inner, reads = piece.shape("img_in.weight")
+    latents = piece.shape("final_layer.linear.weight")[0]
+    if reads != latents and piece.names is bfl.FLUX2:
+        raise CheckpointRefused(f"{piece.file} reads more than latents, and no published weights of FLUX.2 do.")
     return Widths(
         latents=latents,
+        reads=reads,
         tokens=piece.shape("txt_in.weight")[1],
         pooled=piece.shape(bfl.FLUX1.sign)[1] if piece.names is bfl.FLUX1 else 0,
         head=piece.shape(f"double_blocks.0.img_attn.norm.query_norm.{norm}")[0],
@@ -160,7 +164,7 @@ def check_transformer(piece: Piece) -> Widths:
 def transformer_config(widths: Widths) -> Mapping[str, int | bool]:
     """What diffusers' transformer is made with, as far as tensors tell; FLUX.2's knows no pooled texts."""
     return {
-        "in_channels": widths.latents,
+        "in_channels": widths.reads,
         "out_channels": widths.latents,
         "num_layers": widths.double,
         "num_single_layers": widths.single,
