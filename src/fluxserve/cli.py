@@ -209,6 +209,13 @@ def courier(
 def generate_command(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model of `fluxserve models`.")] = "flux-dev",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture to edit, fill, expand, follow or draw over; more than one where the model takes so many."
+        ),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture is drawn anew.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="W:H, for flux-pro-1.1-ultra.")] = None,
@@ -240,6 +247,8 @@ def generate_command(
         parameters={name: value for name, value in fields.items() if value is not None},
         output=output,
         timeout=timeout,
+        images=tuple(image or ()),
+        mask=mask,
     )
     place = None if fresh else generate.find_server(url=url, key=key, data_dir=data_dir)
     drawn = generate.draw(wish, place, err)
@@ -366,7 +375,7 @@ def quarantine(config: Config = None, data_dir: DataDir = None) -> None:
 
 @cli.command()
 def fsck(config: Config = None, data_dir: DataDir = None) -> None:
-    """Check that the books are in order: tasks, ledger, outbox."""
+    """Check that the books are in order: tasks, ledger, outbox, and the files of input pictures."""
     answer = administration.administer(read_settings(config, {"data_dir": data_dir}), admin.Fsck())
     admin.rows(answer)
     for violation in answer.violations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app.folder import address_path, key_path
-from fluxserve.catalogue import find
+from fluxserve.catalogue import MODELS, ModelSpec, find
+from fluxserve.catalogue.params import MAX_FILE, Kind
 from fluxserve.client import (
     AuthenticationFailed,
     Client,
@@ -38,6 +40,9 @@ from fluxserve.settings import load
 DEFAULT_URL = "http://127.0.0.1:8808"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
+#: The field that `--image` fills, where a model has more than one for pictures.
+_PICTURE_FIELDS = ("image", "control_image", "image_prompt")
+_MASK = "mask"
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 
 
@@ -51,13 +56,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What to draw and where to put it; `output` None: named after the prompt, in the current folder."""
+    """What to draw and where to put it; `output` None: named after the prompt, in the current folder.
+
+    `images` and `mask`: files of pictures for the fields that the model has for them.
+    """
 
     prompt: str
     model: str
     parameters: Mapping[str, object]
     output: Path | None
     timeout: float
+    images: tuple[Path, ...] = ()
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +105,7 @@ def find_server(*, url: str | None, key: str | None, data_dir: Path) -> Place | 
 
 def draw(wish: Wish, place: Place | None, console: Console) -> Drawn:
     """Draw and save; starts a server for the call where `place` is None. Raises ConfigurationError."""
-    wish = _with_format(wish)
-    find(wish.model)
+    wish = with_pictures(_with_format(wish))
     if place is not None:
         return _draw_at(place, wish, console)
     with _own_server(console) as started:
@@ -172,10 +181,44 @@ def _with_format(wish: Wish) -> Wish:
         return wish
     if chosen is None:
         raise ConfigurationError(f"{wish.output}: name a .jpeg, .png or .webp file, or give --format.")
-    return Wish(
-        prompt=wish.prompt, model=wish.model, parameters={**wish.parameters, "output_format": chosen},
-        output=wish.output, timeout=wish.timeout,
-    )  # fmt: skip
+    return replace(wish, parameters={**wish.parameters, "output_format": chosen})
+
+
+def with_pictures(wish: Wish) -> Wish:
+    """Its pictures as base64 among its parameters. Raises ConfigurationError, also for a model that takes none."""
+    spec = find(wish.model)
+    check_takes(spec, wish)
+    files = [*zip(picture_fields(spec), wish.images, strict=False)]
+    files += [] if wish.mask is None else [(_MASK, wish.mask)]
+    return replace(wish, parameters={**wish.parameters, **{name: _encoded(file) for name, file in files}})
+
+
+def check_takes(spec: ModelSpec, wish: Wish) -> None:
+    """Raise ConfigurationError where the model has not so many fields for pictures, or none for a mask."""
+    most = len(picture_fields(spec))
+    if len(wish.images) > most:
+        takes = f"takes {most} picture{'s' * (most > 1)} at most" if most else "takes no picture: leave --image out"
+        raise ConfigurationError(f"{spec.name} {takes}.")
+    if wish.mask is not None and spec.param(_MASK) is None:
+        others = ", ".join(name for name, other in MODELS.items() if other.param(_MASK))
+        raise ConfigurationError(f"{spec.name} takes no mask: leave --mask out, or draw with {others}.")
+
+
+def picture_fields(spec: ModelSpec) -> tuple[str, ...]:
+    """What `--image` fills, in this order: all references of a model that reads some, else its one picture."""
+    names = [param.name for param in spec.params if param.kind is Kind.IMAGE]
+    references = tuple(name for name in names if name.startswith("input_image"))
+    return references or tuple(name for name in _PICTURE_FIELDS if name in names)[:1]
+
+
+def _encoded(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        raise ConfigurationError(f"There is no picture {file} that can be read.") from None
+    if not 0 < len(content) <= MAX_FILE:
+        raise ConfigurationError(f"{file} has {len(content):,} bytes; pictures may have 1 to {MAX_FILE:,}.")
+    return base64.b64encode(content).decode()
 
 
 def _save(picture: Picture, wish: Wish) -> Path:

@@ -28,6 +28,24 @@ def test_a_running_server_is_found_and_draws(make_server: MakeServer, tmp_path: 
         assert picture.format == "PNG"
 
 
+def test_pictures_go_with_the_prompt(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server().start()
+    for name, size in (("one.png", (512, 320)), ("mask.png", (512, 320)), ("two.jpeg", (256, 256))):
+        Image.new("RGB", size, "white").save(tmp_path / name)
+    place = ["--data-dir", str(server.data_dir), "--format", "png"]
+    for arguments, drawn_at in (
+        (["-m", "flux-kontext-pro", "--image", "one.png", "--image", "two.jpeg", "-o", "a.png"], None),
+        (["-m", "flux-pro-1.0-fill", "--image", "one.png", "--mask", "mask.png", "-o", "b.png"], (512, 320)),
+    ):
+        drawn = run("generate", "a red apple", *arguments, *place, cwd=tmp_path)
+        assert drawn.returncode == 0, drawn.stderr
+        with Image.open(tmp_path / arguments[-1]) as picture:
+            assert drawn_at in (None, picture.size)
+    refused = run("generate", "a red apple", "--image", "nothing.png", *place, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "There is no picture nothing.png that can be read." in refused.stderr
+
+
 def test_what_cannot_be_done_is_said_in_one_line(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server().start()
     for arguments, words in (

@@ -151,7 +151,7 @@ def test_a_worker_whose_process_is_spent_makes_way_and_what_was_drawn_beside_goe
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("megabytes", [1, 4, 16, 64])
+@pytest.mark.parametrize("megabytes", [4, *(pytest.param(other, marks=pytest.mark.long) for other in (1, 16, 64))])
 def test_workers_that_the_system_refuses_memory_end_every_task_and_draw_the_same_when_there_is_memory_again(
     make_server: MakeServer, megabytes: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import CPU, TINY_TOKENS, stock
 
 from fluxserve.catalogue import MODELS, Finetune, Generation, Size
@@ -32,10 +32,12 @@ THREE = replace(CPU, token_budget=3 * TINY_TOKENS, finetune_cache=2**13)
 
 @pytest.fixture(scope="module")
 def finetunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three that fit and one that does not."""
+    """Three that fit, one that also changes text encoders, and one that does not fit."""
     folder = tmp_path_factory.mktemp("finetunes")
     for seed in range(3):
         write(folder, f"style-{seed}", seed)
+    texts = {"lora_te1_a.lora_down.weight": torch.ones(1, 2), "lora_te1_a.lora_up.weight": torch.ones(2, 1)}
+    save_file(load_file(folder / "style-1.safetensors") | texts, folder / "with-texts.safetensors")
     save_file(
         {"transformer.x.lora_A.weight": torch.ones(1, 2), "transformer.x.lora_B.weight": torch.ones(2, 1)},
         folder / "stranger.safetensors",
@@ -197,3 +199,14 @@ def test_a_fine_tune_that_cannot_be_used_fails_its_picture_alone(
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, DrawingFailed)
     assert f"The fine-tune {name} cannot be used here" in failed.error.message
+
+
+def test_a_picture_is_told_that_changes_of_text_encoders_were_left_out(
+    engine: DiffusionEngine, finetunes: Path
+) -> None:
+    without, with_texts = (draw(engine, [wish(finetunes, name)])["0"] for name in ("style-1", "with-texts"))
+    assert isinstance(without, Finished)
+    assert isinstance(with_texts, Finished)
+    assert with_texts.pixels == without.pixels
+    assert without.warnings == ()
+    assert with_texts.warnings == ("with-texts also changes text encoders: that part of it was left out",)

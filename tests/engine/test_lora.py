@@ -168,13 +168,20 @@ def test_what_it_takes_of_memory_is_its_matrices(transformer: FluxTransformer2DM
 
 PAIR = (torch.ones(2, 8), torch.ones(8, 2))
 REFUSED = {
-    "in the layout of kohya or BFL": {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": PAIR[0]},
+    "in the layout of XLabs": {"double_blocks.0.processor.qkv_lora1.down.weight": PAIR[0]},
     "a LoKr, a LoHa or a DoRA": peft("x_embedder", *PAIR) | {"transformer.x_embedder.lora_magnitude_vector": PAIR[0]},
-    "changes text encoders too": peft("x_embedder", *PAIR) | {"text_encoder.a.lora_A.weight": PAIR[0]},
+    "no whole LoRA: it is empty": {"lora_te1_text_model_a.lora_down.weight": PAIR[0]},
     "changes biases too": peft("x_embedder", *PAIR) | {"transformer.x_embedder.lora_B.bias": PAIR[0]},
     "no whole LoRA: x_embedder": {"transformer.x_embedder.lora_A.weight": PAIR[0]},
-    "no whole LoRA: it is empty": {},
-    "no LoRA in diffusers' layout: it holds x_embedder.weight": {"x_embedder.weight": PAIR[0]},
+    "a layout that is read: it holds 'x_embedder.lora_C": peft("x_embedder", *PAIR) | {"x_embedder.lora_C": PAIR[0]},
+    "changes transformer_blocks.0.attn.to_q twice": peft(
+        "transformer_blocks.0.attn.to_q", torch.ones(2, 32), torch.ones(32, 2)
+    )
+    | {
+        "lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": torch.ones(2, 32),
+        "lora_unet_transformer_blocks_0_attn_to_q.lora_up.weight": torch.ones(32, 2),
+    },
+    "no LoRA in a layout that is read: it holds 'x_embedder.weight'": {"x_embedder.weight": PAIR[0]},
     "do not fit each other": peft("x_embedder", PAIR[0], torch.ones(8, 3)),
     "more than one LoRA": peft("x_embedder", *PAIR) | {"transformer.x_embedder.lora_A.b.weight": PAIR[0]},
     "matrices of x_embedder do not fit": peft("x_embedder", torch.ones(0, 16), torch.ones(32, 0)),

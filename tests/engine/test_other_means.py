@@ -474,7 +474,7 @@ print(draw(small))
 
 
 @linux
-@pytest.mark.parametrize("megabytes", [5, 60])
+@pytest.mark.parametrize("megabytes", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_an_engine_that_really_runs_out_of_memory_draws_in_tiles_or_fails_and_then_as_before(
     make_house: MakeHouse, dev_folder: Path, megabytes: int
 ) -> None:

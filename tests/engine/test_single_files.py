@@ -286,8 +286,8 @@ def in_integers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, "img_in.weight": tensors["img_in.weight"].to(torch.int8)}
 
 
-def that_fills(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {**tensors, "img_in.weight": tensors["img_in.weight"].repeat(1, 6)}
+def that_reads_more(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**tensors, "img_in.weight": tensors["img_in.weight"].repeat(1, 7)}
 
 
 def in_other_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -327,7 +327,7 @@ def in_diffusers_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (with_more, "not the transformer of FLUX.1: it also holds pulid_ca.0.weight"),
         (in_integers, "numbers in I8, which are not read: get it in BF16"),
         (in_blocks, r"numbers in blocks with scales of their own \(img_in.weight\), which are not read"),
-        (that_fills, "reads more than latents, as Fill"),
+        (that_reads_more, r"wrong\.safetensors has a transformer that reads 112 channels"),
         (in_other_ranks, "img_in.weight has shape"),
         (scaling_nothing, "also holds double_blocks.7.img_mod.lin.weight"),
         (reading_other_texts, "reads texts 384 wide, and those of the folder's T5 are 192. Name the folder"),
@@ -373,7 +373,7 @@ def test_a_file_that_is_cut_off_is_refused_wherever_it_ends(dev_folder: Path, tm
         ("flux1.PT", b"", "could run code: only safetensors"),
         ("flux1.safetensors", b"PK\x03\x04and more", "is a pickle: only safetensors"),
         ("flux1.safetensors", b"\x80\x02}q\x00.and more", "is a pickle: only safetensors"),
-        ("flux1.gguf", b"GGUF\x03\0\0\0and more", "is a GGUF file: only safetensors"),
+        ("flux1.gguf", b"GGUF\x03\0\0\0and more", "is cut off, or damaged: its header is longer than the file"),
         ("flux1.safetensors", b"version https://git-lfs", "header cannot be read. Download it again"),
     ],
 )

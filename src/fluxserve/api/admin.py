@@ -15,7 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from fluxserve.delivery.storage import Storage
 from fluxserve.errors import ConfigurationError, FluxserveError
+from fluxserve.service.inputs import damages
 from fluxserve.service.keyring import Keyring
 from fluxserve.store.base import KeyEntry, Store, TaskRecord
 from fluxserve.worker.connection import same_user
@@ -109,8 +111,10 @@ _command = msgspec.msgpack.Decoder(Command)
 _answer = msgspec.msgpack.Decoder(Answer)
 
 
-async def execute(command: Command, *, store: Store, keyring: Keyring, now: Callable[[], float]) -> Answer:
-    """Carry a command out."""
+async def execute(
+    command: Command, *, store: Store, keyring: Keyring, inputs: Storage, now: Callable[[], float]
+) -> Answer:
+    """Carry a command out; `inputs` holds the files of input pictures."""
     match command:
         case CreateKey():
             text, entry = await keyring.create(
@@ -133,7 +137,7 @@ async def execute(command: Command, *, store: Store, keyring: Keyring, now: Call
         case ListQuarantined():
             return Answer(quarantined=tuple(map(_quarantined_row, await store.quarantined())))
         case Fsck():
-            return Answer(violations=tuple(await store.fsck()))
+            return Answer(violations=(*await store.fsck(), *await damages(store, inputs)))
         case Backup(target=target):
             await store.backup(Path(target))
             return Answer()
@@ -160,9 +164,10 @@ def _quarantined_row(record: TaskRecord) -> QuarantinedRow:
 class AdminSocket:
     """Answers commands on the private socket."""
 
-    def __init__(self, *, store: Store, keyring: Keyring, now: Callable[[], float]) -> None:
+    def __init__(self, *, store: Store, keyring: Keyring, inputs: Storage, now: Callable[[], float]) -> None:
         self._store = store
         self._keyring = keyring
+        self._inputs = inputs
         self._now = now
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -173,7 +178,11 @@ class AdminSocket:
             while (body := await read_frame(reader, limit=MAX_FRAME)) is not None:
                 try:
                     answer = await execute(
-                        _command.decode(body), store=self._store, keyring=self._keyring, now=self._now
+                        _command.decode(body),
+                        store=self._store,
+                        keyring=self._keyring,
+                        inputs=self._inputs,
+                        now=self._now,
                     )
                 except FluxserveError as error:
                     answer = Answer(error=error.message)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fluxserve import database
 from fluxserve.api import admin
-from fluxserve.app.folder import admin_path, database_path, locked, open_store
+from fluxserve.app.folder import admin_path, database_path, input_storage, locked, open_store
 from fluxserve.delivery.secrets import load_or_create
 from fluxserve.errors import ConfigurationError
 from fluxserve.service.keyring import Keyring
@@ -30,7 +30,8 @@ async def _execute_here(settings: Settings, command: admin.Command) -> admin.Ans
     async with open_store(settings) as store:
         keyring = Keyring(store, load_or_create(settings.data_dir).pepper)
         await keyring.load()
-        return await admin.execute(command, store=store, keyring=keyring, now=time.time)
+        inputs = input_storage(settings)
+        return await admin.execute(command, store=store, keyring=keyring, inputs=inputs, now=time.time)
 
 
 def restore(settings: Settings, source: Path) -> Path | None:

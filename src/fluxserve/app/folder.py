@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fluxserve import database
+from fluxserve.delivery.storage import LocalStorage
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import Settings
 from fluxserve.store.sqlite import SqliteStore
@@ -43,6 +44,11 @@ def lock_path(settings: Settings) -> Path:
 def admin_path(settings: Settings) -> Path:
     """The running server's admin socket."""
     return run_dir(settings.data_dir) / "admin.sock"
+
+
+def input_storage(settings: Settings) -> LocalStorage:
+    """Where the input pictures of unfinished tasks lie."""
+    return LocalStorage(settings.data_dir / "inputs")
 
 
 def key_path(data_dir: Path) -> Path:

@@ -27,7 +27,7 @@ from fluxserve.api.couriers import Couriers
 from fluxserve.api.gate import Gate
 from fluxserve.api.webhooks import Composer
 from fluxserve.api.workers import Gateway
-from fluxserve.app.folder import address_path, is_alive, key_path, locked, open_store, run_folder
+from fluxserve.app.folder import address_path, input_storage, is_alive, key_path, locked, open_store, run_folder
 from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
@@ -131,13 +131,8 @@ class Server:
             budget=settings.waypoint_budget,
             now=time.time,
         )
-        decoders = Decoders()
-        inputs = Inputs(
-            store=store,
-            storage=LocalStorage(settings.data_dir / "inputs"),
-            decoders=decoders,
-            budget=settings.input_budget,
-        )
+        decoders, input_files = Decoders(), input_storage(settings)
+        inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
         service = Service(
             settings=settings,
             store=store,
@@ -205,7 +200,7 @@ class Server:
                 now=time.time,
             ),
             decoders=decoders,
-            administration=AdminSocket(store=store, keyring=keyring, now=time.time),
+            administration=AdminSocket(store=store, keyring=keyring, inputs=input_files, now=time.time),
             app=app,
         )
 

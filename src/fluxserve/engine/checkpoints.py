@@ -213,8 +213,10 @@ def _reads(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Re
     """What the transformer's width says; only the pipeline's name tells Kontext from weights that read nothing more."""
     vae = layout.read_json(folder / "vae/config.json", layout.Vae)
     latents, mask = layout.PATCH_AREA * vae.latent_channels, layout.PATCH_AREA * vae.factor**2
+    source = folder
     if "transformer" in pieces:
-        width = single_file.check_transformer(pieces["transformer"]).latents
+        source = pieces["transformer"].file
+        width = single_file.check_transformer(pieces["transformer"]).reads
     else:
         width = layout.read_json(folder / "transformer/config.json", layout.Transformer).in_channels
     found: dict[int, Reads] = {
@@ -224,7 +226,7 @@ def _reads(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Re
     }
     if width not in found:
         raise CheckpointRefused(
-            f"{folder} has a transformer that reads {width} channels; this engine draws with such as read {latents} "
+            f"{source} has a transformer that reads {width} channels; this engine draws with such as read {latents} "
             f"(latents), {2 * latents} (and a control picture) or {2 * latents + mask} (and a masked picture)."
         )
     return found[width]

@@ -181,7 +181,11 @@ class Drawer(Known):
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
             },
-            warnings=(*self.checkpoint.warnings_for(trajectory.generation.prompt), *trajectory.inputs.warnings),
+            warnings=(
+                *self.checkpoint.warnings_for(trajectory.generation.prompt),
+                *trajectory.inputs.warnings,
+                *trajectory.finetune_warnings,
+            ),
         )
 
     def _read(self, prompt: str, means: Means) -> Conditioning:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fluxserve.engine import plans
+from fluxserve.engine import plans, single_file
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.means import Stage
@@ -65,7 +65,9 @@ class Fit:
 
 
 def fit(checkpoint: Checkpoint, runtime: Runtime) -> Fit:
-    """Raises MemoryTooSmall where no plan fits, CheckpointMissing or CheckpointRefused where a file is not whole."""
+    """Raises MemoryTooSmall where no plan fits, CheckpointMissing or CheckpointRefused where a file cannot be read."""
+    for piece in checkpoint.pieces.values():
+        single_file.check_readable(piece)
     needed = needs(checkpoint, runtime.number_bytes)
     plan = plans.choose(needed, runtime.kind, runtime.memory, runtime.memory_plan, checkpoint.name)
     return Fit(plan=plan, needs=needed, memory=runtime.memory, device=runtime.device)

@@ -1,7 +1,8 @@
 """Single files as BFL and ComfyUI write them: which parts of FLUX a file holds, and their tensors under our names.
 
-A file is read by its header first, without torch, so that a wrong one is refused before anything is loaded. Tensors
-are converted one after the other from the mapped file. Those of 8 bits may have a scale beside them, as in ComfyUI's.
+They are safetensors or GGUF. A file is read by its header first, without torch, so that a wrong one is refused before
+anything is loaded. Tensors are converted one after the other from the file. Those of 8 bits may have a scale beside
+them, as in ComfyUI's.
 What it does not know: settings, what the networks are used for.
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from fluxserve.engine import bfl, header
+from fluxserve.engine import bfl, gguf_file, header
 from fluxserve.engine.header import Stored
 from fluxserve.errors import CheckpointRefused
 
@@ -38,6 +40,7 @@ _STRANGERS = (
     (r"distilled_guidance_layer", "a transformer of Chroma"),
     (r"(^|\.)joint_blocks\.", "Stable Diffusion 3"),
     (r"(^|\.)(input|output)_blocks\.\d", "Stable Diffusion (1, 2 or XL)"),
+    (r"^(enc\.|dec\.)?blk\.\d", "a language model or a text encoder in llama.cpp's layout, which is not read"),
     (r"(^|\.)(transformer|down|up)_blocks\.", "in diffusers layout, so its place is in a folder with its config.json"),
 )
 #: Kept beside the weights by ComfyUI; none of it changes what they are.
@@ -46,8 +49,16 @@ _UNREAD = re.compile(
     r"|\.(scale_input|input_scale|comfy_quant)$"
 )
 _SCALE = re.compile(r"\.(scale_weight|weight_scale)$")
-_FORMATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+_FORMATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}) | {
+    name for name, _, _ in gguf_file.FORMATS.values()
+}
 _NAMED_AT_MOST = 3
+
+
+class _Content(Protocol):
+    """An open file."""
+
+    def get_tensor(self, name: str) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +80,11 @@ class Piece:
         return sum(tensor.size for tensor in self.tensors.values())
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether its numbers are worked out from blocks of others."""
+        return any(one.dtype in gguf_file.QUANTIZED for one in self.tensors.values())
+
+    @property
     def names(self) -> bfl.Names:
         """How the layers of a transformer are called: as those of its family."""
         return bfl.FLUX2 if bfl.FLUX2.sign in self.tensors else bfl.FLUX1
@@ -80,9 +96,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """What follows from a transformer's names and shapes; `latents`: channels of an image token; `norm`: see `bfl`."""
+    """What follows from a transformer's names and shapes; `norm`: see `bfl`.
+
+    `latents`: channels of an image token; `reads`: of what it reads at its place, more where it reads pictures too.
+    """
 
     latents: int
+    reads: int
     tokens: int
     pooled: int
     head: int
@@ -95,14 +115,15 @@ class Widths:
 
 def pieces(file: Path) -> Mapping[str, Piece]:
     """The parts that the file holds, by part. Raises CheckpointMissing or CheckpointRefused."""
-    tensors = header.read(file)
+    tensors, calls_itself = _read(file)
     for pattern, what in _STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
             raise CheckpointRefused(f"{file} is {what}. Name a file that holds a part of FLUX in BFL's layout.")
     found = {part: piece for part in PARTS if (piece := _piece(file, part, tensors))}
     if not found:
         raise CheckpointRefused(
-            f"{file} holds no part of FLUX in BFL's or ComfyUI's layout, but {_some(tensors) or 'nothing'}. "
+            f"{file} holds no part of FLUX in BFL's or ComfyUI's layout, but {_some(tensors) or 'nothing'}"
+            f"{calls_itself and f' ({calls_itself!r}, as it says)'}. "
             "Name a file with a transformer, an autoencoder or a text encoder."
         )
     return found
@@ -122,13 +143,13 @@ def check_transformer(piece: Piece) -> Widths:
             raise CheckpointRefused(
                 f"{piece.file} is not a transformer of {piece.names.title}: {name} has shape {tensor.shape}."
             )
-    inner, latents = piece.shape("img_in.weight")
-    if piece.shape("final_layer.linear.weight")[0] != latents:
-        raise CheckpointRefused(
-            f"{piece.file} reads more than latents, as Fill, Canny and Depth do: this engine draws from text alone."
-        )
+    inner, reads = piece.shape("img_in.weight")
+    latents = piece.shape("final_layer.linear.weight")[0]
+    if reads != latents and piece.names is bfl.FLUX2:
+        raise CheckpointRefused(f"{piece.file} reads more than latents, and no published weights of FLUX.2 do.")
     return Widths(
         latents=latents,
+        reads=reads,
         tokens=piece.shape("txt_in.weight")[1],
         pooled=piece.shape(bfl.FLUX1.sign)[1] if piece.names is bfl.FLUX1 else 0,
         head=piece.shape(f"double_blocks.0.img_attn.norm.query_norm.{norm}")[0],
@@ -143,7 +164,7 @@ def check_transformer(piece: Piece) -> Widths:
 def transformer_config(widths: Widths) -> Mapping[str, int | bool]:
     """What diffusers' transformer is made with, as far as tensors tell; FLUX.2's knows no pooled texts."""
     return {
-        "in_channels": widths.latents,
+        "in_channels": widths.reads,
         "out_channels": widths.latents,
         "num_layers": widths.double,
         "num_single_layers": widths.single,
@@ -184,18 +205,40 @@ def check_shapes(piece: Piece, shapes: Mapping[str, Shape]) -> None:
     _check_all(piece, left)
 
 
+def check_readable(piece: Piece) -> None:
+    """Raise CheckpointRefused where a package is missing here that reads the file's numbers."""
+    if gguf_file.is_one(piece.file):
+        gguf_file.check_installed(piece.file)
+
+
 def tensors(piece: Piece, device: str, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Tensor]]:
     """Its tensors on the device under diffusers' names and in their shapes, one after the other."""
-    from safetensors import safe_open
-
     places = destinations(piece)
-    # Apple's GPUs hold no numbers of 8 bits.
-    with safe_open(piece.file, framework="pt", device="cpu" if device == "mps" else device) as opened:
+    with _opened(piece.file, device) as opened:
         for name in piece.tensors:
             tensor = opened.get_tensor(piece.prefix + name)
             if name in piece.scales:
                 tensor = scaled(tensor, opened.get_tensor(piece.prefix + piece.scales[name]))
             yield from cut(tensor, places[name], shapes)
+
+
+def _read(file: Path) -> tuple[Mapping[str, Stored], str]:
+    """The file's tensors, and what it says that it holds, where files of its kind say that."""
+    if not gguf_file.is_one(file):
+        return header.read(file), ""
+    found = gguf_file.read(file)
+    return found.tensors, found.architecture
+
+
+def _opened(file: Path, device: str) -> AbstractContextManager[_Content]:
+    from safetensors import safe_open
+
+    # Apple's GPUs hold no numbers of 8 bits.
+    there = "cpu" if device == "mps" else device
+    if gguf_file.is_one(file):
+        return gguf_file.opened(file, there)
+    content: AbstractContextManager[_Content] = safe_open(file, framework="pt", device=there)
+    return content
 
 
 def scaled(tensor: Tensor, scale: Tensor) -> Tensor:

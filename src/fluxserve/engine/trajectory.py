@@ -149,6 +149,14 @@ class Trajectory:
         return 0.0 if finetune is None else finetune.strength
 
     @property
+    def finetune_warnings(self) -> tuple[str, ...]:
+        """What of its fine-tune is not drawn with."""
+        finetune = self.generation.finetune
+        if finetune is None or self.lora is None or not self.lora.leaves_texts:
+            return ()
+        return (f"{finetune.name} also changes text encoders: that part of it was left out",)
+
+    @property
     def shape(self) -> Hashable:
         """Equal for those whose rows fit into one pass, through the same weights."""
         tokens, channels = self.inputs.tokens, self.inputs.channels

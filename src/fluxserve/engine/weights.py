@@ -1,4 +1,4 @@
-"""Weights from safetensors files into the published network classes, on one device, in one number format.
+"""Weights from safetensors and GGUF files into the published network classes, on one device, in one number format.
 
 Local files only, no code from a checkpoint. Nothing is initialised that the files then replace.
 What it does not know: what the networks are used for.
@@ -208,7 +208,9 @@ def _network(source: _Source, part: str) -> torch.nn.Module:
     if piece is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         single_file.check_shapes(piece, shapes)
-        _fill(network, single_file.tensors(piece, str(place.home), shapes), place)
+        # Where numbers are worked out from others, the device that computes is the quicker one.
+        source_device = place.device if piece.is_quantized else place.home
+        _fill(network, single_file.tensors(piece, str(source_device), shapes), place)
     else:
         _fill(network, source.tensors_of(part), place)
     return _for_inference(network)

@@ -15,6 +15,7 @@ from fluxserve.catalogue import InputPicture, ModelSpec, Size
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.decoding import File, Unreadable
 from fluxserve.delivery.storage import Storage, new_object_name
+from fluxserve.engine import pixels
 from fluxserve.errors import DiskFull, FieldRefused, InputDamaged, InputsFull, PictureGone
 from fluxserve.store.base import KeptInput, Store, TaskRecord
 
@@ -108,8 +109,7 @@ class Inputs:
             raise InputDamaged("An input picture of this task is gone: send the request again.") from None
 
     def _read(self, object_name: str) -> bytes:
-        with self._storage.open(object_name) as file:
-            return file.read(file.size)
+        return _content(self._storage, object_name)
 
     async def forget(self, task_ids: Iterable[str]) -> None:
         """These tasks have ended, and their rows with them."""
@@ -131,6 +131,43 @@ class Inputs:
         for name in orphans:
             await asyncio.to_thread(self._storage.delete, name)
         return len(orphans)
+
+
+async def damages(store: Store, storage: Storage) -> list[str]:
+    """Input pictures of unfinished tasks that are gone, or not those that their task names, as sentences.
+
+    Every file is read; those of tasks that end meanwhile are left out.
+    """
+    found: dict[KeptInput, str] = {}
+    for kept in await store.inputs():
+        (record,) = await store.get_many([kept.task_id])
+        pictures = () if record is None else record.generation.pictures
+        named = next((one for one in pictures if one.name == kept.name), None)
+        fault = await asyncio.to_thread(_fault, storage, kept, named)
+        if fault is not None:
+            found[kept] = f"Task {kept.task_id}: the file of its {kept.name} {fault}."
+    still = set(await store.inputs())
+    return [sentence for kept, sentence in found.items() if kept in still]
+
+
+def _fault(storage: Storage, kept: KeptInput, named: InputPicture | None) -> str | None:
+    """What is wrong with a file; None: nothing."""
+    try:
+        content = _content(storage, kept.object_name)
+    except (PictureGone, OSError):
+        return "is gone or cannot be read"
+    if named is None:
+        return "is of no picture that the task names"
+    try:
+        pixels.decode(content, named)
+    except InputDamaged:
+        return "holds another picture, or is damaged"
+    return None if len(content) == kept.size else "has another size than was written down"
+
+
+def _content(storage: Storage, object_name: str) -> bytes:
+    with storage.open(object_name) as file:
+        return file.read(file.size)
 
 
 def pictures_of(files: Mapping[str, File]) -> dict[str, InputPicture]:

@@ -14,6 +14,7 @@ from service_house import House
 
 from builders import DRAWN, NOW, REASON, in_event_loop
 from fluxserve.accounts.api_keys import ApiKey
+from fluxserve.api import admin
 from fluxserve.catalogue import MODELS, InputPicture, Size, find
 from fluxserve.catalogue.params import IMAGE_PROMPT
 from fluxserve.engine import pixels
@@ -25,6 +26,7 @@ from fluxserve.errors import (
     InsufficientCredits,
     StoreUnavailable,
 )
+from fluxserve.service.inputs import damages
 from fluxserve.service.service import Lost
 from fluxserve.settings import Settings
 from fluxserve.store.base import TaskRecord
@@ -182,6 +184,47 @@ async def test_a_picture_that_is_gone_is_told(house: House) -> None:
         house.input_storage.delete(files(house)[0])
         with pytest.raises(InputDamaged):
             await house.service.read_inputs(task)
+
+
+@in_event_loop
+async def test_fsck_tells_which_files_are_gone_or_not_what_their_task_names(house: House) -> None:
+    async with at_work(house) as key:
+        tasks = [await ask(house, key, text) for text in (PNG, SAME_IN_WEBP, OTHER, PNG)]
+        assert await damages(house.store, house.input_storage) == []
+        kept = {one.task_id: one.object_name for one in await house.store.inputs()}
+        sound, gone, other, cut = (kept[task.id] for task in tasks)
+        content = {name: (house.folder / "inputs" / name).read_bytes() for name in kept.values()}
+        house.input_storage.delete(gone)
+        house.input_storage.put(other, content[sound])
+        house.input_storage.put(cut, content[cut][: len(content[cut]) // 2])
+        found = await damages(house.store, house.input_storage)
+        assert sorted(found) == sorted(
+            f"Task {task.id}: the file of its image_prompt {fault}."
+            for task, fault in zip(
+                tasks[1:],
+                ("is gone or cannot be read", *["holds another picture, or is damaged"] * 2),
+                strict=True,
+            )
+        )
+        house.input_storage.put(sound, content[sound] + b"more")
+        assert f"Task {tasks[0].id}: the file of its image_prompt has another size than was written down." in (
+            await damages(house.store, house.input_storage)
+        )
+        for task in tasks:
+            await house.service.cancel(task.id, task.account_id)
+        assert await damages(house.store, house.input_storage) == []
+
+
+@in_event_loop
+async def test_the_command_of_fsck_tells_of_them_too(house: House) -> None:
+    async with at_work(house) as key:
+        task = await ask(house, key)
+        house.input_storage.delete(files(house)[0])
+        answer = await admin.execute(
+            admin.Fsck(), store=house.store, keyring=house.keyring, inputs=house.input_storage, now=lambda: NOW
+        )
+        assert answer.violations == (f"Task {task.id}: the file of its image_prompt is gone or cannot be read.",)
+        await house.service.cancel(task.id, task.account_id)
 
 
 @in_event_loop
