@@ -83,7 +83,8 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
         )
         assert {(f"GET {tasks}/{{id}}/events", 200), (f"GET {tasks}/{{id}}/events", 422)} <= report.statuses
         hooks = f"{prefix}/webhooks/deliveries"
-        assert {(f"GET {hooks}", 200), (f"GET {hooks}", 422), (f"POST {hooks}/{{id}}/replay", 200)} <= report.statuses
+        assert {(f"GET {hooks}", 200), (f"POST {hooks}/{{id}}/replay", 200)} <= report.statuses
+        assert not long or (f"GET {hooks}", 422) in report.statuses
         assert {(f"GET {prefix}/get_result", 200), (f"GET {prefix}/get_result", 422)} <= report.statuses
     assert {("GET /results/{token}/{name}", 200), ("GET /results/{token}/{name}", 403)} <= report.statuses
 

@@ -142,7 +142,7 @@ def test_a_plan_of_8_bits_holds_the_numbers_as_those_of_any_file(wide_folder: Pa
     network = load(checkpoint.path, replace(CPU, plan=PLANS["float8"]), checkpoint.pieces).transformer
     held = network.transformer_blocks[0].ff.net[2]
     like = torch.nn.Linear(held.in_features, held.out_features)
-    hold(like, dequantized(wide_file)["double_blocks.0.img_mlp.2.weight"])
+    hold(like, dequantized(wide_file)["double_blocks.0.img_mlp.2.weight"], "float8")
     assert {name: one.dtype for name, one in held.state_dict().items() if "bias" not in name} == {
         name: one.dtype for name, one in like.state_dict().items() if "bias" not in name
     }

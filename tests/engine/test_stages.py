@@ -48,7 +48,7 @@ def test_numbers_at_random_need_no_more_than_headers_and_are_no_zeros(
         drawn, read = parts.by_name[part].state_dict(), stored.by_name[part].state_dict()  # type: ignore[union-attr]
         assert {name: one.shape for name, one in drawn.items()} == {name: one.shape for name, one in read.items()}
         matrices = [one for name, one in drawn.items() if one.ndim == 2 and one.shape[1] >= 16]
-        assert all(bool(one.ne(0).all()) for one in matrices)
+        assert all(one.ne(0).double().mean() > 0.999 for one in matrices)  # some of many millions are 0 by chance
         assert not all(torch.equal(one, read[name]) for name, one in drawn.items())
 
 

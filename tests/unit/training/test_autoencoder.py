@@ -82,7 +82,10 @@ def loss(trainer: Trainer, pieces: Tensor) -> float:
 
 
 @pytest.mark.usefixtures("house")
-@pytest.mark.parametrize(("half", "steps", "most"), [("decoder", 20, 0.96), ("encoder", 12, 0.998)])
+@pytest.mark.parametrize(
+    ("half", "steps", "most"),
+    [pytest.param("decoder", 20, 0.96, marks=pytest.mark.long), ("encoder", 12, 0.998)],
+)
 def test_a_few_steps_lower_the_loss_and_a_stopped_run_goes_on(
     tmp_path: Path, half: Half, steps: int, most: float
 ) -> None:

@@ -156,6 +156,7 @@ def train(packed: Path, out: Path, resume: Path | None, minutes: float = 30) -> 
     return results.facts(out)
 
 
+@pytest.mark.long
 def test_a_call_goes_on_elsewhere_and_what_it_makes_is_exported_at_home(
     packed: Path, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
