@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,9 @@ from fluxserve.engine.device import Room, Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
 from fluxserve.engine.drawer import open_drawer
 from fluxserve.engine.duty import Duty
+from fluxserve.engine.means import Stage
 from fluxserve.engine.planning import fit
-from fluxserve.engine.pool import Pool
+from fluxserve.engine.pool import Origin, Pool
 from fluxserve.engine.recovery import Recovery
 from fluxserve.errors import CheckpointRefused, DrawingFailed
 from fluxserve.settings import Settings
@@ -68,11 +69,17 @@ def draw(engine: DiffusionEngine, generation: Generation) -> bytes:
     return finished.pixels.data
 
 
+def tensors(pool: Pool, origin: Origin) -> Iterator[Tensor]:
+    """All weights of one that is at hand."""
+    network = pool.drawer(origin).network
+    for stage in Stage:
+        yield from network._tensors(stage)  # type: ignore[attr-defined]
+
+
 def weights_on_device(engine: DiffusionEngine) -> list[weakref.ref[Tensor]]:
     """Of the one checkpoint that is there."""
     (origin,) = {origin for origin in engine._origins.values() if engine._pool.is_at_hand(origin)}
-    modules = engine._pool.drawer(origin).network.modules
-    return [weakref.ref(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return [weakref.ref(tensor) for tensor in tensors(engine._pool, origin)]
 
 
 def swaps(caplog: pytest.LogCaptureFixture) -> int:
@@ -220,8 +227,7 @@ def bring(pool: Pool, checkpoint: Checkpoint) -> None:
 
 
 def bits(pool: Pool, checkpoint: Checkpoint) -> list[Tensor]:
-    modules = pool.drawer(checkpoint.origin).network.modules
-    return [tensor.clone() for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return [tensor.clone() for tensor in tensors(pool, checkpoint.origin)]
 
 
 def test_weights_wait_in_the_machines_memory_as_far_as_there_is_room_and_come_back_the_same(

@@ -20,7 +20,6 @@ from fluxserve.engine.recovery import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
 
     from fluxserve.engine.weights import Parts
 
@@ -64,11 +63,6 @@ class Residence:
             if (means.tiled or self._plan.tiled) and stage is Stage.DECODE:
                 stack.enter_context(self._in_tiles())
             yield
-
-    @property
-    def modules(self) -> Sequence[Module]:
-        """All that has weights."""
-        return [module for stage in Stage for module in self._parts.networks_of(stage)]
 
     @property
     def is_movable(self) -> bool:

@@ -6,7 +6,7 @@ What it does not know: files on disk, trajectories, batches.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -32,10 +32,6 @@ class Network(Protocol):
     @property
     def transformer(self) -> Module:
         """What predicts: adapters change what its layers do, but never its weights."""
-
-    @property
-    def modules(self) -> Sequence[Module]:
-        """All that has weights."""
 
     @property
     def is_movable(self) -> bool:
