@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxserve.catalogue import Generation
-from fluxserve.service.forecast import Head
+from fluxserve.service.forecast import Away, Head
 from fluxserve.service.service import Lost
 from fluxserve.store.base import TaskRecord
 from fluxserve.worker import protocol as p
@@ -46,7 +46,7 @@ class Claim:
 class Session:
     """One connection of a worker. `look` wakes its dispatcher: the queue, the wish or the session has changed.
 
-    `told`: it drains because somebody wants it to end, and may end it.
+    `told`: it drains because somebody wants it to end, and may end it. `away`: see `Weights`.
     """
 
     hello: p.Hello
@@ -59,6 +59,7 @@ class Session:
     draining: bool = False
     told: bool = False
     closed: bool = False
+    away: Away = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -98,6 +99,16 @@ class Session:
             return -math.inf
         return next(iter(self.turns[max(1, p.batch(capacity) - 1) :]), math.inf)
 
+    def swaps(self, away: Mapping[str, float]) -> None:
+        """These weights are not on its device now, by fingerprint."""
+        by_model = self.hello.fingerprints.items()
+        groups = {one: frozenset(model for model, weights in by_model if weights == one) for one in away}
+        self.away = {models: away[one] for one, models in groups.items() if models}
+
+    def has_at_hand(self, model: str) -> bool:
+        """It draws the model, and no weights have to come for that."""
+        return model in self.hello.models and not any(model in models for models in self.away)
+
     def wants(self, count: int) -> None:
         """It can take so many tasks more than it holds."""
         self.wanted = min(max(count, 0), _MOST_WANTED)
@@ -132,12 +143,13 @@ def claims_of(records: Iterable[TaskRecord]) -> dict[str, Claim]:
 def takes(session: Session, others: Sequence[Session], head: Head) -> bool:
     """Whether the session, which draws its model, may be handed the next task.
 
-    It goes where it is drawn at once, if there is such a worker; a full one gets it only while no other has room for
-    it, and of those the one that holds fewest.
+    It goes where it is drawn at once, if there is such a worker, and of those where no weights have to come for it; a
+    full one gets it only while no other has room for it, and of those the one that holds fewest.
     """
     able = (session, *(other for other in others if head.model in other.hello.models))
     takers = [one for one in able if one.is_open or one.reach > head.turn]
     best = [one for one in takers if one.first > head.turn] or takers
+    best = [one for one in best if one.has_at_hand(head.model)] or best
     if session not in best or session.is_open:
         return session in best
     load = len(session.claims), session.id
@@ -159,6 +171,13 @@ def portion(session: Session, others: Sequence[Session], waiting: int) -> tuple[
     sharing = 1 + sum(not set(models).isdisjoint(other.hello.models) for other in peers)
     share = max(1, math.ceil(waiting / sharing))
     return models, min(session.wanted, most, share)
+
+
+def without_swaps(session: Session, others: Sequence[Session], models: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the models that the session draws as it is, or that weights have to come for wherever they are drawn."""
+    return tuple(
+        model for model in models if session.has_at_hand(model) or not any(other.has_at_hand(model) for other in others)
+    )
 
 
 def unknown_to(session: Session, held: Iterable[p.Held]) -> dict[str, Claim]:

@@ -24,6 +24,7 @@ from fluxserve.api.worker_session import (
     portion,
     takes,
     unknown_to,
+    without_swaps,
 )
 from fluxserve.errors import FluxserveError, InputDamaged, WorkerProtocolError
 from fluxserve.service.forecast import Head
@@ -163,6 +164,7 @@ class Gateway:
         session.claims = claims_of(kept)
         session.draining = session.told = draining
         session.wants(hello.want)
+        session.swaps(hello.away)
         self._forget_former(session)
         self._sessions[session.id] = session
         session.send(
@@ -174,6 +176,7 @@ class Gateway:
             )
         )
         self._show(session, session.claims)
+        self._service.forecast.swap(session.id, session.away)
         if session.draining:
             session.send(p.Drain())
         logger.info(
@@ -227,7 +230,7 @@ class Gateway:
         Who was not `woken` by news looks into the store all the same, for what nobody has shown.
         """
         others = [other for other in self._sessions.values() if other is not session]
-        head = self._service.head(session.hello.models)
+        head = self._service.forecast.head(session.hello.models)
         before = max(session.first, session.reach)
         if head is None and woken:
             return
@@ -245,7 +248,10 @@ class Gateway:
         if session.is_open:
             if any(other.is_open and other.room > session.room for other in others):
                 await asyncio.sleep(0)  # all were woken together: the emptier ones ask first
-            await self._claim(session, *portion(session, others, self._waiting), before=math.inf)
+            models, count = portion(session, others, self._waiting)
+            first = without_swaps(session, others, models)
+            if first == models or not await self._claim(session, first, count, before=math.inf):
+                await self._claim(session, models, count, before=math.inf)
 
     async def _claim(self, session: Session, models: tuple[str, ...], count: int, *, before: float) -> bool:
         """Claim up to `count` tasks for the session, of lower turns than `before`; whether there were any."""
@@ -325,7 +331,11 @@ class Gateway:
                     if step:
                         self._service.advance(task_id, step, steps)
                     else:  # it was admitted, and may go on from further
-                        self._service.take_up(task_id)
+                        self._service.forecast.take_up(task_id)
+            case p.Weights(away=away, waited=waited):
+                session.swaps(away)
+                self._service.forecast.swap(session.id, session.away, waited)
+                self._wake_all()
             case p.Waypoint():
                 self._outcomes.write_down(session, message)
             case p.Preview(task_id=task_id, picture=picture):

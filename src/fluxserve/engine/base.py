@@ -88,6 +88,10 @@ class Engine(Protocol):
         """Weights are on their way to the device; meanwhile it may have nothing else to tell of, and is sound."""
 
     @property
+    def away(self) -> Mapping[str, float]:
+        """By fingerprint, the weights that are not on the device now, and in how many seconds they come."""
+
+    @property
     def spent_on(self) -> Set[str]:
         """Refs over which its process ran out of memory for good; empty: it is sound.
 

@@ -123,6 +123,11 @@ class DiffusionEngine:
         return self._duty.is_bringing
 
     @property
+    def away(self) -> Mapping[str, float]:
+        """See `pool`."""
+        return self._pool.away
+
+    @property
     def spent_on(self) -> Set[str]:
         """See `recovery`."""
         return self._recovery.spent_on

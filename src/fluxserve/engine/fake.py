@@ -143,6 +143,11 @@ class FakeEngine:
         return False
 
     @property
+    def away(self) -> Mapping[str, float]:
+        """It has no weights."""
+        return {}
+
+    @property
     def spent_on(self) -> Set[str]:
         """Refs whose prompts said so."""
         return self._spent_on

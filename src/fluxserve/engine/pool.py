@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -85,6 +85,12 @@ class Pool:
         """On the device, and not about to leave it."""
         place = self._places[origin]
         return place.drawer is not None and not place.is_leaving
+
+    @property
+    def away(self) -> Mapping[str, float]:
+        """Fingerprints of those that are not at hand, and how long bringing them takes."""
+        away = [place for origin, place in self._places.items() if not self.is_at_hand(origin)]
+        return {place.known.fingerprint: place.seconds for place in away}
 
     def takes(self, origin: Origin) -> int:
         """Bytes of the device while it draws there: the expected peak of its memory plan."""

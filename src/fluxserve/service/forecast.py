@@ -1,7 +1,8 @@
 """When a task's turn comes: how many come before it, and in about how many seconds it is ready.
 
 What is left, by turn, as fast as the workers of a model have been drawing lately. Nothing is said of what is not
-known: no worker draws the model, none has finished a task yet, or nothing has moved for too long.
+known: no worker draws the model, none has finished a task yet, or nothing has moved for too long. Weights that have to
+come for it first, or for what comes before it, count as long as they took the last time.
 What it does not know: the store, who asks.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxserve.service.line import Line, Place
@@ -19,6 +20,8 @@ from fluxserve.tasks.task import State
 
 #: Where no worker has made a step for so many seconds, nobody knows when the next one comes.
 QUIET_S = 120.0
+#: The models that share weights which are not on a worker's device, and in how many seconds those come.
+Away = Mapping[frozenset[str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,7 @@ class Forecast:
         self._lines: dict[str, _Lines] = {}
         self._teams: dict[frozenset[str], _Team] = {}
         self._team_of: dict[str, _Team] = {}
+        self._away: dict[str, Away] = {}
         #: By worker; none of one that holds nothing.
         self._desks: dict[str, _Desk] = {}
         self._moved_at = -math.inf
@@ -150,8 +154,17 @@ class Forecast:
 
     def leave(self, worker_id: str) -> None:
         """The worker is gone."""
+        self._away.pop(worker_id, None)
         if (team := self._team_of.pop(worker_id, None)) is not None:
             team.workers -= 1
+
+    def swap(self, worker_id: str, away: Away, waited: float = 0.0) -> None:
+        """Which weights are away from the worker's device now; for how many seconds it could draw nothing for that."""
+        former, self._away[worker_id], now = self._away.get(worker_id, {}), away, self._now()
+        if away != former:
+            self._moved_at = now
+        if (desk := self._desks.get(worker_id)) is not None:
+            desk.counted_at = min(now, desk.counted_at + waited)
 
     def put(self, record: TaskRecord, progress: float) -> None:
         """The task as it is written down; `progress` is where it goes on from."""
@@ -227,32 +240,35 @@ class Forecast:
         entry = self._entries.get(task_id)
         if entry is None:
             return None
-        position, tasks, work = self._before(entry)
+        before = self._before(entry)
         if entry.worker_id is not None:
             seconds = self._seconds_at(entry, entry.worker_id)
         else:
-            seconds = self._seconds_in_line(entry, tasks, work)
+            seconds = self._seconds_in_line(entry, before)
+        position = sum(waiting for waiting, _, _ in before.values())
         return Outlook(position=None if entry.is_drawn else position, seconds=seconds)
 
-    def _before(self, entry: _Entry) -> tuple[int, float, float]:
-        """What comes before it of all that its model's workers draw: how many that have made no step yet, and all that
-        is left, in tasks and in work."""
+    def _before(self, entry: _Entry) -> Mapping[str, tuple[int, float, float]]:
+        """What comes before it, by model, of all that its model's workers draw: how many that have made no step yet,
+        and all that is left, in tasks and in work."""
         teams = [team.models for team in self._serving(entry.model)]
         related = {entry.model}.union(*teams) if teams else set(self._lines)  # whoever comes may draw them all
-        parts = [lines.before(entry.place) for model in related if (lines := self._lines.get(model)) is not None]
-        return sum(part[0] for part in parts), sum(part[1] for part in parts), sum(part[2] for part in parts)
+        return {model: lines.before(entry.place) for model in related if (lines := self._lines.get(model)) is not None}
 
     def _serving(self, model: str) -> list[_Team]:
         return [team for team in self._teams.values() if team.workers and model in team.models]
 
-    def _seconds_in_line(self, entry: _Entry, tasks: float, work: float) -> float | None:
+    def _seconds_in_line(self, entry: _Entry, before: Mapping[str, tuple[int, float, float]]) -> float | None:
         """All workers together get through what comes before it, then one of them draws it."""
         if self._is_quiet:
             return None
-        before, own = self._together(entry.model, tasks, work), self._together(entry.model, entry.share, entry.left)
-        if own is None or (before is None and tasks):
+        tasks, work = sum(part[1] for part in before.values()), sum(part[2] for part in before.values())
+        first, own = self._together(entry.model, tasks, work), self._together(entry.model, entry.share, entry.left)
+        if own is None or (first is None and tasks):
             return None
-        return (before[0] if before is not None else 0.0) + own[0] * own[1]
+        workers = [worker_id for worker_id, team in self._team_of.items() if entry.model in team.models]
+        swaps = self._swaps({entry.model, *(model for model, part in before.items() if part[1])}, workers)
+        return swaps + (first[0] if first is not None else 0.0) + own[0] * own[1]
 
     def _together(self, model: str, tasks: float, work: float) -> tuple[float, int] | None:
         """In how many seconds the workers of the model whose speed is known do as much, and how many they are."""
@@ -272,7 +288,23 @@ class Forecast:
             return None
         held = [self._entries[task_id] for task_id in self._desks[worker_id].held]
         first = [other for other in held if other.place <= entry.place]
-        return team.speed.seconds_for(sum(other.share for other in first), sum(other.left for other in first))
+        seconds = team.speed.seconds_for(sum(other.share for other in first), sum(other.left for other in first))
+        return None if seconds is None else seconds + self._swaps({other.model for other in first}, [worker_id])
+
+    def _swaps(self, models: Collection[str], workers: Iterable[str]) -> float:
+        """In how many seconds all weights come that these models need and none of the workers has on its device.
+
+        Each comes once: turns that checkpoints take beyond that cost at most a fifth of the time (`engine.duty`).
+        """
+        offers = [self._away.get(worker_id, {}) for worker_id in workers]
+        soonest: dict[frozenset[str], float] = {}
+        for model in models:
+            ways = [next((one for one in away.items() if model in one[0]), None) for away in offers]
+            away = [way for way in ways if way is not None]
+            if away and len(away) == len(ways):
+                shared, seconds = min(away, key=_seconds)
+                soonest[shared] = seconds
+        return sum(soonest.values())
 
     @property
     def _is_quiet(self) -> bool:
@@ -300,3 +332,7 @@ class Forecast:
         desk.held.discard(task_id)
         if not desk.held:
             del self._desks[entry.worker_id]
+
+
+def _seconds(way: tuple[frozenset[str], float]) -> float:
+    return way[1]

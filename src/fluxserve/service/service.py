@@ -17,7 +17,7 @@ from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import FluxserveError, QueueFull, ShuttingDown
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.finetunes import FinetuneHashes
-from fluxserve.service.forecast import Forecast, Head, Outlook
+from fluxserve.service.forecast import Forecast, Outlook
 from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.orders import Order, refusal
@@ -104,6 +104,7 @@ class Service:
         self.views = Views(on_change=self._changed)
         self.watches = Watches()
         self.previews = Previews(settings.preview_memory)
+        self.forecast = Forecast(now)
         self.queue_changed = Signal()
         #: Called with the id of each task that was cancelled, as soon as that is written down.
         self.on_cancelled: list[Callable[[str], None]] = []
@@ -118,7 +119,6 @@ class Service:
         self._now = now
         self._rng = rng
         self._stopping = False
-        self._forecast = Forecast(now)
         self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
 
     async def start(self) -> list[TaskRecord]:
@@ -153,7 +153,7 @@ class Service:
         except FluxserveError:
             self._sharing.leave(worker_id)
             raise
-        self._forecast.arrive(worker_id, fingerprints)
+        self.forecast.arrive(worker_id, fingerprints)
         records = list(itertools.chain.from_iterable(answered))
         for record in records:
             self._show(record)
@@ -162,7 +162,7 @@ class Service:
     def part(self, worker_id: str) -> None:
         """The worker is gone."""
         self._sharing.leave(worker_id)
-        self._forecast.leave(worker_id)
+        self.forecast.leave(worker_id)
 
     def stop_accepting(self) -> None:
         """From now on submits are refused and nothing is claimed."""
@@ -236,15 +236,15 @@ class Service:
         view = self.views.put(record) if kept is None else self.views.put(record, step=kept.step, steps=kept.steps)
         self.webhooks.ended(record)
         if record.state is State.FOLLOWING:
-            self._forecast.move_up(self.views.drawn(view).id, record.turn)
+            self.forecast.move_up(self.views.drawn(view).id, record.turn)
         else:
-            self._forecast.put(record, view.progress)
+            self.forecast.put(record, view.progress)
         for follower in record.followers:
             self._show(follower)
             if follower.state is State.QUEUED:
                 logger.info("Task takes an equal one's place", extra={"action": "promoted", **follower.log_context})
         for task_id, turn in record.moved:
-            self._forecast.move_up(task_id, turn)
+            self.forecast.move_up(task_id, turn)
         if record.state is State.QUEUED or record.moved:
             self.queue_changed.fire()
         if record.is_answered:
@@ -284,7 +284,7 @@ class Service:
             return None
         if view.state.is_final:
             return view
-        drawn = self._forecast.drawn(task_id)
+        drawn = self.forecast.drawn(task_id)
         cancellation = Cancellation(task_id=task_id, account_id=account_id, drawn=drawn, now=self._now())
         record = (await self._store.cancel_many([cancellation]))[0]
         if record is None:  # it ended meanwhile
@@ -310,13 +310,9 @@ class Service:
         view = self.views.get(record.id) if record.state.is_active else None
         return 0.0 if view is None else view.progress
 
-    def head(self, models: Sequence[str]) -> Head | None:
-        """The next task of all that wait for one of these models."""
-        return self._forecast.head(models)
-
     def outlook(self, view: View) -> Outlook | None:
         """When the task's turn comes; one that follows another waits for that one's."""
-        return self._forecast.outlook(self.views.drawn(view).id)
+        return self.forecast.outlook(self.views.drawn(view).id)
 
     async def claim(
         self,
@@ -421,7 +417,7 @@ class Service:
 
     async def fail(self, task_id: str, fence: int, reason: Reason) -> bool:
         """End the task in error and give its credits back; False when the claim was lost before."""
-        drawn = self._forecast.drawn(task_id)
+        drawn = self.forecast.drawn(task_id)
         failure = Failure(task_id=task_id, fence=fence, reason=reason, drawn=drawn, now=self._now())
         record = (await self._store.fail_many([failure]))[0]
         if record is None:
@@ -465,14 +461,10 @@ class Service:
         """Running tasks whose lease has ended."""
         return await self._store.lapsed(self._now())
 
-    def take_up(self, task_id: str) -> None:
-        """Its worker has begun with it; steps are still to come."""
-        self._forecast.take_up(task_id)
-
     def advance(self, task_id: str, step: int, steps: int) -> None:
         """Show a step."""
         self.views.advance(task_id, step, steps)
-        self._forecast.advance(task_id, step / steps if steps else 0.0)
+        self.forecast.advance(task_id, step / steps if steps else 0.0)
 
     def want_previews(self, view: View) -> None:
         """Somebody looks at the task: until its end previews of what is drawn for it are kept."""

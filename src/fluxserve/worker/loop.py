@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -67,6 +67,9 @@ class Worker:
         #: The server's, once it has said them: it is the server that declares a silent worker dead.
         self._heartbeat, self._lease = settings.heartbeat, settings.lease
         self._waypoint_interval: float | None = None
+        #: What the server knows of weights, and for how many seconds since then nothing could be drawn for that.
+        self._away_told: Mapping[str, float] = {}
+        self._waited = 0.0
         self._welcomed = asyncio.Event()
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-engine")
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-encoder")
@@ -162,6 +165,7 @@ class Worker:
             writer.close()
 
     def _hello(self) -> p.Hello:
+        self._away_told = self._engine.away
         return p.Hello(
             version=p.VERSION,
             worker_id=self._id,
@@ -171,6 +175,7 @@ class Worker:
             fingerprints=dict(self._engine.fingerprints),
             capacity=self._engine.capacity,
             want=0 if self._draining or self._orphan else self._room,
+            away=dict(self._away_told),
             token=self._token,
             orphan=self._orphan,
             held=tuple(holding.held for holding in self._holdings.values()),
@@ -265,6 +270,7 @@ class Worker:
                 continue
             events = await self._watched(self._step)
             self._hear(events)
+            self._tell_away()
             for event in events:
                 self._tell(event)
             if stuck := self._engine.spent_on:
@@ -456,10 +462,19 @@ class Worker:
         if not events and not self._engine.is_bringing:
             return
         now = time.monotonic()
+        if not events:
+            self._waited += now - self._heard_at
         moved = (self._holdings.get(event.ref) for event in events if isinstance(event, Progressed))
         work = sum(step_work(holding.assignment.generation) for holding in moved if holding is not None)
         self._watchdog.heard(now - self._heard_at, work)
         self._heard_at = now
+
+    def _tell_away(self) -> None:
+        """Which weights are away, when that has changed."""
+        if (away := self._engine.away) != self._away_told:
+            self._away_told = away
+            self._send(p.Weights(away=dict(away), waited=self._waited))
+            self._waited = 0.0
 
     def _rest(self) -> None:
         """Nothing is to be heard of an idle engine."""

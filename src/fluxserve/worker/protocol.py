@@ -3,7 +3,8 @@
     frame = 4 bytes big-endian length, then one msgpack map with a `type`
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
-they come, and Show for each whose Previews somebody wants to see. Progress, Waypoint and Heartbeat keep the lease;
+they come, and Show for each whose Previews somebody wants to see. Weights says whose turn it is where checkpoints take
+turns. Progress, Waypoint and Heartbeat keep the lease;
 Finished and Failed carry the fence of the claim, and the server answers each with Settled. After a lost connection the
 worker says Hello again with the fences it holds.
 
@@ -21,7 +22,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 5
+VERSION: Final = 6
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -41,7 +42,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """Who the worker is. `fingerprints`: by model, equal ones promise equal pixels.
 
     `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
-    first task on. `orphan`: its own server process has ended, it only hands in what it holds.
+    first task on. `away`: see Weights. `orphan`: its own server process has ended, it only hands in what it holds.
     """
 
     version: int
@@ -52,6 +53,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     fingerprints: dict[str, str]
     capacity: int
     want: int = 0
+    away: dict[str, float] = {}
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()
@@ -135,6 +137,16 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     task_id: str
     fence: int
     picture: bytes
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):
+    """By fingerprint, the weights that are not on the device now, and in how many seconds they come.
+
+    `waited`: seconds since the last such message in which the worker could draw nothing, because weights had to come.
+    """
+
+    away: dict[str, float]
+    waited: float = 0.0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
@@ -239,7 +251,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 
 
 FromWorker = (
-    Hello | Want | Progress | Waypoint | Preview | Heartbeat | Finished | Failed | Returned | CourierHello | Report
+    Hello
+    | Want
+    | Progress
+    | Waypoint
+    | Preview
+    | Weights
+    | Heartbeat
+    | Finished
+    | Failed
+    | Returned
+    | CourierHello
+    | Report
 )
 FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Drain | Errands
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,10 +127,13 @@ class GatewayHouse:
         want: int = 0,
         models: tuple[str, ...] = EVERY_MODEL,
         fingerprint: str = "f1",
+        fingerprints: Mapping[str, str] | None = None,
+        away: Mapping[str, float] | None = None,
         orphan: bool = False,
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
-        """A worker that was let in."""
+        """A worker that was let in; `fingerprints` where not all models have the same one."""
+        fingerprints = fingerprints or dict.fromkeys(models, fingerprint)
         ours, theirs = socket.socketpair()
         serve = self.gateway.serve_local if self._local else self.gateway.serve_remote
         serving = asyncio.create_task(serve(*await asyncio.open_connection(sock=theirs)))
@@ -139,8 +142,8 @@ class GatewayHouse:
         self._workers.append(worker)
         worker.send(
             p.Hello(
-                version=p.VERSION, worker_id=name, pid=1, models=models, engine="none",
-                fingerprints=dict.fromkeys(models, fingerprint), capacity=capacity, want=want, token=TOKEN,
+                version=p.VERSION, worker_id=name, pid=1, models=tuple(fingerprints), engine="none",
+                fingerprints=dict(fingerprints), capacity=capacity, want=want, away=dict(away or {}), token=TOKEN,
                 orphan=orphan, held=held,
             )
         )  # fmt: skip

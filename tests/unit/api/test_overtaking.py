@@ -127,3 +127,35 @@ async def test_a_task_that_its_worker_may_not_have_holds_no_other_back(tmp_path:
         other = await house.connect("w2", capacity=1)
         other.send(p.Want(count=2))
         assert [held.task_id for held in await other.gets(1)] == [suspect.id]
+
+
+BOTH = {"flux-dev": "d", "flux-schnell": "s"}
+
+
+@in_event_loop
+async def test_of_idle_workers_the_one_whose_weights_need_not_come_gets_the_task(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        without = await house.connect("w1", capacity=4, fingerprints=BOTH, away={"d": 5.0})
+        having = await house.connect("w2", capacity=4, fingerprints=BOTH, away={"s": 5.0})
+        for worker in (without, having):
+            worker.send(p.Want(count=4))
+        await house.submit()
+        await having.gets(1)
+        assert await without.settle_down() == 0
+        await house.submit()  # where it would be drawn without a swap it would have to wait
+        await without.gets(1)
+
+
+@in_event_loop
+async def test_a_worker_first_takes_what_it_has_the_weights_for_and_then_what_there_is(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect("w1", capacity=4, fingerprints=BOTH)
+        await house.connect("w2", capacity=4, fingerprints=BOTH)
+        worker.send(p.Weights(away={"d": 3.0}, waited=1.0))
+        assert await worker.settle_down() == 0
+        (other,) = await house.submit()
+        own = await house.submit(2, model="flux-schnell")
+        for number, task_id in enumerate((*own, other)):
+            worker.send(p.Want(count=1))
+            await worker.gets(number + 1)
+            assert worker.assigned[number].task_id == task_id

@@ -265,3 +265,57 @@ def test_the_head_is_the_lowest_turn_of_what_waits_for_a_model() -> None:
     assert house.forecast.head((*DEV, *SCHNELL)) == Head(turn=2.0, model="flux-schnell")
     house.put("a", State.RUNNING, "w1")
     assert house.forecast.head(DEV) is None
+
+
+def test_weights_that_have_to_come_count_once_whatever_needs_them() -> None:
+    house = House()
+    house.forecast.arrive("w1", (*DEV, *SCHNELL))
+    house.wait("first", turn=1.0)
+    house.draw("first", 10.0)
+    for number, model in enumerate(("flux-dev", "flux-schnell", "flux-schnell", "flux-dev")):
+        house.wait(str(number), turn=2.0 + number, model=model)
+    house.forecast.swap("w1", {frozenset(SCHNELL): 7.0})
+    assert [house.look(str(number)).seconds for number in range(4)] == [10.0, 27.0, 37.0, 47.0]
+    for number in range(4):
+        house.put(str(number), State.RUNNING, "w1")
+    assert [house.look(str(number)).seconds for number in range(4)] == [10.0, 27.0, 37.0, 47.0]
+    house.forecast.swap("w1", {})
+    assert [house.look(str(number)).seconds for number in range(4)] == [10.0, 20.0, 30.0, 40.0]
+
+
+def test_models_that_share_weights_wait_for_them_together() -> None:
+    house = House()
+    house.forecast.arrive("w1", (*DEV, *SCHNELL))
+    house.wait("first", turn=1.0)
+    house.draw("first", 10.0)
+    house.wait("a", turn=2.0)
+    house.wait("b", turn=3.0, model="flux-schnell")
+    house.forecast.swap("w1", {frozenset((*DEV, *SCHNELL)): 7.0})
+    assert house.look("b").seconds == 27.0
+
+
+def test_weights_that_one_of_the_workers_has_need_not_come() -> None:
+    house = House()
+    for name in ("w1", "w2"):
+        house.forecast.arrive(name, DEV)
+    house.wait("first", turn=1.0)
+    house.draw("first", 10.0)
+    house.wait("a", turn=2.0)
+    house.forecast.swap("w1", {frozenset(DEV): 7.0})
+    assert house.look("a").seconds == 10.0
+    house.forecast.swap("w2", {frozenset(DEV): 5.0})
+    assert house.look("a").seconds == 15.0
+    house.forecast.leave("w2")
+    assert house.look("a").seconds == 17.0
+
+
+def test_waiting_for_weights_makes_no_worker_look_slower() -> None:
+    house = House()
+    house.forecast.arrive("w1", DEV)
+    house.wait("first", turn=1.0)
+    house.put("first", State.RUNNING, "w1")
+    house.now += 30.0
+    house.forecast.swap("w1", {}, waited=20.0)
+    house.put("first", State.READY)
+    house.wait("a", turn=2.0)
+    assert house.look("a").seconds == 10.0

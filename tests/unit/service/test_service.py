@@ -455,10 +455,10 @@ async def test_a_cancelled_task_gives_back_what_was_not_drawn_of_it_and_others_m
     key = await house.key()
     first, second = await house.submit(key), await house.submit(key)
     assert (await house.claim()).id == first.id
-    house.service.take_up(first.id)
+    house.service.forecast.take_up(first.id)
     house.service.advance(first.id, 13, 28)  # the step after that is being made
     await house.service.cancel(first.id, key.account_id)
-    head = house.service.head(EVERY_MODEL)
+    head = house.service.forecast.head(EVERY_MODEL)
     assert head is not None
     assert head.turn == pytest.approx(second.turn - first.work / 2)
     await house.service.cancel(second.id, key.account_id)

@@ -21,7 +21,7 @@ from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams
 from fluxserve.worker.holding import PREVIEW_INTERVAL_S
-from fluxserve.worker.loop import Worker
+from fluxserve.worker.loop import ALONE_S, Worker
 
 
 @in_event_loop
@@ -182,6 +182,36 @@ def test_an_engine_with_nothing_to_tell_is_heard_of_only_while_it_waits_for_its_
     )  # fmt: skip
     worker._hear(())
     assert (worker._heard_at > 0) == is_heard
+
+
+class Swaps(FakeEngine):
+    """An engine whose weights have to come for its first step, and then go again."""
+
+    is_bringing = True
+    away: Mapping[str, float] = {"f": 3.0}
+
+    def step(self) -> Sequence[Event]:
+        """Nothing at first, for longer than the engine steps on by itself."""
+        if self.away:
+            self._wait(2 * ALONE_S)
+            self.away = {}
+            return ()
+        return super().step()
+
+
+@in_event_loop
+async def test_a_worker_tells_when_weights_have_come_and_how_long_it_waited_for_them() -> None:
+    async with hired(Swaps(SETTINGS), p.Welcome(heartbeat=60, lease=600, kept=())) as (_, (reader, writer)):
+        writer.write(p.to_frame(p.Tasks(assignments=(TASK,))))
+        told: list[p.FromWorker] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not (told and isinstance(told[-1], p.Finished)):
+                message = await p.read_from_worker(reader)
+                assert message is not None
+                told.append(message)
+    (weights,) = [message for message in told if isinstance(message, p.Weights)]
+    assert weights.away == {}
+    assert weights.waited > 0
 
 
 class Warns(FakeEngine):
