@@ -49,6 +49,11 @@ def build_published(folder: Path, name: str) -> Path:
     return folder
 
 
+def made(name: str, part: str) -> Module:
+    """One network, as large as it was published, with the numbers that its class begins with."""
+    return _PARTS[name][part]()
+
+
 def networks(name: str) -> dict[str, Module]:
     """By part, as large as they were published, without numbers."""
     with torch.device("meta"):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fluxserve.engine.means import Stage
 from fluxserve.engine.plans import RESIDENT, Plan
+from fluxserve.engine.speed import PLAIN, Speed, Surroundings, choose
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import PlanChoice, Settings
 
@@ -59,6 +62,7 @@ class Runtime:
     memory: int = 0
     memory_plan: PlanChoice = "resident"
     plan: Plan = RESIDENT
+    speed: Speed = PLAIN
 
     @property
     def kind(self) -> str:
@@ -103,9 +107,10 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         raise ConfigurationError(f"device = {device}: torch finds no such device here. Use auto or cpu.")
     on_cpu = device == "cpu"
     auto_dtype: Literal["float32", "bfloat16"] = "float32" if on_cpu else "bfloat16"
+    dtype = auto_dtype if settings.dtype == "auto" else settings.dtype
     return Runtime(
         device=device,
-        dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
+        dtype=dtype,
         threads=settings.threads or (1 if weight_bytes <= TINY_WEIGHTS else _cores()),
         token_budget=settings.token_budget,
         prompt_cache=settings.prompt_cache,
@@ -114,6 +119,7 @@ def resolve(settings: Settings, weight_bytes: int) -> Runtime:
         kept_in=settings.data_dir / "measured",
         memory=settings.memory_budget or _whole_memory(device),
         memory_plan=settings.memory_plan,
+        speed=choose(settings, _around(device, dtype, tiny=weight_bytes <= TINY_WEIGHTS)),
     )
 
 
@@ -191,6 +197,25 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _around(device: str, dtype: str, *, tiny: bool) -> Surroundings:
+    """What the device can do, and what is installed beside it."""
+    kind = device.partition(":")[0]
+    compiler = any(map(shutil.which, (os.environ.get("CXX") or "g++", "c++", "clang++", "gcc", "cc")))
+    capability = (0, 0)
+    if kind == "cuda":
+        import torch
+
+        capability = torch.cuda.get_device_capability(device)
+    return Surroundings(
+        kind=kind,
+        dtype=dtype,
+        capability=capability,
+        compiles=compiler and (kind != "cuda" or importlib.util.find_spec("triton") is not None),
+        flash3=importlib.util.find_spec("flash_attn_interface") is not None,
+        tiny=tiny,
+    )
 
 
 def _whole_memory(device: str) -> int:

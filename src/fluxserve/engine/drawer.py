@@ -8,32 +8,42 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, sampling, soundness, waypoint, weights
+from fluxserve.engine import first_block, forward, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.adapters import Adapters
 from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
+from fluxserve.engine.beside import Beside
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.faster import plainly
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.planning import planned
 from fluxserve.engine.previews import Previewer
+from fluxserve.engine.single_file import Piece
+from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
+from fluxserve.engine.warming import warm, warm_company
+from fluxserve.engine.weights import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+#: Makes the parts of a folder: see `weights.load`.
+Load = Callable[[Path, Runtime, Mapping[str, Piece], Beside], Parts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +58,7 @@ class Drawer:
     fingerprint: str
     previewer: Previewer
     adapters: Adapters
+    speed: Speed = PLAIN
 
     def start(
         self,
@@ -82,6 +93,7 @@ class Drawer:
             flow=flow,
             means=means,
             most_guidance=self.checkpoint.most_guidance(generation.recipe),
+            step_cache=self.speed.step_cache,
             lora=None if finetune is None else self.adapters.get(finetune),
             kept=None
             if begun is None or begun.redrawn is None
@@ -110,7 +122,14 @@ class Drawer:
         return waypoint.encode(reached, trajectory.generation) if reached.is_sound else None
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
-        """The velocity of each trajectory where it stands; all have one drawn size and the same means."""
+        """The velocity of each trajectory where it stands; all have one drawn size and the same means.
+
+        Either all of their steps are made or none.
+        """
+        told = [velocity for one in trajectories if (velocity := one.foretold) is not None]
+        return told or self._predicted(trajectories)
+
+    def _predicted(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
         pictures = [
             [
@@ -124,10 +143,31 @@ class Drawer:
         first = trajectories[0]
         with (
             self.network.using(Stage.PREDICT, first.means),
+            plainly(self.adapters.transformer, when=first.lora is not None or first.means.exact),
             self.adapters.applied(first.lora, first.strength),
+            self._with_rest(trajectories),
         ):
             velocities = forward.predict(self.network, pictures, first.drawn_size, self.company_of(first))
         return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
+
+    @contextmanager
+    def _with_rest(self, trajectories: Sequence[Trajectory]) -> Iterator[None]:
+        """Inside, one pass is made: whole, and what it leaves is kept for the next steps, or by what was left."""
+        if trajectories[0].step_cache != "first-block":
+            yield
+            return
+        import torch
+
+        kept = [one.rest.added for one in trajectories if not one.is_made and one.rest.added is not None]
+        if kept:
+            with first_block.short(self.adapters.transformer, torch.cat(kept)):
+                yield
+            return
+        with first_block.whole(self.adapters.transformer) as rest:
+            yield
+        each = self.checkpoint.rows_per_picture
+        for number, one in enumerate(trajectories):
+            one.rest.added = None if rest.added is None else rest.added[number * each : (number + 1) * each].clone()
 
     def company_of(self, trajectory: Trajectory) -> Company:
         """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
@@ -162,6 +202,7 @@ class Drawer:
                 "steps": trajectory.steps,
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
+                **self.speed.facts,
             },
             warnings=(*self.checkpoint.warnings_for(trajectory.generation.prompt), *trajectory.inputs.warnings),
         )
@@ -181,15 +222,17 @@ class Drawer:
             return self.network.encode(prompt)
 
 
-def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.load) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     runtime = planned(checkpoint, runtime)
     module, _, name = checkpoint.family.draws.partition(":")
-    parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
+    parts = load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
     network = cast("Network", getattr(importlib.import_module(module), name)(checkpoint, parts))
+    runtime = warm(checkpoint, network, runtime)
     weights_word = weights_hash(checkpoint.path, checkpoint.pieces, checkpoint.beside)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    warm_company(checkpoint, network, company, runtime)
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
@@ -202,6 +245,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
         adapters=Adapters(network.transformer, runtime),
+        speed=runtime.speed,
     )
     logger.info(
         "Loaded %s",
@@ -212,6 +256,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
             "dtype": runtime.dtype,
             "threads": runtime.threads,
             "memory_plan": runtime.plan.name,
+            "speed": ", ".join(runtime.speed.words) or "plain",
             "seconds": round(time.monotonic() - started, 2),
             "fingerprint": drawer.fingerprint,
         },

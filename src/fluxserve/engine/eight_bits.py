@@ -23,15 +23,26 @@ def hold(layer: Linear, weight: Tensor) -> None:
     scale = (largest.clamp(min=torch.finfo(weight.dtype).tiny * _LARGEST) / _LARGEST).to(weight.dtype)
     eighths = (exact / scale.float()).clamp(-_LARGEST, _LARGEST).to(_FLOAT8)
     layer.weight = Parameter(eighths, requires_grad=False)
+    scale_by(layer, scale)
+
+
+def scale_by(layer: Linear, scale: Tensor) -> None:
+    """Its weights are in 8 bits already, and `scale` (width out, 1) belongs to them."""
     layer.register_buffer(_SCALE, scale)
 
 
 def is_held(layer: Linear) -> bool:
     """Whether it holds its weights in 8 bits."""
-    return _SCALE in layer._buffers
+    return getattr(layer, _SCALE, None) is not None
+
+
+def scale_of(layer: Linear) -> Tensor:
+    """(width out, 1), of a layer that is held so."""
+    scale: Tensor = getattr(layer, _SCALE)
+    return scale
 
 
 def weight_of(layer: Linear) -> Tensor:
     """What a layer that is held in 8 bits multiplies by, in the numbers of its scale."""
-    scale: Tensor = layer._buffers[_SCALE]  # type: ignore[assignment]
-    return layer.weight.to(scale.dtype).mul_(scale)
+    scale = scale_of(layer)
+    return layer.weight.to(scale.dtype, copy=True).mul_(scale)

@@ -57,10 +57,13 @@ class Fit:
 def fit(checkpoint: Checkpoint, runtime: Runtime) -> Fit:
     """Raises MemoryTooSmall where no plan fits, CheckpointMissing or CheckpointRefused where a file is not whole."""
     needed = needs(checkpoint, runtime.number_bytes)
-    plan = plans.choose(needed, runtime.kind, runtime.memory, runtime.memory_plan, checkpoint.name)
+    wanted, eighths = runtime.memory_plan, runtime.speed.float8
+    plan = plans.choose(needed, runtime.kind, runtime.memory, wanted, checkpoint.name, eighths=eighths)
     return Fit(plan=plan, needs=needed, memory=runtime.memory, device=runtime.device)
 
 
 def planned(checkpoint: Checkpoint, runtime: Runtime) -> Runtime:
-    """The runtime with the checkpoint's plan. Raises as `fit` does."""
-    return replace(runtime, plan=fit(checkpoint, runtime).plan)
+    """The runtime with the checkpoint's plan, and what of speed goes with it. Raises as `fit` does."""
+    plan = fit(checkpoint, runtime).plan
+    speed = runtime.speed.for_weights(move=Stage.PREDICT in plan.at_home, stream=Stage.PREDICT in plan.streamed)
+    return replace(runtime, plan=plan, speed=speed)

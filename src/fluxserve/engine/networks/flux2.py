@@ -8,7 +8,7 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.faster import prepare, prepare_decoder
+from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks.flux2_pictures import PATCH, Looker, pack, places
 from fluxserve.engine.networks.levels import to_pixels
-from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
@@ -48,10 +49,7 @@ class Flux2:
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat) -> None:
-        from fluxserve.engine.apart import keep_apart
-
-        keep_apart(parts.transformer)
-        take_shortcuts(parts.transformer)
+        self._switches = prepare(parts.transformer, parts.speed), prepare_decoder(parts.vae, parts.speed)
         self._layers = checkpoint.family.text_layers
         reader = _as_far_as(max(self._layers), parts.text_encoder)
         self._parts = replace(parts, by_name={**parts.by_name, "text_encoder": reader})
@@ -70,6 +68,11 @@ class Flux2:
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
+
+    @property
+    def switches(self) -> Sequence[Switch]:
+        """See `faster`."""
+        return self._switches
 
     @property
     def is_movable(self) -> bool:
