@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.trajectory import Conditioning, Inputs
 
@@ -36,6 +37,10 @@ class Network(Protocol):
     @property
     def modules(self) -> Sequence[Module]:
         """All that has weights."""
+
+    @property
+    def switches(self) -> Sequence[Switch]:
+        """Of what makes the transformer faster, and the decoder."""
 
     @property
     def is_movable(self) -> bool:
