@@ -153,7 +153,7 @@ def transformer(bench: Bench, *, thin: bool = False, dtype: torch.dtype | None =
             made.single_transformer_blocks[:2],
         )
     draw(made)
-    return made.to(dtype or bench.dtype).eval().requires_grad_(requires_grad=False)
+    return Module.to(made, dtype or bench.dtype).eval().requires_grad_(requires_grad=False)
 
 
 def draw(network: Module) -> None:
@@ -242,7 +242,7 @@ def off_by(bench: Bench, speed: Speed, size: int) -> float:
 
 def made_float32(bench: Bench) -> Module:
     """Two blocks of each kind with the numbers that 16 bits have, in float32."""
-    network = transformer(bench, thin=True).float()
+    network = Module.to(transformer(bench, thin=True), torch.float32)
     prepare(network, Speed())
     return network
 
