@@ -96,9 +96,9 @@ def _wait(process: subprocess.Popen[bytes], folder: Path) -> Server:
     raise RuntimeError(message)
 
 
-def wait_until_ready(port: int) -> None:
+def wait_until_ready(port: int, seconds: float = 120) -> None:
     """Until a worker is warm."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read()

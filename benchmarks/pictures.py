@@ -31,16 +31,16 @@ GOALS = {1: "0.95", 4: "over 1", 16: "over 1"}
 SETTINGS = {"FLUXSERVE_ENGINE": "diffusion", "FLUXSERVE_DEVICE": "cpu", "FLUXSERVE_RESULT_CACHE": "0"}
 
 
-class Bare:
-    """A process that loops the bare pipeline on request."""
+class Drawing:
+    """A process that draws on request: the bare pipeline, or the engine alone. `core`: the only one it may use."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, script: str, *arguments: str, core: int | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("bare.py")), str(threads)],
+            [sys.executable, str(Path(__file__).with_name(script)), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=None if core is None else lambda: machine.pin(core),
         )
         self._answer()
 
@@ -62,26 +62,38 @@ class Bare:
 
 
 @contextlib.contextmanager
-def best_bare() -> Iterator[Bare]:
-    """The bare pipeline with as many threads as serve it best."""
-    cores = len(os.sched_getaffinity(0))
-    bares = [Bare(threads) for threads in sorted({1, 2, max(1, cores // 2), cores} & set(range(1, cores + 1)))]
+def drawing(script: str, *arguments: str, core: int | None = None) -> Iterator[Drawing]:
+    """One that ends with the block."""
+    one = Drawing(script, *arguments, core=core)
     try:
-        best = max(bares, key=lambda bare: statistics.median(bare.rate(4) for _ in range(3)))
-        for bare in bares:
-            if bare is not best:
-                bare.end()
-        yield best
+        yield one
     finally:
-        for bare in bares:
+        one.end()
+
+
+@contextlib.contextmanager
+def best_bare() -> Iterator[tuple[int, Drawing]]:
+    """The bare pipeline with as many threads as serve it best, and how many those are."""
+    cores = len(os.sched_getaffinity(0))
+    counts = sorted({1, 2, max(1, cores // 2), cores} & set(range(1, cores + 1)))
+    bares = {threads: Drawing("bare.py", str(threads)) for threads in counts}
+    try:
+        best = max(bares, key=lambda threads: statistics.median(bares[threads].rate(4) for _ in range(3)))
+        for threads, bare in bares.items():
+            if threads != best:
+                bare.end()
+        yield best, bares[best]
+    finally:
+        for bare in bares.values():
             bare.end()
 
 
 class Caller:
     """Submits, waits and fetches over connections of its own, one for each request at once."""
 
-    def __init__(self, server: machine.Server) -> None:
+    def __init__(self, server: machine.Server, side: int = SIZE, steps: int = STEPS) -> None:
         self._server = server
+        self._body = {"width": side, "height": side, "steps": steps}
         self._numbers = itertools.count(1)
 
     def rate(self, at_once: int, count: int) -> float:
@@ -99,7 +111,7 @@ class Caller:
     def _draw(self, connection: http.client.HTTPConnection, count: int) -> None:
         for _ in range(count):
             number = next(self._numbers)
-            body = {"prompt": f"a red apple, number {number}", "width": SIZE, "height": SIZE, "steps": STEPS}
+            body = {"prompt": f"a red apple, number {number}", **self._body}
             task = self._ask(connection, "POST", "/v1/flux-dev", json.dumps({**body, "seed": number}))
             polling = urlsplit(str(task["polling_url"]))
             answer: dict[str, object] = {"status": "Pending"}
@@ -122,7 +134,7 @@ class Caller:
 def rows() -> list[list[str]]:
     """A row for the bare pipeline, and one for each number of requests at once."""
     rates: dict[int, list[float]] = {at_once: [] for at_once in AT_ONCE}
-    with best_bare() as bare, machine.server(core=None, settings=SETTINGS) as server:
+    with best_bare() as (threads, bare), machine.server(core=None, settings=SETTINGS) as server:
         machine.wait_until_ready(server.port)
         caller = Caller(server)
         caller.rate(16, 32)  # every worker has drawn
@@ -131,7 +143,7 @@ def rows() -> list[list[str]]:
             bares.append(bare.rate(BARE))
             for at_once, count in AT_ONCE.items():
                 rates[at_once].append(caller.rate(at_once, count))
-        first = ["bare pipeline", str(bare.threads), "", f"{statistics.median(bares):.2f}", "", ""]
+        first = ["bare pipeline", str(threads), "", f"{statistics.median(bares):.2f}", "", ""]
     return [first, *(_row(at_once, rates[at_once], bares) for at_once in AT_ONCE)]
 
 

@@ -1,7 +1,7 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead, mini or pictures
+    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages or thin
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -28,6 +28,7 @@ import uvloop
 
 import load
 import machine
+import networks
 import pictures
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
@@ -368,6 +369,25 @@ def images_per_second() -> None:
     )
 
 
+def gate() -> None:
+    """The engine alone beside the bare pipeline: ends the run where it has become slower."""
+    rows, ratio = networks.gate()
+    table("The engine's loop beside the bare pipeline: mini, one thread, one core", networks.GATE_HEADINGS, rows)
+    if ratio < networks.LEAST:
+        sys.exit(f"The engine draws at {ratio:.2f} of the bare pipeline: at least {networks.LEAST} is wanted.")
+
+
+def stages() -> None:
+    """mini's seconds by stage, and the first picture at a size that was not drawn before."""
+    table("mini by stage, one thread (medians)", networks.STAGES_HEADINGS, networks.stages())
+    table("The first picture at a size beside the next ones there", networks.FIRST_HEADINGS, networks.first_pictures())
+
+
+def thin() -> None:
+    """A network of FLUX.1's real width through the whole server, beside plain torch."""
+    table("FLUX.1's width, three blocks, random numbers, beside plain torch", networks.THIN_HEADINGS, networks.thin())
+
+
 PARTS = {
     "http": http,
     "store": store,
@@ -375,6 +395,9 @@ PARTS = {
     "overhead": overhead,
     "mini": mini,
     "pictures": images_per_second,
+    "gate": gate,
+    "stages": stages,
+    "thin": thin,
 }
 
 
