@@ -37,12 +37,12 @@ def build_dev(folder: Path) -> Path:
     return _build(folder, "Flux2Pipeline", encoder, "right", MISTRAL_TEMPLATE)
 
 
-def tiny_transformer(*, guidance_embeds: bool) -> Flux2Transformer2DModel:
-    """Of the published class."""
+def tiny_transformer(*, guidance_embeds: bool, blocks: tuple[int, int] = (1, 2)) -> Flux2Transformer2DModel:
+    """Of the published class, with so many double and single blocks."""
     return Flux2Transformer2DModel(
         in_channels=128,
-        num_layers=1,
-        num_single_layers=2,
+        num_layers=blocks[0],
+        num_single_layers=blocks[1],
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=3 * _WIDTH,

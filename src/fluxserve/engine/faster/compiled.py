@@ -48,6 +48,8 @@ class Pair:
     def __init__(self, switch: Switch, speed: Speed) -> None:
         torch._dynamo.config.recompile_limit = _MOST_KERNELS
         torch._dynamo.config.accumulated_recompile_limit = 4 * _MOST_KERNELS
+        # Else numbers that are equal by chance when first met (of tokens, and a width) are one number ever after.
+        torch.fx.experimental._config.use_duck_shape = False
         options = _options(speed)
         self._own = torch.compile(_own, fullgraph=True, dynamic=False, backend=speed.backend, options=options)
         self._any = torch.compile(_any, fullgraph=True, dynamic=True, backend=speed.backend, options=options)
@@ -57,13 +59,15 @@ class Pair:
 
     def __call__(self, module: Module, *args: Any, **kwargs: Any) -> Any:
         """What the module's own forward answers. In numbers that were never learnt (float32) it is not compiled."""
+        forward = type(module).forward
+        if not self._switch.on:
+            return forward(module, *args, **kwargs)
         tensors = [*_tensors((*args, *kwargs.values()))]
         shapes = (type(module), *(tuple(one.shape) for one in tensors))
         if self._switch.learns is Learning.ALONE:
             self._known.add(shapes)
             self._dtypes.add(tensors[0].dtype)
-        forward = type(module).forward
-        if not self._switch.on or tensors[0].dtype not in self._dtypes:
+        if tensors[0].dtype not in self._dtypes:
             return forward(module, *args, **kwargs)
         return (self._own if shapes in self._known else self._any)(forward, module, *args, **kwargs)
 

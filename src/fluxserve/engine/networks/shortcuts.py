@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import cycle
+from types import MethodType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,9 +26,15 @@ def take_shortcuts(transformer: Module) -> None:
     for lists in ("transformer_blocks", "single_transformer_blocks"):
         for block in getattr(transformer, lists):
             # Its own forward inspects the signature of the processor that it then calls with what it was given.
-            setattr(block.attn, "forward", partial(block.attn.processor, block.attn))  # noqa: B010
+            setattr(block.attn, "forward", MethodType(_attend, block.attn))  # noqa: B010
     pos_embed: Module = transformer.pos_embed  # type: ignore[assignment]
     setattr(pos_embed, "forward", Remembered(pos_embed.forward))  # noqa: B010
+
+
+def _attend(attn: Module, *args: Tensor | None, **kwargs: Tensor | Rotation | None) -> Tensor | tuple[Tensor, Tensor]:
+    """One function for all blocks, which a compiler takes for one."""
+    processor: Callable[..., Tensor | tuple[Tensor, Tensor]] = attn.processor  # type: ignore[assignment]
+    return processor(attn, *args, **kwargs)
 
 
 class Remembered:
