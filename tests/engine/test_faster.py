@@ -112,17 +112,25 @@ def test_compiled_blocks_compute_what_plain_ones_do(family: str) -> None:
         torch.testing.assert_close(velocity(fast, rows, tokens), expected, atol=1e-3, rtol=0)
 
 
-@ONE_FAMILY
-def test_no_new_size_is_compiled_for_once_warm(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "counts"),
+    [
+        pytest.param("flux1", (1,), marks=pytest.mark.long),
+        pytest.param("flux1", (2, 1, 3, 5), marks=pytest.mark.long),
+        pytest.param("flux2", (2, 3, 5)),
+        pytest.param("flux2", (1,), marks=pytest.mark.long),
+    ],
+)
+def test_no_new_size_is_compiled_for_once_warm(family: str, counts: tuple[int, ...]) -> None:
     fast, plain = prepared(family, COUNTED), prepared(family)
     with switch_of(fast).learning(Learning.ALONE):
         velocity(fast)
     like_the_width = fast.inner_dim - TEXT  # what is equal by chance may not stay so
-    for rows in (1, 2):
+    for rows in {counts[0], min(counts)}:
         velocity(fast, rows, like_the_width)
     warm = len(compiled)
     assert warm
-    for rows, tokens, words in product((1, 2, 3, 5), (16, 24, 48, 64, 72), (16, TEXT)):
+    for rows, tokens, words in product(counts, (16, 24, 48, 64, 72), (16, TEXT)):
         found = velocity(fast, rows, tokens, words)
         torch.testing.assert_close(found, velocity(plain, rows, tokens, words), atol=1e-3, rtol=0)
     assert len(compiled) == warm

@@ -22,6 +22,8 @@ ROWS = {
     "graphs": 3,
     "decoder": 3,
 }
+#: Those that wait for a compiler.
+COMPILING = ("transformer", "decoder")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,9 @@ def run(script: str, out: Path, *more: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("script", ROWS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(one, marks=pytest.mark.long) if one in COMPILING else one for one in ROWS]
+)
 def test_a_script_measures_what_it_can_and_nothing_twice(script: str, tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     rows = run(script, out)
@@ -46,6 +50,7 @@ def test_a_script_measures_what_it_can_and_nothing_twice(script: str, tmp_path: 
     assert run(script, out) == rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["FLUX.1-dev", "FLUX.2-klein-4B"])
 def test_the_engines_script_draws_whole_pictures_and_makes_a_table(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

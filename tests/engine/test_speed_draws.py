@@ -55,7 +55,7 @@ def facts(drawer: Drawer, trajectory: Trajectory) -> dict[str, object]:
         return dict(drawer.finish(trajectory, trajectory.means).facts)
 
 
-@pytest.mark.parametrize("name", ["dev", "klein"])
+@pytest.mark.parametrize("name", ["dev", pytest.param("klein", marks=pytest.mark.long)])
 def test_a_picture_is_the_plain_one_but_for_rounding_under_a_fingerprint_of_its_own(
     checkpoints: dict[str, Checkpoint], drawers: dict[str, Drawer], klein: Checkpoint, name: str
 ) -> None:
@@ -99,13 +99,14 @@ def test_fused_weights_that_take_turns_or_come_by_blocks_draw_the_same_bits(
     from fluxserve.engine.weights import load
 
     usual = opened(checkpoints["dev"], FUSED)
+    expected = drawn(usual).latents
     for plan in ("turns", "blocks", "float8-blocks"):
         parts = load(checkpoints["dev"].path, replace(CPU, plan=PLANS[plan], speed=FUSED))
         moved = replace(usual, network=Flux1(checkpoints["dev"], parts))
         with torch.inference_mode():
             latents = drawn(moved).latents
         assert latents.isfinite().all()
-        assert latents.equal(drawn(usual).latents) == ("float8" not in plan)
+        assert latents.equal(expected) == ("float8" not in plan)
 
 
 def test_rows_in_8_bits_are_drawn_in_company_as_alone_and_told_of(checkpoints: dict[str, Checkpoint]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -24,6 +25,15 @@ APPLE = Generation(
     model="flux-dev", prompt="a red apple", size=Size(256, 256), seed=7, steps=STEPS, guidance=3.5, output_format="png"
 )
 CACHES: list[StepCacheChoice] = ["taylor", "first-block"]
+
+
+def pairs(*names: str, quick: dict[str, StepCacheChoice]) -> pytest.MarkDecorator:
+    """Every checkpoint with every cache; by default each of `quick` with its own."""
+    every = [
+        pytest.param(name, cache, marks=[] if quick.get(name) == cache else pytest.mark.long)
+        for name, cache in product(names, CACHES)
+    ]
+    return pytest.mark.parametrize(("name", "cache"), every)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +83,7 @@ def counted(drawer: Drawer) -> Iterator[Counter[str]]:
             hook.remove()
 
 
-@pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("name", ["dev", "shifted", "klein"])
+@pairs("dev", "shifted", "klein", quick={"dev": "taylor", "klein": "first-block"})
 def test_a_picture_is_near_the_one_whose_steps_are_all_made_for_less(
     folders: dict[str, Checkpoint], name: str, cache: StepCacheChoice
 ) -> None:
@@ -88,8 +97,7 @@ def test_a_picture_is_near_the_one_whose_steps_are_all_made_for_less(
     assert drawer.fingerprint != usual.fingerprint
 
 
-@pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("name", ["shifted", "klein"])
+@pairs("shifted", "klein", quick={"shifted": "taylor", "klein": "first-block"})
 def test_taken_up_after_any_step_a_picture_is_the_undisturbed_one(
     folders: dict[str, Checkpoint], name: str, cache: StepCacheChoice
 ) -> None:
@@ -107,8 +115,7 @@ def test_taken_up_after_any_step_a_picture_is_the_undisturbed_one(
         assert drawer.finish(trajectory, trajectory.means).facts["step_cache"] == cache
 
 
-@pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("name", ["dev", "shifted"])
+@pairs("dev", "shifted", quick={"shifted": "first-block"})
 def test_pictures_share_passes_with_those_whose_step_is_made_as_theirs_is(
     folders: dict[str, Checkpoint], name: str, cache: StepCacheChoice
 ) -> None:
