@@ -70,6 +70,12 @@ PlanChoice = Literal[
     "blocks-tiled",
 ]
 
+#: What makes networks faster (docs/speed.md).
+SpeedWord = Literal["auto", "plain", "compiled", "fused", "graphs", "channels-last", "float8-dynamic"]
+AttentionChoice = Literal["auto", "torch", "cudnn", "flash", "flash3", "efficient", "math"]
+Numerics = Literal["exact", "throughput"]
+StepCacheChoice = Literal["off", "taylor", "first-block"]
+
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -88,6 +94,7 @@ def _with_port(address: str) -> str:
 
 #: A list in the file, or one text with commas in the environment.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SpeedWords = Annotated[tuple[SpeedWord, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Composed(BaseModel):
@@ -192,6 +199,22 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for tiny networks, all cores else.")
     token_budget: int = Field(
         0, ge=0, description="Tokens of pictures and their texts in a forward pass; 0: measured at the first start."
+    )
+    speed: SpeedWords = Field(
+        ("auto",),
+        description="What makes networks faster (docs/speed.md), with commas: compiled, fused, graphs, channels-last, "
+        "float8-dynamic, auto for what suits the device, or plain for none of it.",
+    )
+    attention: AttentionChoice = Field(
+        "auto", description="Whose kernel computes attention; auto: cuDNN's on Hopper GPUs, else torch's own choice."
+    )
+    numerics: Numerics = Field(
+        "exact",
+        description="exact: pixels do not depend on company; throughput: they may, and such pictures answer no equal "
+        "request (docs/speed.md).",
+    )
+    step_cache: StepCacheChoice = Field(
+        "off", description="Foretell some steps instead of making them, which changes pixels (docs/speed.md)."
     )
     prompt_cache: int = Field(
         64 * 2**20, ge=0, description="Most bytes of prompts that were read before, for each checkpoint of a worker."

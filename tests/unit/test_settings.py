@@ -129,6 +129,7 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
     texts = {
         "models": "{}",
         "public_url": "https://flux.example.com",
+        "speed": "auto, fused",
         "worker_listen": "127.0.0.1:9000",
         "workers": "3",
     }

@@ -36,9 +36,13 @@ class Sharing:
         return signature(self._secret, b"recipe", account_id.encode(), _encode(generation))
 
     def kept(self, size: int, drawn: Drawn) -> Kept | None:
-        """What makes a picture of `size` bytes an answer to equal requests; one of unknown origin is none."""
+        """What makes a picture of `size` bytes an answer to equal requests.
+
+        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it would be another.
+        """
         fingerprint = drawn.facts.get("fingerprint")
-        if not (self._budget and isinstance(fingerprint, str)):
+        depends = drawn.facts.get("numerics") == "throughput"
+        if depends or not (self._budget and isinstance(fingerprint, str)):
             return None
         return Kept(fingerprint=fingerprint, size=size, budget=self._budget)
 

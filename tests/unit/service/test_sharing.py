@@ -67,6 +67,11 @@ def test_a_picture_is_kept_if_it_is_known_what_drew_it() -> None:
     assert sharing().kept(10, DRAWN) is None
 
 
+def test_a_picture_whose_pixels_depended_on_its_company_answers_no_equal_request() -> None:
+    free = replace(DRAWN_HERE, facts={**DRAWN_HERE.facts, "numerics": "throughput"})
+    assert sharing().kept(10, free) is None
+
+
 def test_a_model_is_drawn_by_its_workers_and_without_any_by_the_last_ones() -> None:
     workers = sharing()
     assert workers.fingerprints("flux-dev") == ()
