@@ -451,5 +451,5 @@ class TaskMachine(RuleBasedStateMachine):
 
 def test_the_store_does_what_the_machine_says(long: bool) -> None:
     run_state_machine_as_test(
-        TaskMachine, settings=settings(max_examples=2000 if long else 60, stateful_step_count=STEPS_PER_RUN)
+        TaskMachine, settings=settings(max_examples=2000 if long else 30, stateful_step_count=STEPS_PER_RUN)
     )
