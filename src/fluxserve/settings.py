@@ -293,6 +293,11 @@ class Settings(BaseSettings):
         64 * 2**20, ge=0, description="Most bytes of previews in memory; beyond it the oldest go. 0: there are none."
     )
     max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
+    model_limits: dict[str, int] = Field(
+        {"flux-kontext-max": 6},
+        description="Most unfinished tasks of a model that a key may have, where that is less than of all together. "
+        "Keys without any limit have none of these.",
+    )
     min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")
     picture_retention: int = Field(3600, ge=1, description="A task's picture is deleted this long after its end.")

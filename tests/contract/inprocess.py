@@ -55,7 +55,7 @@ class Server:
         self._engine = FakeEngine(settings, clock=lambda: self.now)
         self._store = SqliteStore(folder / "fluxserve.db")
         self.storage = LocalStorage(folder / "results")
-        self.keyring = Keyring(self._store, bytes(32))
+        self.keyring = Keyring(self._store, bytes(32), steady=lambda: self.now)
         self.signer = LinkSigner([bytes(32)], settings.link_ttl)
         self.waypoints = Waypoints(
             store=self._store, storage=LocalStorage(folder / "waypoints"), budget=settings.waypoint_budget,

@@ -14,7 +14,7 @@ import msgspec
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import InputPicture, ModelSpec
 from fluxserve.errors import IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
-from fluxserve.store.base import Verdict
+from fluxserve.store.base import Submission, Verdict
 
 #: Accepted fields that are not drawn from.
 _EXTRAS = ("safety_tolerance", "prompt_upsampling", "disable_pup", "user")
@@ -59,12 +59,13 @@ class Order:
         return hashlib.sha256(_canonical(meant)).digest()
 
 
-def refusal(verdict: Verdict, key: ApiKey) -> Exception:
+def refusal(submission: Submission, verdict: Verdict) -> Exception:
     """Why the store did not accept a task."""
     if verdict is Verdict.CONFLICT:
         return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
     if verdict is Verdict.NO_CREDITS:
         return InsufficientCredits("Insufficient credits")
-    return TooManyActiveTasks(
-        f"This key may have {key.max_active} unfinished tasks at a time. Wait until one has finished."
-    )
+    limit, what = submission.max_active, "unfinished tasks"
+    if verdict is Verdict.TOO_MANY_OF_MODEL:
+        limit, what = submission.max_of_model, f"unfinished tasks of {submission.generation.model}"
+    return TooManyActiveTasks(f"This key may have {limit} {what} at a time. Wait until one has finished.")

@@ -193,7 +193,7 @@ class Service:
         else:
             await self._inputs.discard(inputs)
         if record is None:
-            raise refusal(submitted.verdict, order.key)
+            raise refusal(submission, submitted.verdict)
         if submitted.verdict is Verdict.ACCEPTED:
             logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
             self._show(record)
@@ -224,8 +224,12 @@ class Service:
             work=resolved.work,
             weight=order.key.weight,
             max_active=order.key.max_active,
+            max_of_model=self._limit_of(order),
             now=self._now(),
         )
+
+    def _limit_of(self, order: Order) -> int | None:
+        return None if order.key.max_active is None else self.settings.model_limits.get(order.spec.name)
 
     def _show(self, record: TaskRecord) -> View:
         """Show a task as it is written down, and what its change did to those that followed it.
@@ -297,6 +301,10 @@ class Service:
         await self._let_go([record])
         logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
         return view
+
+    async def credits(self, account_id: str) -> int | None:
+        """What is left, in thousandths of a credit; None: the account is unlimited."""
+        return await self._store.balance(account_id)
 
     async def list_tasks(self, request: PageRequest) -> Listing:
         """An account's own tasks as they are written down, with the progress of those that are drawn."""

@@ -140,6 +140,7 @@ class Submission:
     weight: float
     max_active: int | None
     now: float
+    max_of_model: int | None = None
 
 
 class Verdict(StrEnum):
@@ -150,6 +151,7 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
     NO_CREDITS = "no_credits"
     TOO_MANY_ACTIVE = "too_many_active"
+    TOO_MANY_OF_MODEL = "too_many_of_model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +313,29 @@ class KeyEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account's credits, in thousandths: what it was granted, and what its tasks took or hold reserved.
+
+    `balance` is what is left; None: the account is unlimited.
+    """
+
+    id: str
+    name: str
+    balance: int | None
+    granted: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Credits, in thousandths, for the account of that name."""
+
+    account: str
+    amount: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A stored picture that is past its retention."""
 
@@ -426,6 +451,15 @@ class Store(Protocol):
 
     async def keys(self) -> list[KeyEntry]:
         """Every key, revoked ones too."""
+
+    async def grant(self, grant: Grant) -> Account | None:
+        """Add credits; None when there is no such account. An unlimited one stays as it is."""
+
+    async def accounts(self) -> list[Account]:
+        """Every account."""
+
+    async def balance(self, account_id: str) -> int | None:
+        """What is left of the account's credits; None: it is unlimited."""
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
         """Pictures of tasks that ended before then, and whose webhooks, where they have any, did too."""

@@ -24,10 +24,12 @@ from fluxserve.store import (
 )
 from fluxserve.store.base import (
     QUARANTINE,
+    Account,
     Cancellation,
     ClaimRequest,
     Completion,
     Failure,
+    Grant,
     KeptInput,
     KeptWaypoint,
     KeyEntry,
@@ -179,6 +181,20 @@ class SqliteStore:
         """Every key, revoked ones too."""
         query = sqlite_accounts.SELECT_KEYS + " ORDER BY k.created_at, k.id"
         return await self._read(lambda reader: [sqlite_accounts.to_entry(row) for row in reader.execute(query)])
+
+    async def grant(self, grant: Grant) -> Account | None:
+        """Add credits; None when there is no such account."""
+        return (await self._writer.run(sqlite_accounts.grant_many, [grant]))[0]
+
+    async def accounts(self) -> list[Account]:
+        """Every account."""
+        return await self._read(sqlite_accounts.accounts)
+
+    async def balance(self, account_id: str) -> int | None:
+        """What is left of the account's credits; None: it is unlimited."""
+        query = sqlite_accounts.SELECT_BALANCE
+        row = await self._read(lambda reader: reader.execute(query, (account_id,)).fetchone())
+        return None if row is None else row[0]
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
         """Pictures of tasks that ended before then."""

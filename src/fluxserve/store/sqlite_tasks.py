@@ -36,6 +36,7 @@ from fluxserve.tasks.turns import Place
 _IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
 SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = ? AND idempotency_key = ?"
 COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
+COUNT_OF_MODEL = f"SELECT count(*) FROM tasks WHERE key_id = ? AND model = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
     "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, start, turn, work, payer, generation, "
@@ -114,6 +115,19 @@ def submit_many(connection: sqlite3.Connection, submissions: Sequence[Submission
     return outcomes
 
 
+def _too_many(connection: sqlite3.Connection, new: Submission) -> Verdict | None:
+    """Which limit of unfinished tasks the key has come to; None: neither."""
+    if new.max_active is not None:
+        (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
+        if active >= new.max_active:
+            return Verdict.TOO_MANY_ACTIVE
+    if new.max_of_model is not None:
+        (active,) = connection.execute(COUNT_OF_MODEL, (new.key_id, new.generation.model)).fetchone()
+        if active >= new.max_of_model:
+            return Verdict.TOO_MANY_OF_MODEL
+    return None
+
+
 def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Submitted:
     if new.idempotency_key is not None:
         earlier = connection.execute(SELECT_EARLIER, (new.account_id, new.idempotency_key)).fetchone()
@@ -122,10 +136,8 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
             verdict = Verdict.REPLAYED if same else Verdict.CONFLICT
             return Submitted(verdict=verdict, record=to_record(earlier) if same else None)
     found = sqlite_sharing.find_picture(connection, new) if new.repeatable else None
-    if new.max_active is not None and found is None:
-        (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
-        if active >= new.max_active:
-            return Submitted(verdict=Verdict.TOO_MANY_ACTIVE, record=None)
+    if found is None and (too_many := _too_many(connection, new)) is not None:
+        return Submitted(verdict=too_many, record=None)
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
     leader = sqlite_sharing.find_leader(connection, new) if new.repeatable and found is None else None
