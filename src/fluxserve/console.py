@@ -41,7 +41,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table that cuts nothing off; for a program that reads it, lines with tabs."""
     if not out.is_terminal:
         for line in (headings, *rows):
-            out.print("\t".join(line), markup=False, soft_wrap=True)
+            typer.echo("\t".join(line))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

@@ -337,14 +337,21 @@ def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] |
         return _FromFile(**(dict(overrides or {})))  # type: ignore[arg-type]
     except ValidationError as error:
         raise _readable(error) from None
-    except SettingsError:
-        raise ConfigurationError(
-            """The variable FLUXSERVE_MODELS is not valid JSON; write it like '{"flux-dev": "mini"}'."""
-        ) from None
+    except SettingsError as error:
+        raise _not_json(error) from None
     except tomllib.TOMLDecodeError as error:  # its words name the line, and the file is the operator's own
         raise ConfigurationError(f"The settings file {config} is not valid TOML: {error}.") from None
     except ValueError:
         raise ConfigurationError(f"The settings file {config} is not valid TOML: it is no UTF-8 text.") from None
+
+
+def _not_json(error: SettingsError) -> ConfigurationError:
+    """Of a variable that holds a table, and cannot be read as one."""
+    examples = {"model_limits": '{"flux-kontext-max": 6}', "models": '{"flux-dev": "mini"}'}
+    name = next((name for name in examples if f'"{name}"' in str(error)), "models")
+    return ConfigurationError(
+        f"The variable {ENV_PREFIX}{name.upper()} is not valid JSON; write it like '{examples[name]}'."
+    )
 
 
 def _refuse_unknown_variables() -> None:

@@ -45,7 +45,7 @@ def server(make_server: MakeServer, request: pytest.FixtureRequest) -> Server:
 
 def key_id(listed: str, name: str) -> str:
     """The id that `keys list` shows for a name."""
-    return next(line.split()[0] for line in listed.splitlines() if f" {name} " in line)
+    return next(line.split("\t")[0] for line in listed.splitlines() if f"\t{name}\t" in line)
 
 
 def test_keys_are_made_listed_and_revoked(server: Server) -> None:
@@ -69,8 +69,6 @@ def test_credits_are_granted_and_shown(server: Server) -> None:
     assert (granted.returncode, granted.stdout.strip()) == (0, "payers has 7.5 credits now.")
     by_key = server.command("credits", "grant", key_id(server.command("keys", "list").stdout, "payer"), "1")
     assert (by_key.returncode, by_key.stdout.strip()) == (0, "payers has 8.5 credits now.")
-    with server.client(made.stdout.strip()) as client:
-        assert client.get("/v1/credits").json() == {"credits": 8.5}
     shown = server.command("credits", "show").stdout.splitlines()
     assert "payers\t8.5\t8.5\t0" in shown
     for account, amount, problem in (
