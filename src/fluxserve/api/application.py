@@ -42,7 +42,7 @@ def build(
 ) -> Gate:
     """The whole ASGI application; `missing` says what to install where nothing here can draw."""
     app = _framework()
-    app.include_router(router(checkpoints, missing, readiness))
+    app.include_router(router(checkpoints, missing, lambda: service.signing.anchors, readiness))
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     polls = Polls(service, signer, now)
