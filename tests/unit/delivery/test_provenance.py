@@ -43,7 +43,7 @@ def signer(credential: Credential) -> Signer:
 
 
 def plain(output_format: OutputFormat) -> bytes:
-    noise = Image.frombytes("RGB", (64, 48), random.Random(7).randbytes(64 * 48 * 3))
+    noise = Image.frombytes("RGB", (32, 24), random.Random(7).randbytes(32 * 24 * 3))
     return file_of(noise, output_format.upper(), quality=95)
 
 
@@ -118,7 +118,7 @@ def test_what_a_manifest_says_cannot_be_changed_unseen(signer: Signer, credentia
 
 
 def test_a_manifest_does_not_fit_another_picture(signer: Signer, credential: Credential) -> None:
-    other = file_of(picture(64, 48), "JPEG", quality=95)
+    other = file_of(picture(32, 24), "JPEG", quality=95)
     signed = signer.sign(plain("jpeg"), "jpeg")
     begin, end = manifest_in(signed, "jpeg")
     moved = other[:begin] + signed[begin:end] + other[begin:]
