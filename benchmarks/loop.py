@@ -16,6 +16,7 @@ def main() -> None:
     from fluxserve.engine import pixels
     from fluxserve.engine.base import Finished
     from fluxserve.engine.diffusion import DiffusionEngine
+    from fluxserve.engine.marks import mark_of
     from fluxserve.settings import Settings
 
     engine = DiffusionEngine(Settings(device="cpu", threads=1, token_budget=1))
@@ -30,7 +31,7 @@ def main() -> None:
         while engine.active:
             for event in engine.step():
                 if isinstance(event, Finished):
-                    pixels.encode(event.pixels, "jpeg", event.drawn_by)
+                    pixels.encode(event.pixels, "jpeg", mark_of(generation, event.drawn_by, tells_prompt=False))
 
     answer(draw)
 

@@ -1,7 +1,7 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages or thin
+    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages, thin or provenance
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -30,6 +30,7 @@ import load
 import machine
 import networks
 import pictures
+import provenance
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
 from fluxserve.store.base import NewKey, Submission, Verdict
@@ -299,6 +300,7 @@ def _encoding_ms(size: int) -> float:
     from fluxserve.engine import pixels
     from fluxserve.engine.base import Finished
     from fluxserve.engine.fake import FakeEngine
+    from fluxserve.engine.marks import mark_of
     from fluxserve.settings import Settings
 
     engine = FakeEngine(Settings(engine="fake"))
@@ -311,7 +313,7 @@ def _encoding_ms(size: int) -> float:
         began = time.perf_counter()
         engine.admit("x", generation)
         finished = [event for event in engine.step() if isinstance(event, Finished)]
-        pixels.encode(finished[0].pixels, "jpeg", "bench")
+        pixels.encode(finished[0].pixels, "jpeg", mark_of(generation, "bench", tells_prompt=False))
         times.append(time.perf_counter() - began)
     return statistics.median(times) * 1000
 
@@ -388,6 +390,13 @@ def thin() -> None:
     table("FLUX.1's width, three blocks, random numbers, beside plain torch", networks.THIN_HEADINGS, networks.thin())
 
 
+def signing() -> None:
+    """What a picture's manifest costs."""
+    memory = provenance.memory()  # first, because whatever signs loads the library
+    table("Memory that signing takes", ["library and authority", "each further picture"], memory)
+    table(f"Signing a picture, one thread, {provenance.ROUNDS} rounds in turns", provenance.HEADINGS, provenance.rows())
+
+
 PARTS = {
     "http": http,
     "store": store,
@@ -398,6 +407,7 @@ PARTS = {
     "gate": gate,
     "stages": stages,
     "thin": thin,
+    "provenance": signing,
 }
 
 

@@ -1,5 +1,5 @@
-"""The commands: `fluxserve serve | worker | courier | generate | models | keys | credits | quarantine | doctor |
-bench | fsck | backup | restore`.
+"""The commands: `fluxserve serve | worker | courier | generate | verify | models | keys | credits | quarantine |
+doctor | bench | fsck | backup | restore`.
 
 They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
 What it does not know: how anything works.
@@ -321,6 +321,27 @@ def _show(findings: Sequence[Finding]) -> None:
         mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}[finding.grade]
         out.print(f"{mark}  {finding.subject:<13} {escape(finding.text)}", soft_wrap=True)
     if any(finding.grade == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@cli.command(name="verify")
+def verify_command(
+    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    authority: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) to trust; by default those of this installation.")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """What pictures say of themselves, and whether they are as an authority that is trusted here has signed them."""
+    from fluxserve import verify
+
+    reports = verify.examine(files, verify.anchors_of(read_settings(config, {"data_dir": data_dir}), authority))
+    for report in reports:
+        out.print(escape(str(report.file)), soft_wrap=True)
+        for subject, text in report.lines:
+            out.print(f"  {subject:<13} {escape(text)}", soft_wrap=True)
+    if not all(report.is_trusted for report in reports):
         raise typer.Exit(1)
 
 

@@ -16,7 +16,16 @@ from typing import Literal
 from fluxserve import __version__, database, engine
 from fluxserve.app.folder import database_path, lock_path
 from fluxserve.app.licenses import accepted_licenses
+from fluxserve.app.signing import own_files
 from fluxserve.catalogue import MODELS
+from fluxserve.delivery import provenance
+from fluxserve.delivery.authority import (
+    CERTIFICATES_FILE,
+    authority_folder,
+    certificates_of,
+    identity_of,
+    own_credential,
+)
 from fluxserve.engine import device
 from fluxserve.engine.checkpoints import find
 from fluxserve.engine.device import Runtime
@@ -45,6 +54,7 @@ def examine(settings: Settings) -> list[Finding]:
         _engine(settings),
         *examine_models(settings),
         *_data(settings),
+        _provenance(settings),
     ]
 
 
@@ -136,6 +146,26 @@ def _data(settings: Settings) -> list[Finding]:
     if path.exists() and not running:
         findings.append(_database(settings))
     return findings
+
+
+def _provenance(settings: Settings) -> Finding:
+    """Who signs pictures; nothing is made here."""
+    if settings.c2pa == "off":
+        return Finding("note", "provenance", "pictures are marked but not signed: c2pa = off")
+    if reason := provenance.missing():
+        grade: Grade = "bad" if settings.c2pa == "required" else "note"
+        return Finding(grade, "provenance", f"pictures are marked but not signed. {reason}")
+    try:
+        if (own := own_files(settings)) is not None:
+            told = f"pictures are signed by the certificate in {own[0]}, SHA-256 {own_credential(*own).identity}"
+        elif certificates := certificates_of(settings.data_dir, None):
+            path = authority_folder(settings.data_dir) / CERTIFICATES_FILE
+            told = f"pictures are signed; who has {path} can verify them, SHA-256 {identity_of(certificates)}"
+        else:
+            told = "an authority that signs pictures will be made at the first start"
+    except FluxserveError as error:
+        return Finding("bad", "provenance", error.message)
+    return Finding("ok", "provenance", told)
 
 
 def _database(settings: Settings) -> Finding:

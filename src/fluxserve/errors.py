@@ -50,6 +50,8 @@
     ├── OutboundError                   a call to an address that a caller chose
     │   ├── UrlRefused                  a URL that is not called, whatever answers there
     │   └── OutboundFailed              no answer, or none that is taken
+    ├── NotSigned                       a picture could not be given its C2PA manifest
+    ├── ManifestUnreadable              a file that is no picture whose manifest could be read
     ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
     ├── WaypointRefused                 a written-down trajectory cannot be taken up: its picture starts over
     └── WorkerProtocolError             the other end does not speak our protocol
@@ -299,6 +301,14 @@ class OutboundFailed(OutboundError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class NotSigned(FluxserveError):
+    """A picture could not be given its C2PA manifest."""
+
+
+class ManifestUnreadable(FluxserveError):
+    """A file that is no picture whose manifest could be read."""
 
 
 class SecretLost(FluxserveError):

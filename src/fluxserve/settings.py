@@ -229,6 +229,21 @@ class Settings(BaseSettings):
     fake_latency: float = Field(0.0, ge=0, le=60, description="Seconds a picture of the fake engine takes.")
     fake_steps: int = Field(0, ge=0, le=100, description="Steps of the fake engine; 0: as the request says.")
 
+    prompt_in_pictures: bool = Field(
+        False, description="Write the prompt into the XMP of each picture: whoever has the picture can read it."
+    )
+    c2pa: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="Sign pictures with a C2PA manifest (docs/provenance.md); auto: one that cannot be signed is "
+        "delivered unsigned, with a warning; required: it fails instead, and without c2pa-python nothing starts.",
+    )
+    c2pa_certificate: Path | None = Field(
+        None,
+        description="PEM file of your own certificate, followed by those that lead to its authority; by default the "
+        "server makes an authority of its own.",
+    )
+    c2pa_key: Path | None = Field(None, description="PEM file of that certificate's private key, without a passphrase.")
+
     outbound_allow: Names = Field(
         (),
         description="Hosts and networks of your own that callers' URLs may lead to, by plain HTTP and on any port too, "

@@ -29,6 +29,7 @@ LIGHT_MODULES = (
     "fluxserve.app.server",
     "fluxserve.generate",
     "fluxserve.doctor",
+    "fluxserve.verify",
     "fluxserve.cli",
 )
 

@@ -14,6 +14,7 @@ import httpx
 
 from fluxserve.api.about import Readiness
 from fluxserve.api.application import build
+from fluxserve.app.signing import open_signing
 from fluxserve.catalogue import MODELS
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
@@ -23,6 +24,7 @@ from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.base import Finished
 from fluxserve.engine.checkpoints import plan
 from fluxserve.engine.fake import FakeEngine
+from fluxserve.engine.marks import mark_of
 from fluxserve.engine.pixels import decode, encode
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
@@ -70,10 +72,12 @@ class Server:
             store=self._store, sealer=Sealer(bytes(32)), allowance=Allowance.parse(settings.outbound_allow),
             now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
+        sharing = Sharing(secret=bytes(32), budget=settings.result_cache, origin=str(settings.prompt_in_pictures))
+        self.signing = open_signing(settings)
         self.service = Service(
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
-            keyring=self.keyring, sharing=Sharing(secret=bytes(32), budget=settings.result_cache),
-            webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
+            keyring=self.keyring, sharing=sharing,
+            signing=self.signing, webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
@@ -185,7 +189,8 @@ class Server:
         self._engine.admit(record.id, record.generation, pictures=pictures)
         finished = next(event for event in self._engine.step() if isinstance(event, Finished))
         suffix = record.generation.output_format
-        picture = encode(finished.pixels, suffix, finished.drawn_by)
+        mark = mark_of(record.generation, finished.drawn_by, tells_prompt=self.service.settings.prompt_in_pictures)
+        picture = encode(finished.pixels, suffix, mark)
         drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings)
         assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
 

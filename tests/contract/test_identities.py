@@ -15,7 +15,7 @@ from facts import PREFIXES
 from inprocess import Json, Server
 
 #: Routes that ask for no key.
-OPEN = {"GET /healthz", "GET /readyz", "GET /results/{token}/{name}"}
+OPEN = {"GET /healthz", "GET /readyz", "GET /c2pa/certificates.pem", "GET /results/{token}/{name}"}
 #: Routes that show or change one task, by its id; the id of nobody's task is answered alike.
 OF_ONE_TASK = {
     f"{method} {prefix}/{path}"

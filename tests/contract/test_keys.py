@@ -83,7 +83,7 @@ def test_without_a_good_key_everything_is_a_401(shared: Server, headers: list[tu
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/c2pa/certificates.pem"])
 def test_what_the_server_says_about_itself_needs_no_key(shared: Server, path: str) -> None:
     for key in (None, "wrong", shared.key):
         assert shared.ask("GET", path, key=key).status_code == 200

@@ -24,7 +24,7 @@ NEARLY = [
 OUTSIDE = [
     "/v1", "/flux", "/flux/v1", "/v1flux-dev", "/v2/flux-dev", "//v1/flux-dev", "/flux/flux-dev", "/V1/flux-dev",
     "/healthz/", "/healthz/x", "/models", "/admin", "/docs-assets/..%2f..%2fapi_key", "/results", "/api_key", "/.env",
-    "/%2e%2e/%2e%2e/etc/passwd", "/redoc",
+    "/%2e%2e/%2e%2e/etc/passwd", "/redoc", "/c2pa", "/c2pa/authority.pem", "/c2pa/signing.pem", "/c2pa/../api_key",
 ]  # fmt: skip
 
 

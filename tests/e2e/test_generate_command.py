@@ -28,6 +28,20 @@ def test_a_running_server_is_found_and_draws(make_server: MakeServer, tmp_path: 
         assert picture.format == "PNG"
 
 
+def test_a_picture_is_verified_by_the_installation_that_drew_it_and_by_nobody_else(
+    make_server: MakeServer, tmp_path: Path
+) -> None:
+    server = make_server().start()
+    here = ("--data-dir", str(server.data_dir))
+    assert run("generate", "a red apple", "--seed", "7", *here, cwd=tmp_path).returncode == 0
+    verified = run("verify", "red-apple.jpeg", *here, cwd=tmp_path)
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout.startswith("red-apple.jpeg\n")
+    assert "verified: signed by fluxserve pictures" in verified.stdout
+    elsewhere = run("verify", "red-apple.jpeg", cwd=tmp_path)
+    assert (elsewhere.returncode, "not trusted here" in elsewhere.stdout) == (1, True)
+
+
 def test_pictures_go_with_the_prompt(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server().start()
     for name, size in (("one.png", (512, 320)), ("mask.png", (512, 320)), ("two.jpeg", (256, 256))):

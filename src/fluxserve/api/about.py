@@ -14,6 +14,10 @@ from fluxserve.accounts.credits import to_credits
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.schema import request_schema
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.errors import NotFound
+
+#: The media type of certificates in PEM.
+PEM = "application/x-pem-file"
 
 
 class Health(BaseModel):
@@ -82,7 +86,12 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
     )
 
 
-def router(checkpoints: Mapping[str, Checkpoint], missing: str, readiness: Callable[[], Readiness]) -> APIRouter:
+def router(
+    checkpoints: Mapping[str, Checkpoint],
+    missing: str,
+    certificates: Callable[[], bytes],
+    readiness: Callable[[], Readiness],
+) -> APIRouter:
     """The routes; all but the model list need no key."""
     routes = APIRouter()
 
@@ -111,5 +120,21 @@ def router(checkpoints: Mapping[str, Checkpoint], missing: str, readiness: Calla
         return ModelList(
             data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()]
         )
+
+    @routes.get(
+        "/c2pa/certificates.pem",
+        summary="What verifies the pictures' C2PA signatures",
+        tags=["About"],
+        response_class=Response,
+        responses={
+            200: {"content": {PEM: {}}, "description": "The certificates of the authority that signs, newest first."},
+            404: {"description": "Pictures are not signed here, or by an authority that is not known here."},
+        },
+    )
+    async def signers() -> Response:
+        found = certificates()
+        if not found:
+            raise NotFound("Pictures are not signed here, or by an authority whose certificate is not known here.")
+        return Response(found, media_type=PEM)
 
     return routes

@@ -172,6 +172,7 @@ class Gateway:
                 heartbeat=self._service.settings.heartbeat,
                 lease=self._service.settings.lease,
                 waypoint_interval=self._service.waypoint_interval,
+                tells_prompts=self._service.settings.prompt_in_pictures,
                 kept=tuple(p.Held(task_id=record.id, fence=record.fence) for record in kept),
             )
         )

@@ -29,6 +29,7 @@ from fluxserve.api.webhooks import Composer
 from fluxserve.api.workers import Gateway
 from fluxserve.app.folder import address_path, input_storage, is_alive, key_path, locked, open_store, run_folder
 from fluxserve.app.listeners import HttpServer, http_config, is_loopback, listening, local_url, open_sockets
+from fluxserve.app.signing import open_signing
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.files import sync_folder, write_new
@@ -44,6 +45,7 @@ from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.signing import Signing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import EngineChoice, Settings
@@ -106,8 +108,9 @@ class Server:
                 secrets = load_or_create(settings.data_dir)
                 keyring = Keyring(store, secrets.pepper)
                 await keyring.load()
+                signing = await asyncio.to_thread(open_signing, settings)
                 new_key = await first_key(settings, keyring)
-                parts = self._wire(store, keyring, secrets, folder, checkpoints)
+                parts = self._wire(store, keyring, secrets, signing, folder, checkpoints)
                 await parts.gateway.adopt(await parts.service.start())
                 _calm_collector()
                 running = Running(
@@ -121,7 +124,13 @@ class Server:
                 await self._serve(parts, folder, listener, running)
 
     def _wire(
-        self, store: SqliteStore, keyring: Keyring, secrets: Secrets, folder: Path, checkpoints: dict[str, Checkpoint]
+        self,
+        store: SqliteStore,
+        keyring: Keyring,
+        secrets: Secrets,
+        signing: Signing,
+        folder: Path,
+        checkpoints: dict[str, Checkpoint],
     ) -> Parts:
         settings = self._settings
         storage = LocalStorage(settings.data_dir / "results")
@@ -140,7 +149,12 @@ class Server:
             waypoints=waypoints,
             inputs=inputs,
             keyring=keyring,
-            sharing=Sharing(secret=secrets.pepper, budget=settings.result_cache),
+            sharing=Sharing(
+                secret=secrets.pepper,
+                budget=settings.result_cache,
+                origin=f"{signing.identity} {settings.prompt_in_pictures}",
+            ),
+            signing=signing,
             webhooks=Webhooks(
                 store=store,
                 sealer=Sealer(secrets.pepper),

@@ -18,6 +18,8 @@ from fluxserve.catalogue.sizes import Size
 from fluxserve.errors import JsonValue
 
 OutputFormat = Literal["jpeg", "png", "webp"]
+#: What everything that models draw is, in the words of IPTC that files and signatures use.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 #: Pixels of a megapixel as the published price list counts.
 BILLED_MEGAPIXEL = 1024 * 1024
 _TEXT_TO_IMAGE = TextToImage()

@@ -1,6 +1,6 @@
 """Pixels to files and back: fit a drawn picture to the size asked for, encode it with the truth about its origin.
 
-Needs Pillow only. The same pixels always make the same bytes: no time, host or task is written into a file.
+Needs Pillow only. The same pixels and mark always make the same bytes: no time, host or task is written into a file.
 What it does not know: how a picture was drawn, where its file goes.
 """
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageFilter, PngImagePlugin
 from fluxserve.catalogue import InputPicture, OutputFormat, Size
 from fluxserve.catalogue.sizes import cut_share
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.marks import PNG_XMP, Mark
 from fluxserve.engine.native_sizes import MAX_CUT
 from fluxserve.errors import InputDamaged
 
@@ -26,28 +27,24 @@ PREVIEW_SIDE = 256
 _SHARPEN = 3.0
 #: How pictures are scaled.
 SCALED = Image.Resampling.LANCZOS
-_EXIF_MODEL = 0x0110
 _EXIF_SOFTWARE = 0x0131
 
 
-def encode(pixels: Pixels, output_format: OutputFormat, drawn_by: str) -> bytes:
-    """The picture as a file: JPEG (quality 95, full colour resolution), PNG or WebP (quality 95).
+def encode(pixels: Pixels, output_format: OutputFormat, mark: Mark) -> bytes:
+    """The picture as a file: JPEG (quality 95, full colour resolution), PNG or WebP (quality 95), marked as what it is.
 
-    `drawn_by` names the weights; it is written into the file's metadata beside the words "AI generated".
+    Whoever signs it later adds to the file and changes nothing of this.
     """
     image, file = to_image(pixels), BytesIO()
-    software = f"AI generated;txt2img;{drawn_by}"
-    exif = Image.Exif()
-    exif[_EXIF_MODEL] = drawn_by
-    exif[_EXIF_SOFTWARE] = software
     if output_format == "jpeg":
-        image.save(file, "JPEG", quality=QUALITY, subsampling="4:4:4", exif=exif)
+        image.save(file, "JPEG", quality=QUALITY, subsampling="4:4:4", exif=mark.exif, xmp=mark.xmp)
     elif output_format == "png":
         text = PngImagePlugin.PngInfo()
-        text.add_text("Software", software)
-        image.save(file, "PNG", pnginfo=text, exif=exif)
+        text.add_text("Software", mark.software)
+        text.add_itxt(PNG_XMP, mark.xmp.decode())
+        image.save(file, "PNG", pnginfo=text, exif=mark.exif)
     else:
-        image.save(file, "WEBP", quality=QUALITY, exif=exif)
+        image.save(file, "WEBP", quality=QUALITY, exif=mark.exif, xmp=mark.xmp)
     return file.getvalue()
 
 

@@ -20,6 +20,7 @@ from fluxserve.engine.ceilings import Ceilings, seconds_of
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.forward import ALONE, Row
+from fluxserve.engine.marks import mark_of
 from fluxserve.engine.means import USUAL, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.planning import fit, planned
@@ -187,7 +188,8 @@ class _Course:
 
     def _file(self) -> bytes:
         fitted = pixels_of.fit(self._picture, self._generation.size)
-        return pixels_of.encode(fitted, self._generation.output_format, self._checkpoint.name)
+        mark = mark_of(self._generation, self._checkpoint.name, tells_prompt=False)
+        return pixels_of.encode(fitted, self._generation.output_format, mark)
 
 
 def _generation(wish: Wish) -> Generation:

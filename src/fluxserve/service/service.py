@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.errors import FluxserveError, QueueFull, ShuttingDown
+from fluxserve.errors import FluxserveError, NotSigned, QueueFull, ShuttingDown
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.forecast import Forecast, Outlook
@@ -23,6 +23,7 @@ from fluxserve.service.keyring import Keyring
 from fluxserve.service.orders import Order, refusal
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.signing import Signing
 from fluxserve.service.views import View, Views
 from fluxserve.service.watches import Signal, Watches
 from fluxserve.service.waypoints import Waypoints
@@ -94,12 +95,14 @@ class Service:
         inputs: Inputs,
         keyring: Keyring,
         sharing: Sharing,
+        signing: Signing,
         webhooks: Webhooks,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self.settings = settings
         self.keyring = keyring
+        self.signing = signing
         self.webhooks = webhooks
         self.views = Views(on_change=self._changed)
         self.watches = Watches()
@@ -396,19 +399,23 @@ class Service:
         await self._store.extend_many([Lease(worker_id=worker_id, until=self._now() + self.settings.lease)])
 
     async def complete(self, task_id: str, fence: int, picture: bytes, suffix: OutputFormat, drawn: Drawn) -> bool:
-        """Keep the picture, then settle the task; False when the claim was lost before.
+        """Sign and keep the picture, then settle the task; False when the claim was lost before.
 
         The picture is safe on disk before the task is ready. Its name is new for every attempt, so an attempt
         that comes too late can never touch the picture that was delivered. Raises Unavailable or OSError when
         nothing was written, and then leaves no copy: a caller that tries again for minutes must not fill the disk.
         """
+        try:
+            sealed = await self.signing.seal(picture, suffix, drawn)
+        except NotSigned as error:
+            return await self.fail(task_id, fence, Reason(code=type(error).__name__, message=error.message))
         object_name = new_object_name(suffix)
         completion = Completion(
-            task_id=task_id, fence=fence, object_name=object_name, drawn=drawn, used=None,
-            kept=self._sharing.kept(len(picture), drawn), now=self._now(),
+            task_id=task_id, fence=fence, object_name=object_name, drawn=sealed.drawn, used=None,
+            kept=self._sharing.kept(sealed), now=self._now(),
         )  # fmt: skip
         try:
-            await asyncio.to_thread(self._storage.put, object_name, picture)
+            await asyncio.to_thread(self._storage.put, object_name, sealed.picture)
             record = (await self._store.complete_many([completion]))[0]
         except (FluxserveError, OSError):
             with contextlib.suppress(OSError):  # what went wrong first is what the caller has to know

@@ -14,16 +14,21 @@ import msgspec
 
 from fluxserve.catalogue import Generation
 from fluxserve.delivery.links import signature
-from fluxserve.store.base import Drawn, Kept
+from fluxserve.service.signing import Sealed
+from fluxserve.store.base import Kept
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Sharing:
-    """Makes recipes with `secret`; `budget` is the bytes of pictures that answer equal requests, 0: none does."""
+    """Makes recipes with `secret`; `budget` is the bytes of pictures that answer equal requests, 0: none does.
 
-    def __init__(self, *, secret: bytes, budget: int) -> None:
+    `origin` is whatever else decides what their files say: who signs them, and whether they tell the prompt.
+    """
+
+    def __init__(self, *, secret: bytes, budget: int, origin: str = "") -> None:
         self._secret = secret
+        self._origin = origin.encode()
         self._budget = budget
         self._workers: dict[str, Mapping[str, str]] = {}
         self._alive: dict[str, Counter[str]] = {}
@@ -33,18 +38,18 @@ class Sharing:
         """Equal for equal requests of the account; None: they share nothing."""
         if not self._budget:
             return None
-        return signature(self._secret, b"recipe", account_id.encode(), _encode(generation))
+        return signature(self._secret, b"recipe", account_id.encode(), _encode(generation), self._origin)
 
-    def kept(self, size: int, drawn: Drawn) -> Kept | None:
-        """What makes a picture of `size` bytes an answer to equal requests.
+    def kept(self, sealed: Sealed) -> Kept | None:
+        """What makes a picture an answer to equal requests.
 
         One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it would be another.
         """
-        fingerprint = drawn.facts.get("fingerprint")
-        depends = drawn.facts.get("numerics") == "throughput"
-        if depends or not (self._budget and isinstance(fingerprint, str)):
+        facts = sealed.drawn.facts
+        fingerprint, depends = facts.get("fingerprint"), facts.get("numerics") == "throughput"
+        if depends or not (self._budget and sealed.is_repeatable and isinstance(fingerprint, str)):
             return None
-        return Kept(fingerprint=fingerprint, size=size, budget=self._budget)
+        return Kept(fingerprint=fingerprint, size=len(sealed.picture), budget=self._budget)
 
     def fingerprints(self, model: str) -> tuple[str, ...]:
         """What draws the model now: its workers, and while it has none its last ones. Empty before the first."""

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from fluxserve.engine import pixels
 from fluxserve.engine.base import NO_PICTURES, Engine, Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine.marks import mark_of
 from fluxserve.errors import DrawingFailed, InputDamaged, WorkerProtocolError, WorkerRefused
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
@@ -67,6 +68,7 @@ class Worker:
         #: The server's, once it has said them: it is the server that declares a silent worker dead.
         self._heartbeat, self._lease = settings.heartbeat, settings.lease
         self._waypoint_interval: float | None = None
+        self._tells_prompts = False
         #: What the server knows of weights, and for how many seconds since then nothing could be drawn for that.
         self._away_told: Mapping[str, float] = {}
         self._waited = 0.0
@@ -155,7 +157,7 @@ class Worker:
                 return
             self._writer = writer
             self._heartbeat, self._lease = welcome.heartbeat, welcome.lease
-            self._waypoint_interval = welcome.waypoint_interval
+            self._waypoint_interval, self._tells_prompts = welcome.waypoint_interval, welcome.tells_prompts
             self._welcomed.set()
             self._resume(welcome)
             while (message := await p.read_from_server(reader)) is not None:
@@ -398,9 +400,10 @@ class Worker:
 
     async def _encode(self, holding: Holding, drawn: Finished) -> None:
         generation = holding.assignment.generation
+        mark = mark_of(generation, drawn.drawn_by, tells_prompt=self._tells_prompts)
         try:
             picture = await asyncio.get_running_loop().run_in_executor(
-                self._encoding, pixels.encode, drawn.pixels, generation.output_format, drawn.drawn_by
+                self._encoding, pixels.encode, drawn.pixels, generation.output_format, mark
             )
         except Exception:  # whatever it is, it is this one task's and must end it
             logger.exception("A picture could not be encoded", extra={"action": "encoding_failed"})

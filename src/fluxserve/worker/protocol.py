@@ -71,13 +71,15 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """The worker is in; `kept` are the claims it may go on with, all others are lost.
 
     It has to be heard every `heartbeat` seconds; silent for `lease` seconds it loses its claims. What it draws it
-    writes down every `waypoint_interval` seconds, or, where that is None, never.
+    writes down every `waypoint_interval` seconds, or, where that is None, never. `tells_prompts`: the files of its
+    pictures say what was asked for.
     """
 
     heartbeat: float
     lease: float
     kept: tuple[Held, ...]
     waypoint_interval: float | None = None
+    tells_prompts: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

@@ -25,6 +25,7 @@ from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.signing import Signing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -102,6 +103,7 @@ class GatewayHouse:
         self.service = Service(
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
             inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
+            signing=Signing(),
             webhooks=self.webhooks, now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.

@@ -6,8 +6,10 @@ from PIL import Image, ImageChops, ImageDraw
 from fluxserve.catalogue import OutputFormat, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
+from fluxserve.engine.marks import Mark
 
 EXIF_SOFTWARE, EXIF_MODEL, EXIF_DESCRIPTION, EXIF_TIME = 0x0131, 0x0110, 0x010E, 0x0132
+MARK = Mark(drawn_by="fluxserve-mini", model="flux-dev", seed=7)
 FORMATS: tuple[OutputFormat, ...] = ("jpeg", "png", "webp")
 
 
@@ -22,13 +24,13 @@ def opened(file: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_a_file_has_the_format_and_the_size_asked_for(output_format: OutputFormat) -> None:
-    image = opened(pixels_of.encode(gradient(Size(96, 64)), output_format, "fluxserve-mini"))
+    image = opened(pixels_of.encode(gradient(Size(96, 64)), output_format, MARK))
     assert (image.format, image.size) == (output_format.upper(), (96, 64))
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_a_file_says_that_it_was_generated_and_by_which_weights_and_nothing_else(output_format: OutputFormat) -> None:
-    image = opened(pixels_of.encode(gradient(Size(64, 64)), output_format, "fluxserve-mini"))
+    image = opened(pixels_of.encode(gradient(Size(64, 64)), output_format, MARK))
     assert dict(image.getexif()) == {
         EXIF_SOFTWARE: "AI generated;txt2img;fluxserve-mini",
         EXIF_MODEL: "fluxserve-mini",
@@ -36,25 +38,25 @@ def test_a_file_says_that_it_was_generated_and_by_which_weights_and_nothing_else
 
 
 def test_a_png_carries_the_same_words_as_plain_text() -> None:
-    image = opened(pixels_of.encode(gradient(Size(64, 64)), "png", "fluxserve-mini"))
+    image = opened(pixels_of.encode(gradient(Size(64, 64)), "png", MARK))
     assert image.info["Software"] == "AI generated;txt2img;fluxserve-mini"
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_the_same_pixels_make_the_same_bytes(output_format: OutputFormat) -> None:
-    files = {pixels_of.encode(gradient(Size(64, 64)), output_format, "fluxserve-mini") for _ in range(2)}
+    files = {pixels_of.encode(gradient(Size(64, 64)), output_format, MARK) for _ in range(2)}
     assert len(files) == 1
 
 
 def test_a_png_keeps_every_pixel() -> None:
     drawn = gradient(Size(64, 96))
-    assert opened(pixels_of.encode(drawn, "png", "x")).tobytes() == drawn.data
+    assert opened(pixels_of.encode(drawn, "png", MARK)).tobytes() == drawn.data
 
 
 def test_a_jpeg_keeps_the_colour_of_every_pixel_apart() -> None:
     red_and_blue = Image.new("RGB", (64, 64), (255, 0, 0))
     red_and_blue.paste((0, 0, 255), (0, 0, 1, 64))
-    image = opened(pixels_of.encode(pixels_of.from_image(red_and_blue), "jpeg", "x"))
+    image = opened(pixels_of.encode(pixels_of.from_image(red_and_blue), "jpeg", MARK))
     red, green, blue = image.getpixel((0, 32))  # type: ignore[misc]
     assert blue > 230
     assert red < 25
@@ -64,7 +66,8 @@ def test_a_jpeg_keeps_the_colour_of_every_pixel_apart() -> None:
 @pytest.mark.parametrize("name", ["weights-ü", "重み", "a" * 300])
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_any_name_of_weights_can_be_written(output_format: OutputFormat, name: str) -> None:
-    assert opened(pixels_of.encode(gradient(Size(64, 64)), output_format, name)).size == (64, 64)
+    mark = Mark(drawn_by=name, model=name, seed=7, prompt=name)
+    assert opened(pixels_of.encode(gradient(Size(64, 64)), output_format, mark)).size == (64, 64)
 
 
 @pytest.mark.parametrize("size", [Size(1024, 768), Size(257, 1440), Size(3136, 1344), Size(64, 64), Size(1440, 256)])

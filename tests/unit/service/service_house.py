@@ -21,6 +21,7 @@ from fluxserve.service.keyring import Keyring
 from fluxserve.service.orders import Order
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.signing import Signing
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -66,6 +67,7 @@ class House:
         self.service = Service(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache),
+            signing=Signing(),
             webhooks=self.webhooks, now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(

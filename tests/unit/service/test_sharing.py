@@ -16,8 +16,9 @@ from fluxserve.catalogue import Finetune, Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Edit
 from fluxserve.errors import JsonValue, StoreUnavailable
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.signing import Sealed
 from fluxserve.settings import Settings
-from fluxserve.store.base import Kept, Offer, PageRequest, TaskRecord
+from fluxserve.store.base import Drawn, Kept, Offer, PageRequest, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import State
 
@@ -36,6 +37,11 @@ OTHERS: dict[str, object] = {
 def sharing(*, secret: bytes = b"pepper", budget: int = 1000) -> Sharing:
     """What a service has for its requests."""
     return Sharing(secret=secret, budget=budget)
+
+
+def sealed(drawn: Drawn) -> Sealed:
+    """A picture of ten bytes, as it is delivered."""
+    return Sealed(picture=bytes(10), drawn=drawn)
 
 
 def test_equal_requests_of_an_account_have_one_recipe_that_holds_nothing_of_them() -> None:
@@ -59,12 +65,23 @@ def test_no_two_accounts_have_a_recipe_in_common() -> None:
 def test_without_a_budget_there_are_no_recipes_and_nothing_is_kept() -> None:
     off = sharing(budget=0)
     assert off.recipe("alice", generation()) is None
-    assert off.kept(10, DRAWN_HERE) is None
+    assert off.kept(sealed(DRAWN_HERE)) is None
 
 
 def test_a_picture_is_kept_if_it_is_known_what_drew_it() -> None:
-    assert sharing().kept(10, DRAWN_HERE) == Kept(fingerprint=FINGERPRINT, size=10, budget=1000)
-    assert sharing().kept(10, DRAWN) is None
+    assert sharing().kept(sealed(DRAWN_HERE)) == Kept(fingerprint=FINGERPRINT, size=10, budget=1000)
+    assert sharing().kept(sealed(DRAWN)) is None
+
+
+def test_a_picture_that_could_not_be_signed_answers_nobody_else() -> None:
+    assert sharing().kept(replace(sealed(DRAWN_HERE), is_repeatable=False)) is None
+
+
+def test_what_files_say_of_their_origin_makes_another_recipe() -> None:
+    recipes = {
+        Sharing(secret=b"s", budget=1, origin=origin).recipe("alice", generation()) for origin in ("", "a ca", "no ca")
+    }
+    assert len(recipes) == 3
 
 
 def test_a_picture_whose_pixels_depended_on_its_company_answers_no_equal_request() -> None:

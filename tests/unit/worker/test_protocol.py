@@ -39,7 +39,7 @@ FROM_WORKER: list[p.FromWorker] = [
 ]  # fmt: skip
 FROM_SERVER: list[p.FromServer] = [
     p.Welcome(heartbeat=5.0, lease=30.0, kept=HELD),
-    p.Welcome(heartbeat=5.0, lease=30.0, kept=(), waypoint_interval=0.0),
+    p.Welcome(heartbeat=5.0, lease=30.0, kept=(), waypoint_interval=0.0, tells_prompts=True),
     p.Refused(reason="The worker token is wrong."),
     p.Tasks(
         assignments=(
