@@ -90,12 +90,13 @@ class House:
         *,
         model: str = "flux-dev",
         pictures: Mapping[str, str] | None = None,
+        urls: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> TaskRecord:
         """An accepted task."""
         order = Order(
             key=key, spec=find(model), values={"prompt": "a red apple", **(values or {})}, pictures=pictures or {},
-            ignored=(), dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=idempotency_key,
+            urls=urls or {}, ignored=(), dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=idempotency_key,
         )  # fmt: skip
         return await self.service.submit(order)
 
