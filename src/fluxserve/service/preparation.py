@@ -25,7 +25,7 @@ from fluxserve.store.submissions import Preparation
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-#: What is in trouble is tried again so often.
+#: What is in trouble is tried again after so many seconds.
 RETRY_S = 1.0
 #: What waits is looked at this often at the latest: the clock may be set.
 LOOK_S = 1.0
@@ -43,14 +43,23 @@ class Preparer:
     """Prepares every task that the service has to be prepared. Used from the event loop only."""
 
     def __init__(
-        self, service: Service, *, store: Store, inputs: Inputs, fetch: Fetch, now: Callable[[], float]
+        self,
+        service: Service,
+        *,
+        store: Store,
+        inputs: Inputs,
+        fetch: Fetch,
+        now: Callable[[], float],
+        retry: float = RETRY_S,
     ) -> None:
+        """`retry`: seconds until what is in trouble is tried again."""
         self._service = service
         self._line = service.preparing
         self._store = store
         self._inputs = inputs
         self._fetch = fetch
         self._now = now
+        self._retry = retry
         self._look = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -199,6 +208,6 @@ class Preparer:
 
     async def _pause(self, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(job.is_over.wait(), RETRY_S)
+            await asyncio.wait_for(job.is_over.wait(), self._retry)
         if job.is_over.is_set():
             raise _Over

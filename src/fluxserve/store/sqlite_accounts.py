@@ -98,8 +98,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: its reservation is not its price.",
-        "SELECT t.id FROM tasks t WHERE t.cost != "
-        "(SELECT -sum(amount) FROM ledger l WHERE l.task_id = t.id AND l.kind IN ('reserve', 'lower'))",
+        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount + "
+        "coalesce((SELECT amount FROM ledger w WHERE w.task_id = t.id AND w.kind = 'lower'), 0) != -t.cost",
     ),
     (
         "Task {0}: it ended well but was not settled exactly once and never refunded.",

@@ -19,6 +19,7 @@ from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.orders import Order
+from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
@@ -72,6 +73,12 @@ class House:
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,
             inputs=self.inputs, views=self.service.views, now=lambda: self.time,
         )  # fmt: skip
+
+    def preparer(self, fetch: Fetch) -> Preparer:
+        """What prepares tasks whose pictures are fetched so."""
+        return Preparer(
+            self.service, store=self.store, inputs=self.inputs, fetch=fetch, now=lambda: self.time, retry=0.01
+        )
 
     async def key(
         self, *, grant: int | None = None, max_active: int | None = None, rate_per_minute: int | None = None
