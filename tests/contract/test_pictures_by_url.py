@@ -8,6 +8,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from calls import Call
@@ -98,6 +99,7 @@ def test_a_task_that_was_prepared_follows_an_equal_one_or_has_its_picture(post: 
         assert (polled["status"], polled["details"]["cached"], polled["cost"]) == ("Ready", True, 2.5)
 
 
+HOSTILE_URLS = (Path(__file__).parents[1] / "unit/delivery/hostile_urls.txt").read_text("utf-8").split()
 HOSTILE = (
     "https://user:word@example.com/a.png",
     "http://127.0.0.1/a.png",
@@ -120,6 +122,25 @@ def test_a_url_that_is_never_called_is_a_422_that_names_its_field(post: Posting,
         assert (item["type"], item["loc"]) == ("picture_url", ["body", "input_image_2"])
     assert len(here.server.service.preparing) == 0
     assert here.network.asked == []
+
+
+def test_no_hostile_url_is_ever_connected_to(post: Posting) -> None:
+    here = post()
+    here.network.zone = {"inner.test": ["10.0.0.1"], "both.test": ["93.184.215.14", "127.0.0.1"]}
+    urls = [*HOSTILE_URLS, "https://inner.test/", "http://both.test/a.png", "http://nowhere.test/"]
+    tasks: list[Json] = []
+    for url in urls:
+        answer = here.server.post("/v1/flux-dev", {"prompt": "x", "image_prompt": url})
+        assert answer.status_code in (200, 422), url
+        tasks += [answer.json()] if answer.status_code == 200 else []
+    assert len(tasks) >= 3
+    while len(here.server.service.preparing):
+        here.prepare()
+        here.server.now += 10.0
+    for task in tasks:
+        assert failed(here, task).startswith("image_prompt: ")
+    assert here.network.dialled == []
+    assert here.receiver.connections == 0
 
 
 @pytest.mark.parametrize(
