@@ -89,9 +89,9 @@ class Inputs:
                 raise FieldRefused(param.name, "picture", message, shown)
         return decoded
 
-    def could_hold(self, files: Mapping[str, File]) -> bool:
-        """Whether there is room for them where there is nothing else."""
-        return sum(len(file.png) for file in files.values()) <= self._budget
+    def could_hold(self, files: Mapping[str, File], kept: Sequence[KeptInput]) -> bool:
+        """Whether there is room for them, and for what their task has already, where there is nothing else."""
+        return sum(len(file.png) for file in files.values()) + sum(one.size for one in kept) <= self._budget
 
     async def write(self, task_id: str, files: Mapping[str, File]) -> tuple[KeptInput, ...]:
         """Files of the task's own, safe on the disk. Raises InputsFull or DiskFull, and then keeps none."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 from fluxserve.catalogue import InputPicture, ModelSpec, find
 from fluxserve.delivery.decoding import File
 from fluxserve.delivery.fetching import Fetched, pause_after, reason
-from fluxserve.errors import DecodersBusy, FieldRefused, FluxserveError, PictureNotFetched, Unavailable
+from fluxserve.errors import DecodersBusy, FieldRefused, FluxserveError, InputsFull, PictureNotFetched, Unavailable
 from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.preparing import Job
 from fluxserve.service.service import Service
@@ -31,6 +31,10 @@ RETRY_S = 1.0
 LOOK_S = 1.0
 #: Decoders that are too slow for a picture so often are not to blame.
 DECODINGS = 10
+#: A task that holds nothing looks so often for room, and one that holds a part of its pictures once; then it gives way
+#: to others, and begins anew after so many seconds.
+LOOKS_FOR_ROOM = 30
+GIVEN_WAY_S = 30.0
 #: The file at a URL; it may wait for who fetches it, and never raises.
 Fetch = Callable[[str], Coroutine[None, None, Fetched]]
 
@@ -135,8 +139,14 @@ class Preparer:
                     raise PictureNotFetched(f"{name}: {reason(fetched)}")
                 self._line.again(job, self._now() + pause)
                 return False
-            await self._keep(job, record, {**dict.fromkeys(request.urls), **job.pictures}, name, fetched.body)
             job.attempts = 0
+            try:
+                await self._keep(job, record, {**dict.fromkeys(request.urls), **job.pictures}, name, fetched.body)
+            except InputsFull:
+                # Those that hold a part each, or a place in the line, could wait for each other for ever.
+                await self._discard(job)
+                self._line.again(job, self._now() + GIVEN_WAY_S)
+                return False
         if await self._patiently(job, lambda: self._service.prepare(record, request, job.pictures, job.kept)):
             job.kept = ()
         return True
@@ -163,13 +173,17 @@ class Preparer:
     async def _keep(
         self, job: Job, record: TaskRecord, fetched: Mapping[str, InputPicture | None], name: str, body: bytes
     ) -> None:
-        """Decode a file and write what it shows; `fetched`: all that come by URL, as far as they are there."""
+        """Decode a file and write what it shows; `fetched`: all that come by URL, as far as they are there.
+
+        Raises InputsFull where no room is found, FieldRefused and PictureNotFetched.
+        """
         beside = {**{one.name: one for one in record.generation.pictures}, **fetched}
         del beside[name]
         files = await self._decoded(job, find(record.generation.model), name, body, beside)
-        if not self._inputs.could_hold(files):
+        if not self._inputs.could_hold(files, job.kept):
             raise PictureNotFetched(f"{name}: there is no room for a picture as large as this")
-        kept = await self._patiently(job, lambda: self._inputs.write(job.task_id, files))
+        looks = 1 if job.kept else LOOKS_FOR_ROOM
+        kept = await self._patiently(job, lambda: self._inputs.write(job.task_id, files), looks=looks)
         job.pictures |= pictures_of(files)
         job.kept += kept
 
@@ -193,15 +207,18 @@ class Preparer:
 
     async def _discard(self, job: Job) -> None:
         """Delete what was written for a task that does not need it."""
-        kept, job.kept = job.kept, ()
+        kept, job.kept, job.pictures = job.kept, (), {}
         await self._inputs.discard(kept)
 
-    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T:
-        """However long the disk or the store is in trouble, or full. Raises _Over."""
+    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]], *, looks: int = 1) -> T:
+        """However long the disk or the store is in trouble. Raises _Over, and InputsFull after so many `looks`."""
         while True:
             try:
                 return await work()
             except Unavailable as error:
+                looks -= isinstance(error, InputsFull)
+                if not looks:
+                    raise
                 facts = {"action": "preparation_waits", "task": job.task_id, "reason": error.message}
                 logger.warning("A preparation waits", extra=facts)
                 await self._pause(job)

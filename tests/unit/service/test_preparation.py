@@ -17,7 +17,7 @@ from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.decoding import Decoded
 from fluxserve.delivery.fetching import LOST, Fetched
 from fluxserve.errors import DecodersBusy, StoreUnavailable
-from fluxserve.service.preparation import Preparer
+from fluxserve.service.preparation import GIVEN_WAY_S, Preparer
 from fluxserve.settings import Settings
 from fluxserve.store.base import TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -206,8 +206,38 @@ async def test_tasks_wait_for_room_for_their_pictures(
         assert await state_of(house, second) is State.PREPARING
         await house.service.cancel(first.id, first.account_id)
         await work(preparer)
+        house.time += GIVEN_WAY_S  # it may have looked too often by then
+        await work(preparer)
         assert await state_of(house, second) is State.QUEUED
         assert len(files(house)) == 1
+    await house.store.close()
+
+
+@in_event_loop
+async def test_a_task_that_has_some_of_its_pictures_gives_way_where_there_is_no_room_for_the_rest(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (kept,) = await sizes_of_kept(tmp_path_factory.mktemp("before"))
+    house = House(tmp_path, Settings(data_dir=tmp_path, min_free_disk=0, input_budget=2 * kept))
+    async with at_work(house) as key:
+        preparer = house.preparer(Web(a=FILE, b=FILE).fetch)
+        blocker = await ask(house, key)
+        await work(preparer)
+        urls = {"input_image": URL, "input_image_2": "https://example.com/b.png"}
+        task = await ask(house, key, urls, "flux-2-pro")
+        await work(preparer)
+        assert await state_of(house, task) is State.PREPARING
+        assert len(files(house)) == 1
+        await house.service.cancel(blocker.id, blocker.account_id)
+        house.time += house.service.preparing.next_at() - house.time
+        await work(preparer)
+        assert await state_of(house, task) is State.QUEUED
+        assert len(files(house)) == 2
+        too_large = await ask(house, key, {**urls, "input_image_3": URL}, "flux-2-pro")
+        await house.service.cancel(task.id, task.account_id)
+        await work(preparer)
+        assert await state_of(house, too_large) is State.ERROR
+        assert files(house) == []
     await house.store.close()
 
 
