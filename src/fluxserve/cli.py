@@ -176,12 +176,13 @@ def generate_command(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model of `fluxserve models`.")] = "flux-dev",
     image: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A picture to edit, fill, expand, follow or draw over; more than one where the model takes so many."
+            help="A picture to edit, fill, expand, follow or draw over, a file or a URL that the server fetches; more "
+            "than one where the model takes so many."
         ),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="White where the picture is drawn anew.")] = None,
+    mask: Annotated[str | None, typer.Option(help="White where the picture is drawn anew; a file or a URL.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="W:H, for flux-pro-1.1-ultra.")] = None,

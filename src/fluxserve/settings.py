@@ -246,13 +246,14 @@ class Settings(BaseSettings):
 
     outbound_allow: Names = Field(
         (),
-        description="Hosts and networks of your own that callers' URLs may lead to, by plain HTTP and on any port too, "
-        "with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
+        description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "
+        "plain HTTP and on any port too, with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
     )
 
     courier: bool = Field(
         True,
-        description="Start a courier here as soon as there is a webhook; off: `fluxserve courier` runs elsewhere.",
+        description="Start a courier here as soon as there is a webhook or a picture by URL; off: `fluxserve courier` "
+        "runs elsewhere.",
     )
     webhook_secret_header: bool = Field(
         False, description="Send a webhook's secret itself too, as X-Webhook-Secret, to receivers that want it so."

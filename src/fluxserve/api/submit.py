@@ -57,6 +57,7 @@ class Submits:
                         spec=spec,
                         values=checked.values,
                         pictures=checked.pictures,
+                        urls=checked.urls,
                         ignored=checked.ignored,
                         dialect=dialect.name,
                         origin=origin,

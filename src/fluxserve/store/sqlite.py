@@ -17,6 +17,7 @@ from fluxserve.store import (
     sqlite_deliveries,
     sqlite_inputs,
     sqlite_lists,
+    sqlite_preparations,
     sqlite_rows,
     sqlite_sharing,
     sqlite_tasks,
@@ -30,7 +31,6 @@ from fluxserve.store.base import (
     Completion,
     Failure,
     Grant,
-    KeptInput,
     KeptWaypoint,
     KeyEntry,
     Lease,
@@ -41,11 +41,11 @@ from fluxserve.store.base import (
     Page,
     PageRequest,
     Picture,
-    Submission,
     Submitted,
     TaskRecord,
 )
 from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
 from fluxserve.store.writer import GroupWriter
 
 MIGRATIONS = database.load_migrations(Path(__file__).with_name("migrations"))
@@ -72,6 +72,14 @@ class SqliteStore:
     async def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
         """Accept each: task, reservation and idempotency key in one transaction."""
         return await self._writer.run(sqlite_tasks.submit_many, submissions)
+
+    async def prepare_many(self, prepared: Sequence[Prepared]) -> list[TaskRecord | None]:
+        """Each takes its place as a submission does, and what it does not cost is given back."""
+        return await self._writer.run(sqlite_tasks.prepare_many, prepared)
+
+    async def preparations(self, task_ids: Sequence[str]) -> list[Preparation | None]:
+        """What each task is prepared from; None where it is not being prepared."""
+        return await self._read(lambda reader: sqlite_preparations.select(reader, task_ids))
 
     async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
         """Answer what waits with pictures that were drawn before."""

@@ -132,7 +132,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: its reservation is not its price.",
-        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount != -t.cost",
+        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount + "
+        "coalesce((SELECT amount FROM ledger w WHERE w.task_id = t.id AND w.kind = 'lower'), 0) != -t.cost",
     ),
     (
         "Task {0}: it ended well but was not settled exactly once and never refunded.",
@@ -174,6 +175,17 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Task {0}: it has not ended or named no webhook, but there is one.",
         "SELECT d.task_id FROM deliveries d LEFT JOIN tasks t ON t.id = d.task_id WHERE t.webhook_url IS NULL "
         f"OR t.state NOT IN ({_FINAL})",
+    ),
+    (
+        "Task {0}: its pictures are to be fetched, but what it asks for is not written down, or it was priced already.",
+        "SELECT t.id FROM tasks t WHERE t.state = 'preparing' AND "
+        "(NOT EXISTS (SELECT 1 FROM preparations p WHERE p.task_id = t.id) "
+        "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND l.kind = 'lower'))",
+    ),
+    (
+        "Task {0}: its pictures are not to be fetched any more, but what it asked for is still written down.",
+        "SELECT p.task_id FROM preparations p LEFT JOIN tasks t ON t.id = p.task_id "
+        "WHERE t.id IS NULL OR t.state != 'preparing'",
     ),
     (
         "Task {0}: its state is unknown.",
