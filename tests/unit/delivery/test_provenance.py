@@ -7,6 +7,7 @@ import datetime as dt
 import math
 import random
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from fluxserve import __version__
 from fluxserve.catalogue import OutputFormat
 from fluxserve.delivery import certificates
-from fluxserve.delivery.authority import Authority, Credential
+from fluxserve.delivery.authority import Authority, Credential, own_credential
 from fluxserve.delivery.certificates import Key, Pair, key_pem, pem
 from fluxserve.delivery.provenance import Signer, read
 from fluxserve.errors import ConfigurationError, ManifestUnreadable, NotSigned
@@ -208,6 +209,49 @@ def test_an_operators_key_of_every_kind_signs(key: Key) -> None:
     credential = own(key)
     found = read(Signer(lambda _: credential, NOW.timestamp).sign(plain("webp"), "webp"), credential.anchors)
     assert (found.state, found.signer) == ("trusted", "a studio")
+
+
+def test_a_certificate_two_steps_from_its_root_verifies_by_the_root_alone(tmp_path: Path) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    names = [
+        x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, name)]) for name in ("root", "between", "studio")
+    ]
+    chain = []
+    for level, (issuer, key, name) in enumerate(zip((0, 0, 1), keys, names, strict=True)):
+        is_authority = level < 2
+        builder = x509.CertificateBuilder(
+            issuer_name=names[issuer], subject_name=name, public_key=key.public_key(),
+            serial_number=x509.random_serial_number(), not_valid_before=NOW - DAY, not_valid_after=NOW + DAY,
+        )  # fmt: skip
+        usage = x509.KeyUsage(not is_authority, False, False, False, False, is_authority, is_authority, False, False)
+        limit = 1 - level if is_authority else None
+        builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=limit), critical=True)
+        builder = builder.add_extension(usage, critical=True)
+        if not is_authority:
+            purposes = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION])
+            builder = builder.add_extension(purposes, critical=False)
+        found = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        by = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[issuer].public_key())
+        builder = builder.add_extension(found, critical=False).add_extension(by, critical=False)
+        chain.insert(0, pem(builder.sign(keys[issuer], hashes.SHA256())))
+    certificate, key_file = tmp_path / "own.pem", tmp_path / "own.key"
+    certificate.write_bytes(b"".join(chain))
+    key_file.write_bytes(key_pem(keys[2]))
+    credential = own_credential(certificate, key_file)
+    assert (credential.chain, credential.anchors) == (chain[0] + chain[1], chain[2] + chain[1])
+    file = Signer(lambda _: credential, NOW.timestamp).sign(plain("jpeg"), "jpeg")
+    assert [read(file, anchors).state for anchors in (credential.anchors, chain[2], b"")] == [
+        "trusted", "trusted", "sound",
+    ]  # fmt: skip
+
+
+def test_many_threads_sign_at_once(signer: Signer, credential: Credential) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        files = list(
+            threads.map(lambda number: signer.sign(plain(FORMATS[number % 3]), FORMATS[number % 3]), range(48))
+        )
+    assert len({*files}) == 48
+    assert {read(file, credential.anchors).state for file in files} == {"trusted"}
 
 
 def test_a_certificate_that_c2pa_refuses_stops_the_start(
