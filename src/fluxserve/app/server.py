@@ -294,7 +294,13 @@ class Server:
             reason = "The server is stopping."
         elif not gateway.ready:
             reason = engine.missing(self._settings) or fleet.status
-        return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+        return Readiness(
+            ready=not reason,
+            reason=reason,
+            workers=gateway.ready,
+            left_out=gateway.left_out,
+            unfinished_tasks=len(service.views),
+        )
 
 
 def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:
