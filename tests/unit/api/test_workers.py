@@ -42,7 +42,7 @@ async def test_what_workers_could_not_load_is_known_as_long_as_they_are_there(tm
         workers[0].writer.close()
         async with asyncio.timeout(5.0):
             while house.gateway.is_connected("w1"):
-                await house.state(task[0].id)
+                await house.state(task[0])
         assert house.gateway.left_out == ["b"]
 
 
