@@ -131,9 +131,8 @@ def test_weights_that_did_not_come_fail_what_asks_soon_after_and_are_tried_again
 ) -> None:
     two = [checkpoints["schnell"], checkpoints["dev"]]
     pool = Pool(Room(device=max(fit(one, CPU).peak for one in two), host=0), CPU, open_drawer)
-    with torch.inference_mode():
-        for one in two:
-            pool.open(one)
+    for one in two:
+        pool.open(one)
     away, here = (one.origin for one in two)
     now, news, tries = [0.0], threading.Condition(), []
     duty = Duty(pool, CPU, Recovery(CPU), news, clock=lambda: now[0])

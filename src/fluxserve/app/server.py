@@ -223,7 +223,9 @@ class Server:
 
     async def _serve(self, parts: Parts, folder: Path, listener: socket.socket, running: Running) -> None:
         sockets = await open_sockets(self._settings, folder, parts.gateway, parts.administration)
-        http = HttpServer(http_config(parts.app, self._settings))
+        config = http_config(parts.app, self._settings)
+        listener.listen(config.backlog)  # whoever reads the address may call at once
+        http = HttpServer(config)
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()

@@ -112,8 +112,8 @@ class DiffusionEngine:
 
     @property
     def active(self) -> int:
-        """Generations admitted and not yet finished."""
-        return len(self._wishes) + len(self._trajectories) + len(self._drawn)
+        """Generations admitted whose end was not told yet."""
+        return len(self._wishes) + len(self._trajectories) + len(self._drawn) + len(self._failed)
 
     @property
     def device_memory(self) -> int:
@@ -159,7 +159,7 @@ class DiffusionEngine:
             models = [model for model, one in planned.items() if one.origin == origin]
             try:
                 self._origins |= dict.fromkeys(models, origin)
-                self._known |= dict.fromkeys(models, self._opened(checkpoint))
+                self._known |= dict.fromkeys(models, self._pool.open(checkpoint))
                 self._draw_once(models[0])
             except (ConfigurationError, EngineError) as error:
                 refused.append(error)
@@ -169,14 +169,6 @@ class DiffusionEngine:
         self._left_out = tuple(error.message for error in refused)
         for line in self._left_out:
             logger.error("A checkpoint is left out: %s", line, extra={"action": "checkpoint_left_out"})
-
-    def _opened(self, checkpoint: Checkpoint) -> Known:
-        import torch
-
-        with torch.inference_mode():
-            known = self._pool.open(checkpoint)
-            device.finish(self._runtime)
-        return known
 
     def admit(
         self,
@@ -205,6 +197,7 @@ class DiffusionEngine:
             marked.discard(ref)
         for lane in (self._reading, self._decoding):
             lane.forget(ref)
+        self._failed = [failed for failed in self._failed if failed.ref != ref]
 
     def show(self, ref: str) -> None:
         """Let the next step of `ref` be shown."""
