@@ -248,7 +248,7 @@ def bench_command(
     wish = bench.Wish(
         model=model, shape=shape, size=catalogue.Size(width, height), steps=steps, references=references, rounds=rounds
     )
-    report = bench.measure(read_settings(config, {}), wish)
+    report = bench.measure(read_settings(config, {}), wish, lambda what: err.print(what, markup=False))
     if as_json:
         out.print(bench.as_json(report), markup=False, soft_wrap=True)
         return
