@@ -7,7 +7,6 @@ Predicted: 0.8 of the time with channels last, 0.8 of that compiled.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = lab.begin("The decoder.", arguments, MODELS)
     for what in VARIANTS:
         bench.measure("decoder", what, lambda w=what: _of(bench, w))  # type: ignore[misc]
-    return 0
+    return bench.answer
 
 
 def _of(bench: lab.Bench, what: str) -> dict[str, float]:
@@ -71,4 +70,4 @@ def _autoencoder(bench: lab.Bench) -> Module:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    lab.run(main)
