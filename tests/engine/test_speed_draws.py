@@ -15,6 +15,7 @@ from torch._dynamo import register_backend
 
 from fluxserve.catalogue import Finetune, Generation, Size
 from fluxserve.engine.checkpoints import Checkpoint, find
+from fluxserve.engine.company import Freely, without
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import fingerprint
 from fluxserve.engine.forward import ALONE, Company
@@ -23,6 +24,7 @@ from fluxserve.engine.planning import fit, planned
 from fluxserve.engine.plans import PLANS
 from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.engine.trajectory import Trajectory
+from fluxserve.engine.warming import warm_company
 from fluxserve.errors import MemoryTooSmall
 
 APPLE = Generation(
@@ -145,6 +147,41 @@ def test_what_comes_out_otherwise_at_the_start_is_left_out(
     assert drawn(drawer).latents.equal(drawn(drawers["dev"]).latents)
 
 
+def test_a_compiled_decoder_that_draws_something_else_is_left_out(
+    checkpoints: dict[str, Checkpoint], drawers: dict[str, Drawer], caplog: pytest.LogCaptureFixture
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(compiled=True, backend="wrong pictures"))
+    torch.compiler.reset()
+    assert "of 255 from the plain one" in caplog.text
+    assert drawer.speed == PLAIN
+    trajectory = drawn(drawer)
+    assert facts(drawer, trajectory)["pixels_sha256"] == facts(drawers["dev"], trajectory)["pixels_sha256"]
+
+
+def test_where_compiled_passes_fail_in_company_each_picture_is_drawn_alone(
+    checkpoints: dict[str, Checkpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(compiled=True, backend="for one"), token_budget=2 * TINY_TOKENS)
+    assert drawer.speed.compiled
+    assert not drawer.company
+    assert "each is drawn alone" in caplog.text
+    assert drawn(drawer).is_done
+    with torch.inference_mode():
+        company = {APPLE.size: Company(most=2)}
+        failed = warm_company(drawer.checkpoint, drawer.network, company, drawer.runtime)
+    torch.compiler.reset()
+    assert failed == {APPLE.size}
+    assert without(company, failed) == {}
+
+
+def test_for_throughput_a_size_that_fails_in_company_is_drawn_alone_and_others_are_not(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
+    company = without(Freely(checkpoints["dev"], 4 * TINY_TOKENS), {APPLE.size})
+    assert company[APPLE.size] == ALONE
+    assert company[Size(288, 224)].most == 4
+
+
 @register_backend(name="broken")
 def _broken(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
     """A compiler that finds no tool of its own."""
@@ -155,6 +192,21 @@ def _broken(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
 def _wrong(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
     """A compiler with a fault."""
     return lambda *inputs: tuple(2 * one for one in graph(*inputs))
+
+
+@register_backend(name="wrong pictures")
+def _wrong_pictures(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
+    """A compiler with a fault in convolutions."""
+    has_fault = any("conv" in str(node.target) for node in graph.graph.nodes)
+    return (lambda *inputs: tuple(2 * one for one in graph(*inputs))) if has_fault else graph.forward
+
+
+@register_backend(name="for one")
+def _for_one(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> object:
+    """A compiler that has no kernels for more than one picture."""
+    if any(isinstance(one, torch.Tensor) and one.ndim == 3 and one.shape[0] != 1 for one in inputs):
+        raise RuntimeError("no kernels for two")
+    return graph.forward
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
 from fluxserve.engine.beside import Beside
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
-from fluxserve.engine.company import find_company
+from fluxserve.engine.company import find_safely, without
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.faster import plainly
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
@@ -258,8 +258,8 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
     network = networks.create(checkpoint, load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
     runtime = warm(checkpoint, network, runtime)
     weights_word = _hash_of(checkpoint)
-    company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
-    warm_company(checkpoint, network, company, runtime)
+    company = find_safely(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    company = without(company, warm_company(checkpoint, network, company, runtime))
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
@@ -308,9 +308,8 @@ def open_again(known: Known) -> Drawer:
         raise changed from None
     if not _is_as_before(known):  # looked at last, so that no file changes in between
         raise changed
-    if warm(checkpoint, network, runtime) != runtime:
+    if warm(checkpoint, network, runtime) != runtime or warm_company(checkpoint, network, known.company, runtime):
         raise DrawingFailed(f"{checkpoint.name} would be drawn by other kernels than before: restart the worker.")
-    warm_company(checkpoint, network, known.company, runtime)
     return with_weights(known, network)
 
 

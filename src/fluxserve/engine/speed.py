@@ -84,6 +84,11 @@ class Speed:
         return {name: word for name, word in told.items() if word not in ("", "off")}
 
     @property
+    def makes_passes(self) -> bool:
+        """Passes get kernels or a record of their own, for each number of pictures in them."""
+        return self.compiled or self.graphs
+
+    @property
     def plainly(self) -> Speed:
         """The same without what has to be tried first."""
         kept = self.channels_last, self.throughput, self.step_cache
