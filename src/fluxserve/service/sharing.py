@@ -36,9 +36,9 @@ class Sharing:
         return signature(self._secret, b"recipe", account_id.encode(), _encode(generation))
 
     def kept(self, size: int, drawn: Drawn) -> Kept | None:
-        """What makes a picture of `size` bytes an answer to equal requests.
+        """What makes a picture of `size` bytes an answer to equal requests that come later.
 
-        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it would be another.
+        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it might be another.
         """
         fingerprint = drawn.facts.get("fingerprint")
         depends = drawn.facts.get("numerics") == "throughput"
