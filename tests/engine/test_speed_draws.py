@@ -24,7 +24,7 @@ from fluxserve.engine.planning import fit, planned
 from fluxserve.engine.plans import PLANS
 from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.engine.trajectory import Trajectory
-from fluxserve.engine.warming import warm_company
+from fluxserve.engine.warming import warm, warm_company
 from fluxserve.errors import MemoryTooSmall
 
 APPLE = Generation(
@@ -91,6 +91,13 @@ def test_a_fine_tune_of_a_fused_layer_draws_what_it_draws_plainly(
     both = [opened(checkpoints["dev"], speed, finetunes=tmp_path, finetune_cache=2**20) for speed in (FUSED, PLAIN)]
     fast, plain = (drawn(one, wanted).latents for one in both)
     assert fast.equal(plain)
+    in_8_bits = opened(
+        checkpoints["dev"],
+        Speed(float8=True, throughput=True),
+        finetunes=tmp_path, finetune_cache=2**20, memory_plan="float8", token_budget=2 * TINY_TOKENS,
+    )  # fmt: skip
+    assert set(facts(in_8_bits, drawn(in_8_bits))) >= {"linears", "numerics"}
+    assert not set(facts(in_8_bits, drawn(in_8_bits, wanted))) & {"linears", "numerics"}
     assert not fast.equal(drawn(both[1]).latents)
 
 
@@ -116,6 +123,7 @@ def test_rows_in_8_bits_are_drawn_in_company_as_alone_and_told_of(checkpoints: d
     drawer = opened(checkpoints["dev"], eighths, token_budget=3 * TINY_TOKENS, memory_plan="float8")
     assert drawer.company[Size(256, 256)] == Company(most=3)
     assert facts(drawer, drawn(drawer))["linears"] == "float8-dynamic"
+    assert "linears" not in facts(drawer, drawn(drawer, means=EXACT))  # whose products are of float32
     weight_only = opened(checkpoints["dev"], PLAIN, memory_plan="float8")
     found, expected = drawn(drawer).latents, drawn(weight_only).latents
     assert 0 < (found - expected).norm() / expected.norm() < 0.05
@@ -241,6 +249,17 @@ def test_for_throughput_pictures_of_any_size_share_passes_and_say_so(checkpoints
         torch.testing.assert_close(trajectory.latents, drawn(exact, one).latents, atol=1e-3, rtol=0)
         assert facts(drawer, trajectory)["numerics"] == "throughput"
     assert "numerics" not in facts(exact, drawn(exact))
+
+
+def test_layers_that_have_no_widths_for_8_bits_are_not_said_to_multiply_in_them(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(float8=True), memory_plan="float8")
+    assert drawer.speed.float8
+    for layer in drawer.network.transformer.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.in_features += 1
+    assert not warm(drawer.checkpoint, drawer.network, drawer.runtime).speed.float8
 
 
 def test_each_choice_has_a_fingerprint_of_its_own() -> None:

@@ -176,7 +176,7 @@ class Drawer(Known):
         first = trajectories[0]
         with (
             self.network.using(Stage.PREDICT, first.means),
-            plainly(self.adapters.transformer, when=first.lora is not None or first.means.exact),
+            plainly(self.adapters.transformer, when=not first.is_drawn_usually),
             self.adapters.applied(first.lora, first.strength),
             self._with_rest(trajectories),
         ):
@@ -226,7 +226,11 @@ class Drawer(Known):
                 "steps": trajectory.steps,
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
-                **self.speed.facts,
+                **self.speed.facts(
+                    is_usual=trajectory.is_drawn_usually,
+                    in_company=self.company_of(trajectory).most > 1,
+                    foretells=trajectory.foretells,
+                ),
             },
             warnings=(
                 *self.checkpoint.warnings_for(trajectory.generation.prompt),

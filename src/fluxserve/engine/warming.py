@@ -42,6 +42,7 @@ _NEAR_PIXELS, _NEAR_PIXELS_IN_16_BITS = 1.0, 8.0
 
 def warm(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Runtime:
     """The runtime with the speed that this device has shown; its numerics and cache are as they were."""
+    runtime = _without_idle(network, runtime)
     speed = runtime.speed
     if speed == speed.plainly:
         return runtime
@@ -66,6 +67,16 @@ def warm(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Runtime:
         extra={"action": "warmed", "seconds": round(time.monotonic() - began, 1), "off_by": far},
     )
     return runtime if holds else replace(runtime, speed=speed.plainly)
+
+
+def _without_idle(network: Network, runtime: Runtime) -> Runtime:
+    """Products in 8 bits are left out where no layer has the widths for them: nothing is to be told that is not so."""
+    from fluxserve.engine.faster import eighths
+
+    if not runtime.speed.float8 or eighths.has_any(network.transformer):
+        return runtime
+    logger.warning("No layer of these weights multiplies in 8 bits", extra={"action": "speed_failed"})
+    return replace(runtime, speed=replace(runtime.speed, float8=False))
 
 
 def warm_company(
