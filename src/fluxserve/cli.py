@@ -198,7 +198,9 @@ def generate_command(
         "fluxserve-data"
     ),
     fresh: Annotated[bool, typer.Option(help="Start a server for this call, in a fresh folder.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the picture.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait while the picture comes no nearer and no worker gets ready.")
+    ] = 600.0,
 ) -> None:
     """Draw one picture: on a running server, or on one that is started for the call."""
     from fluxserve import generate

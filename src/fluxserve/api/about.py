@@ -28,6 +28,7 @@ class Readiness(BaseModel):
 
     ready: bool = Field(description="A worker has its weights loaded and warm.")
     reason: str = Field(description="Why not, and what to do; empty when ready.")
+    starting: bool = Field(False, description="The first workers beside the server are getting ready; none has failed.")
     workers: int = Field(description="Workers that are connected and warm.")
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
 

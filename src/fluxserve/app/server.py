@@ -270,12 +270,20 @@ class Server:
         (self._hurry if self._stop.is_set() else self._stop).set()
 
     def _readiness(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> Readiness:
-        reason = ""
+        reason, starting = "", False
         if self._stop.is_set():
             reason = "The server is stopping."
+        elif not gateway.ready and (missing := engine.missing(self._settings)):
+            reason = missing
         elif not gateway.ready:
-            reason = engine.missing(self._settings) or fleet.status
-        return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+            reason, starting = fleet.status, fleet.is_starting
+        return Readiness(
+            ready=not reason,
+            reason=reason,
+            starting=starting,
+            workers=gateway.ready,
+            unfinished_tasks=len(service.views),
+        )
 
 
 def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:
