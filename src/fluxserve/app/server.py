@@ -100,6 +100,7 @@ class Server:
         """1. check, 2. open, 3. wire, 4. serve until told to stop, 5. drain and close."""
         settings = self._settings
         self._listen_to_signals()
+        engine.check(settings)
         checkpoints = dict(plan(settings))
         with locked(settings), run_folder(settings) as folder, listening(settings) as listener:
             async with open_store(settings) as store:
