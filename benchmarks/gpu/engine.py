@@ -27,12 +27,12 @@ import lab
 from fluxserve.catalogue import MODELS as CATALOGUE
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import layout, published, weights
-from fluxserve.engine.base import Failed, Finished
+from fluxserve.engine.base import Failed, Finished, Pixels
 from fluxserve.engine.beside import Beside
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.diffusion import DiffusionEngine
-from fluxserve.engine.drawer import Drawer, open_drawer
+from fluxserve.engine.drawer import Drawer, Load, open_drawer
 from fluxserve.engine.families import Kind
 from fluxserve.engine.single_file import Piece
 from fluxserve.engine.weights import Parts
@@ -43,7 +43,8 @@ STEPS = {"FLUX.1-dev": 28, "FLUX.2-dev": 50}
 #: What is wanted of each, in seconds of one picture; of klein pictures a second too, of 512 x 512 times as many.
 WANTED = {"FLUX.1-dev": 3.3, "FLUX.1-schnell": 0.55, "FLUX.2-klein-4B": 0.35, "FLUX.2-dev": 23.0}
 WANTED_SUSTAINED = {"FLUX.2-klein-4B": 4.0}
-WANTED_IN_8_BITS, WANTED_TOGETHER, WANTED_UNSEEN = 2.1, 3.2, 1.5
+WANTED_IN_8_BITS = {"FLUX.1-dev": 2.1}
+WANTED_TOGETHER, WANTED_UNSEEN = 3.2, 1.5
 LARGE, SMALL, TINY = Size(1024, 1024), Size(512, 512), Size(256, 256)
 UNSEEN, NEAR_IT = Size(736, 928), Size(768, 896)
 #: So many at once; fewer of those that take so long that these would fill a command.
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the model is wanted to reach."""
     bench = lab.begin("Whole pictures through the engine.", arguments, MODELS)
     with tempfile.TemporaryDirectory(prefix="fluxserve-gpu-") as home:
-        folder = _folder(bench, Path(home) / bench.model)
+        folder = build(bench, Path(home) / bench.model)
         usual = _speed(bench)
         in_8_bits = (*usual, "float8-dynamic")
         _run(bench, folder, "bfloat16", usual, "exact", ("one", "drawn", "sustained", "unseen", "small"))
@@ -73,7 +74,12 @@ class Warm:
 
     engine: DiffusionEngine
     held: tuple[str, ...]
-    wanted: float
+    wanted: float | None
+
+    @property
+    def words(self) -> str:
+        """What held, for people."""
+        return ", ".join(self.held) or "plain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,28 +98,33 @@ def _run(
     start = f"{name}, warm"
     if all(bench.is_done("engine", what) for what in stages) or bench.has_failed("engine", start):
         return
-    settings = Settings(
-        models=dict.fromkeys(CATALOGUE, str(folder)),
-        device=str(bench.device),
-        dtype="bfloat16",
-        speed=speed,
-        numerics=numerics,
-        accept_licenses=("flux-1-dev", "flux-2-dev"),
-        data_dir=folder.parent,
-        **({"token_budget": 1100} if bench.tiny else {}),
-    )
+    settings = settings_for(bench, folder, speed=speed, numerics=numerics)
     made: list[Warm] = []
-    bench.measure("engine", start, partial(_start, bench, settings, made), anew=True)
+    bench.measure("engine", start, partial(begin, bench, settings, made), anew=True)
     for what, one in stages.items() if made else ():
         takes = one.pictures(bench) * _known_seconds(bench)
         bench.measure("engine", what, partial(_with_speed, bench, made[0], one), takes)
 
 
-def _start(bench: lab.Bench, settings: Settings, made: list[Warm]) -> dict[str, float | str]:
+def settings_for(bench: lab.Bench, folder: Path, **more: object) -> Settings:
+    """Every model is drawn by what lies in the folder; what is measured on the way is kept beside it."""
+    return Settings(
+        models=dict.fromkeys(CATALOGUE, str(folder)),
+        device=str(bench.device),
+        dtype="bfloat16",
+        accept_licenses=("flux-1-dev", "flux-2-dev"),
+        data_dir=folder.parent,
+        **({"token_budget": 1100} if bench.tiny else {}),
+        **more,
+    )
+
+
+def begin(bench: lab.Bench, settings: Settings, made: list[Warm], load: Load | None = None) -> dict[str, float | str]:
+    """A warm engine, appended to `made`; `load`: otherwise than with random numbers."""
     held: list[tuple[str, ...]] = []
 
     def opened(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
-        drawer = open_drawer(checkpoint, runtime, partial(_random, bench))
+        drawer = open_drawer(checkpoint, runtime, load or partial(_random, bench))
         held.append(drawer.speed.words)
         return drawer
 
@@ -121,17 +132,13 @@ def _start(bench: lab.Bench, settings: Settings, made: list[Warm]) -> dict[str, 
     began = time.perf_counter()
     engine.warm()
     seconds = time.perf_counter() - began
-    wanted = WANTED_IN_8_BITS if "float8-dynamic" in settings.speed else WANTED[bench.model]
-    made.append(Warm(engine=engine, held=held[0], wanted=wanted))
-    return {"seconds": seconds, "held": _words(made[0])}
+    wanted = WANTED_IN_8_BITS if "float8-dynamic" in settings.speed else WANTED
+    made.append(Warm(engine=engine, held=held[0], wanted=wanted.get(bench.model)))
+    return {"seconds": seconds, "held": made[0].words}
 
 
 def _with_speed(bench: lab.Bench, warm: Warm, one: Measurement) -> dict[str, float | str]:
-    return {**one.act(bench, warm), "held": _words(warm)}
-
-
-def _words(warm: Warm) -> str:
-    return ", ".join(warm.held) or "plain"
+    return {**one.act(bench, warm), "held": warm.words}
 
 
 def _known_seconds(bench: lab.Bench) -> float:
@@ -147,19 +154,23 @@ def _together(bench: lab.Bench) -> int:
 
 
 def _one(bench: lab.Bench, warm: Warm) -> dict[str, float]:
-    seconds = bench.seconds(lambda: _draw(bench, warm.engine, [LARGE]))
-    return {"seconds": seconds, "wanted": warm.wanted}
+    seconds = bench.seconds(lambda: draw(bench, warm.engine, [LARGE]))
+    return {"seconds": seconds, **_wanted(warm)}
 
 
 def _drawn(bench: lab.Bench, warm: Warm) -> dict[str, float]:
     """The prompt is in the cache of prompts, whose lane answers at once."""
-    seconds = bench.seconds(lambda: _draw(bench, warm.engine, [LARGE], prompt="read before"))
-    return {"seconds": seconds, "wanted": warm.wanted}
+    seconds = bench.seconds(lambda: draw(bench, warm.engine, [LARGE], prompt="read before"))
+    return {"seconds": seconds, **_wanted(warm)}
+
+
+def _wanted(warm: Warm) -> dict[str, float]:
+    return {} if warm.wanted is None else {"wanted": warm.wanted}
 
 
 def _sustained(bench: lab.Bench, warm: Warm) -> dict[str, float]:
     count = _together(bench)
-    seconds = bench.seconds(lambda: _draw(bench, warm.engine, [LARGE] * count), 1, is_warm=True)
+    seconds = bench.seconds(lambda: draw(bench, warm.engine, [LARGE] * count), 1, is_warm=True)
     wanted = {"wanted_pictures": WANTED_SUSTAINED[bench.model]} if bench.model in WANTED_SUSTAINED else {}
     return {"seconds": seconds, "pictures": float(count), "pictures_per_second": count / seconds, **wanted}
 
@@ -167,8 +178,8 @@ def _sustained(bench: lab.Bench, warm: Warm) -> dict[str, float]:
 def _small(bench: lab.Bench, warm: Warm) -> dict[str, float]:
     """Times as many pictures a second together as one at a time."""
     count = _together(bench)
-    alone = bench.seconds(lambda: _draw(bench, warm.engine, [SMALL]), 3)
-    seconds = bench.seconds(lambda: _draw(bench, warm.engine, [SMALL] * count), 1)
+    alone = bench.seconds(lambda: draw(bench, warm.engine, [SMALL]), 3)
+    seconds = bench.seconds(lambda: draw(bench, warm.engine, [SMALL] * count), 1)
     return {
         "seconds": seconds,
         "pictures": float(count),
@@ -180,9 +191,9 @@ def _small(bench: lab.Bench, warm: Warm) -> dict[str, float]:
 
 def _unseen(bench: lab.Bench, warm: Warm) -> dict[str, float]:
     """Times as long as the usual picture near it; more than wanted is too long."""
-    usual = bench.seconds(lambda: _draw(bench, warm.engine, [NEAR_IT]), 3)
+    usual = bench.seconds(lambda: draw(bench, warm.engine, [NEAR_IT]), 3)
     began = time.perf_counter()
-    _draw(bench, warm.engine, [UNSEEN])
+    draw(bench, warm.engine, [UNSEEN])
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "seconds_usual": usual, "times": seconds / usual, "wanted_times": WANTED_UNSEEN}
 
@@ -198,29 +209,32 @@ MEASUREMENTS = {
 _numbers = iter(range(10**6))
 
 
-def _draw(bench: lab.Bench, engine: DiffusionEngine, sizes: Sequence[Size], prompt: str = "") -> None:
-    """All at once; every prompt is new unless one is given."""
+def draw(
+    bench: lab.Bench, engine: DiffusionEngine, sizes: Sequence[Size], prompt: str = "", steps: int = 0
+) -> list[Pixels]:
+    """All at once. Every prompt and seed is new, unless a prompt is given: all have that, and seeds from 0 on."""
     refs = [str(next(_numbers)) for _ in sizes]
-    for ref, size in zip(refs, sizes, strict=True):
+    for number, (ref, size) in enumerate(zip(refs, sizes, strict=True)):
         generation = Generation(
             model="flux-dev",
             prompt=prompt or f"picture number {ref}",
             size=TINY if bench.tiny else size,
-            seed=int(ref),
-            steps=2 if bench.tiny else STEPS.get(bench.model, 4),
+            seed=number if prompt else int(ref),
+            steps=steps or (2 if bench.tiny else STEPS.get(bench.model, 4)),
             guidance=3.5,
             output_format="png",
         )
         engine.admit(ref, generation)
-    done = 0
+    drawn: dict[str, Pixels] = {}
     while engine.active:
         for event in engine.step():
             assert not isinstance(event, Failed), event
-            done += isinstance(event, Finished)
-    assert done == len(sizes)
+            if isinstance(event, Finished):
+                drawn[event.ref] = event.pixels
+    return [drawn[ref] for ref in refs]
 
 
-def _folder(bench: lab.Bench, folder: Path) -> Path:
+def build(bench: lab.Bench, folder: Path) -> Path:
     """The small files of a checkpoint, and headers of weights; hub caches name files by their hash, as these are."""
     if bench.tiny:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)

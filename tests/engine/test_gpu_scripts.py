@@ -25,6 +25,7 @@ ROWS = {
     "transformer": 7,
     "graphs": 3,
     "decoder": 3,
+    "step_cache": 3,
 }
 #: Those that wait for a compiler.
 COMPILING = ("transformer", "decoder")
