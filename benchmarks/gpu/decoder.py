@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/gpu/decoder.py --model FLUX.1-dev
 
-Each is held against the decoder in float32 and against the eager one before it is timed. Predicted: 0.8 of the time with
-channels last, 0.8 of that compiled.
+Each is held against the decoder in float32 and against the eager one before it is timed. Predicted: 0.8 of the time
+with channels last, 0.8 of that compiled.
 """
 
 from __future__ import annotations
