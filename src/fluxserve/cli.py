@@ -199,7 +199,9 @@ def generate_command(
         "fluxserve-data"
     ),
     fresh: Annotated[bool, typer.Option(help="Start a server for this call, in a fresh folder.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the picture.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait while the picture comes no nearer and no worker gets ready.")
+    ] = 600.0,
 ) -> None:
     """Draw one picture: on a running server, or on one that is started for the call."""
     from fluxserve import generate
@@ -249,7 +251,7 @@ def bench_command(
     wish = bench.Wish(
         model=model, shape=shape, size=catalogue.Size(width, height), steps=steps, references=references, rounds=rounds
     )
-    report = bench.measure(read_settings(config, {}), wish)
+    report = bench.measure(read_settings(config, {}), wish, lambda what: err.print(what, markup=False))
     if as_json:
         out.print(bench.as_json(report), markup=False, soft_wrap=True)
         return

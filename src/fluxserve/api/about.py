@@ -32,6 +32,7 @@ class Readiness(BaseModel):
 
     ready: bool = Field(description="A worker has its weights loaded and warm.")
     reason: str = Field(description="Why not, and what to do; empty when ready.")
+    starting: bool = Field(False, description="The first workers beside the server are getting ready; none has failed.")
     workers: int = Field(description="Workers that are connected and warm.")
     left_out: list[str] = Field(
         default=[], description="Weights that could not be loaded, and what to do; what they draw waits."

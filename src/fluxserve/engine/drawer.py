@@ -23,7 +23,7 @@ from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
 from fluxserve.engine.beside import Beside
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
-from fluxserve.engine.company import find_company
+from fluxserve.engine.company import find_safely, without
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.faster import plainly
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
@@ -184,7 +184,7 @@ class Drawer(Known):
         first = trajectories[0]
         with (
             self.network.using(Stage.PREDICT, first.means),
-            plainly(self.adapters.transformer, when=first.lora is not None or first.means.exact),
+            plainly(self.adapters.transformer, when=not first.is_drawn_usually),
             self.adapters.applied(first.lora, first.strength),
             self._with_rest(trajectories),
         ):
@@ -234,7 +234,11 @@ class Drawer(Known):
                 "steps": trajectory.steps,
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
-                **self.speed.facts,
+                **self.speed.facts(
+                    is_usual=trajectory.is_drawn_usually,
+                    in_company=self.company_of(trajectory).most > 1,
+                    foretells=trajectory.foretells,
+                ),
             },
             warnings=(
                 *self.checkpoint.warnings_for(trajectory.generation.prompt),
@@ -269,8 +273,8 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
     loaded_in = time.monotonic() - began
     runtime = warm(checkpoint, network, runtime)
     weights_word = _hash_of(checkpoint)
-    company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
-    warm_company(checkpoint, network, company, runtime)
+    company = find_safely(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    company = without(company, warm_company(checkpoint, network, company, runtime))
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
@@ -320,9 +324,8 @@ def open_again(known: Known) -> Drawer:
         raise changed from None
     if not _is_as_before(known):  # looked at last, so that no file changes in between
         raise changed
-    if warm(checkpoint, network, runtime) != runtime:
+    if warm(checkpoint, network, runtime) != runtime or warm_company(checkpoint, network, known.company, runtime):
         raise DrawingFailed(f"{checkpoint.name} would be drawn by other kernels than before: restart the worker.")
-    warm_company(checkpoint, network, known.company, runtime)
     return with_weights(known, network)
 
 
