@@ -1,7 +1,8 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages, thin or provenance
+    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages, thin,
+                             provenance or moderation
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -28,6 +29,7 @@ import uvloop
 
 import load
 import machine
+import moderation
 import networks
 import pictures
 import provenance
@@ -397,6 +399,12 @@ def signing() -> None:
     table(f"Signing a picture, one thread, {provenance.ROUNDS} rounds in turns", provenance.HEADINGS, provenance.rows())
 
 
+def texts() -> None:
+    """How long a prompt is looked at."""
+    title = f"Scores of a text, one thread, {moderation.ROUNDS} rounds"
+    table(title, moderation.HEADINGS, moderation.rows())
+
+
 PARTS = {
     "http": http,
     "store": store,
@@ -408,6 +416,7 @@ PARTS = {
     "stages": stages,
     "thin": thin,
     "provenance": signing,
+    "moderation": texts,
 }
 
 
