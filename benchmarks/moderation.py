@@ -43,6 +43,11 @@ def rows() -> list[list[str]]:
     """A row for each kind of text."""
     rng, lexicon = random.Random(7), load()
     texts = {"honest English": " ".join(rng.choice(_WORDS) for _ in range(LENGTH))}
+    letters = (chr(ord("a") + rng.randrange(26)) for _ in range(LENGTH))
+    texts["words that never come twice"] = " ".join(
+        "".join(three) for three in zip(letters, letters, letters, strict=False)
+    )
+    texts["two crowds far apart"] = "child " * 800 + "and then " * 40 + "naked " * 800
     texts |= {kind: part * (LENGTH // len(part) + 1) for kind, part in _MADE.items()}
     score("ready", lexicon)
     found = []

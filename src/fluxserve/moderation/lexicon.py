@@ -20,8 +20,8 @@ from fluxserve.moderation.words import fold, words_of
 
 FOLDER = Path(__file__).parent / "lexicon"
 RULES_FILE = "rules.toml"
-#: How many letters a stem may have.
-STEMS = range(1, 21)
+#: Letters of a stem, at most.
+LONGEST_STEM = 20
 #: Shorter terms are not looked for inside runs of letters: each would be in some run of honest ones.
 LEAST_IN_RUN = 4
 
@@ -120,8 +120,8 @@ def _add(root: Node, alone: _Terms, unspaced: _Terms, term: str, group: str) -> 
         raise ValueError(f"A term of {group} has no word: {term!r}.")
     if not read.spaced:
         return unspaced.add("".join(words), group)
-    if is_stem and len(words[-1]) not in STEMS:
-        raise ValueError(f"A stem of {group} is too short or too long: {term!r}.")
+    if is_stem and len(words[-1]) > LONGEST_STEM:
+        raise ValueError(f"A stem of {group} is too long: {term!r}.")
     node = root
     for word in words[:-1]:
         node = node.following.setdefault(word, Node())

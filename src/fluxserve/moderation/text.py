@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
-from fluxserve.moderation.lexicon import STEMS, Lexicon, Node, Rule
+from fluxserve.moderation.lexicon import LONGEST_STEM, Lexicon, Node, Rule
 from fluxserve.moderation.words import readings, words_of
 
 MINOR = "minor"
@@ -16,6 +16,7 @@ _ADULT = 18
 #: Between a number and what says that it is one of years: "15 (!) years".
 _AGE_REACH = 2
 Places = dict[str, list[int]]
+_NOTHING: tuple[tuple[str, ...], tuple[Node, ...]] = ((), ())
 
 
 def score(text: str, lexicon: Lexicon) -> dict[str, float]:
@@ -33,10 +34,9 @@ class _Search:
     def __init__(self, text: str, lexicon: Lexicon) -> None:
         self._words = words_of(text)
         self._lexicon = lexicon
-        self._readings: dict[str, tuple[str, ...]] = {}
         #: The groups of the terms that the word is by itself, and where those go on that it begins.
         self._beginnings: dict[str, tuple[tuple[str, ...], tuple[Node, ...]]] = {}
-        self._ways: dict[tuple[Node, str], tuple[tuple[Node, bool], ...]] = {}
+        self._ways: dict[tuple[Node, str], list[tuple[Node, bool]]] = {}
 
     def places(self) -> Places:
         """Group to the numbers of the words where a term of it begins, in order."""
@@ -64,12 +64,6 @@ class _Search:
                 found.setdefault(group, []).append(number)
         return {group: sorted(numbers) for group, numbers in found.items()}
 
-    def _read(self, word: str) -> tuple[str, ...]:
-        known = self._readings.get(word)
-        if known is None:
-            known = self._readings[word] = readings(word)
-        return known
-
     def _begin(self, word: str) -> tuple[tuple[str, ...], tuple[Node, ...]]:
         known = self._beginnings.get(word)
         if known is None:
@@ -77,29 +71,17 @@ class _Search:
         return known
 
     def _work_out(self, word: str) -> tuple[tuple[str, ...], tuple[Node, ...]]:
-        groups: dict[str, None] = {}
-        further: list[Node] = []
-        for node, is_whole in self._steps(self._lexicon.root, word):
-            groups |= dict.fromkeys(node.groups)
-            if is_whole and not node.is_end:
-                further.append(node)
-        return tuple(groups), tuple(further)
+        steps = _steps(self._lexicon.root, word)
+        if not steps:
+            return _NOTHING
+        groups = dict.fromkeys(group for node, _ in steps for group in node.groups)
+        return tuple(groups), tuple(node for node, is_whole in steps if is_whole and not node.is_end)
 
-    def _way(self, node: Node, word: str) -> tuple[tuple[Node, bool], ...]:
+    def _way(self, node: Node, word: str) -> list[tuple[Node, bool]]:
         known = self._ways.get((node, word))
         if known is None:
-            known = self._ways[node, word] = tuple(self._steps(node, word))
+            known = self._ways[node, word] = _steps(node, word)
         return known
-
-    def _steps(self, node: Node, word: str) -> Iterator[tuple[Node, bool]]:
-        """The nodes that a word leads to; with True, those that it is read as whole."""
-        for reading in self._read(word):
-            if (following := node.following.get(reading)) is not None:
-                yield following, True
-            if node.stems:
-                for end in STEMS[: len(reading)]:
-                    if (stem := node.stems.get(reading[:end])) is not None:
-                        yield stem, False
 
     def _go_on(self, node: Node, number: int) -> Sequence[str]:
         """The groups of the terms that go on here. Terms are short, so this takes a bounded time."""
@@ -134,6 +116,20 @@ class _Search:
         return rest if 0 < len(digits) < 3 and 0 < int(digits) < _ADULT else None
 
 
+def _steps(node: Node, word: str) -> list[tuple[Node, bool]]:
+    """The nodes that a word leads to; with True, those that it is read as whole."""
+    found: list[tuple[Node, bool]] = []
+    following, stems = node.following, node.stems
+    for reading in readings(word):
+        if reading in following:
+            found.append((following[reading], True))
+        if stems:
+            for end in range(1, min(len(reading), LONGEST_STEM) + 1):
+                if reading[:end] in stems:
+                    found.append((stems[reading[:end]], False))  # noqa: PERF401 - most find nothing, and then it is faster
+    return found
+
+
 def _rule_score(rule: Rule, places: Mapping[str, Sequence[int]]) -> float:
     if not all(group in places for group in rule.all) or not _stand_together(rule, places):
         return 0.0
@@ -141,9 +137,9 @@ def _rule_score(rule: Rule, places: Mapping[str, Sequence[int]]) -> float:
 
 
 def _stand_together(rule: Rule, places: Mapping[str, Sequence[int]]) -> bool:
-    """Whether some word of the first group has one of every other group near it."""
-    first, *others = (places[group] for group in rule.all)
-    return not rule.within or any(all(_is_near(place, other, rule.within) for other in others) for place in first)
+    """Whether some word of the rarest group has one of every other group near it."""
+    rarest, *others = sorted((places[group] for group in rule.all), key=len)
+    return not rule.within or any(all(_is_near(place, other, rule.within) for other in others) for place in rarest)
 
 
 def _is_near(place: int, others: Sequence[int], within: int) -> bool:
