@@ -35,10 +35,11 @@ import pictures
 import provenance
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
-from fluxserve.store.base import NewKey, Submission, Verdict
+from fluxserve.store.base import NewKey, Verdict
 from fluxserve.store.sqlite import MIGRATIONS, SqliteStore
 from fluxserve.store.sqlite_accounts import create_keys
 from fluxserve.store.sqlite_tasks import submit_many
+from fluxserve.store.submissions import Submission
 
 ROUNDS = 3
 BODY = json.dumps({"prompt": "A paper boat floating on calm water at sunrise.", "width": 512, "height": 512}).encode()
@@ -214,7 +215,8 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
     return [
         Submission(
             id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, inputs=(),
-            extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None, webhook_secret=None,
+            preparation=None, extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None,
+            sealed_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
             cost=order.cost, work=order.work, weight=1.0, max_active=None, now=0.0,

@@ -19,7 +19,6 @@ from fluxserve.store.base import (
     Drawn,
     Failure,
     Kept,
-    KeptInput,
     KeptWaypoint,
     KeyEntry,
     Loss,
@@ -27,9 +26,9 @@ from fluxserve.store.base import (
     NewWaypoint,
     Reason,
     Store,
-    Submission,
     TaskRecord,
 )
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
 
 P = ParamSpec("P")
 NOW = 1_000_000.0
@@ -101,6 +100,7 @@ def submission(
     inputs: tuple[KeptInput, ...] = (),
     extras: Mapping[str, object] | None = None,
     webhook_url: str | None = None,
+    preparation: Preparation | None = None,
     now: float = NOW,
 ) -> Submission:
     """A request of `entry`'s key; with a `recipe` its seed was asked for."""
@@ -110,6 +110,7 @@ def submission(
         key_id=entry.key.id,
         generation=drawing or generation(),
         inputs=inputs,
+        preparation=preparation,
         extras=extras or {},
         warnings=("raw is not drawn yet",),
         dialect="bfl",
@@ -127,6 +128,34 @@ def submission(
         max_active=max_active,
         now=now,
     )
+
+
+def preparation(*, repeatable: bool = False) -> Preparation:
+    """A request whose picture is still to be fetched."""
+    return Preparation(
+        values={"prompt": "a red apple", "seed": 7}, urls={"image_prompt": "https://example.com/a.png?sig=hush"},
+        ignored=(), repeatable=repeatable, weight=1.0,
+    )  # fmt: skip
+
+
+def prepared(
+    task: TaskRecord,
+    *,
+    drawing: Generation | None = None,
+    cost: int = 1000,
+    work: float = 100.0,
+    weight: float = 1.0,
+    recipe: bytes | None = None,
+    fingerprints: tuple[str, ...] = (),
+    inputs: tuple[KeptInput, ...] = (),
+    now: float = NOW,
+) -> Prepared:
+    """`task` has its pictures; with a `recipe` its seed was asked for."""
+    return Prepared(
+        id=task.id, key_id=task.key_id, generation=drawing or generation(), inputs=inputs, warnings=("prepared",),
+        recipe=recipe, repeatable=recipe is not None, fingerprints=fingerprints, cost=cost, work=work, weight=weight,
+        now=now,
+    )  # fmt: skip
 
 
 def claim_request(

@@ -1,5 +1,5 @@
-"""The commands: `fluxserve serve | worker | courier | generate | verify | models | keys | quarantine | doctor | bench |
-fsck | backup | restore`.
+"""The commands: `fluxserve serve | worker | courier | generate | verify | models | keys | credits | quarantine |
+doctor | bench | fsck | backup | restore`.
 
 They read arguments, call `app` or the client, and print. Errors are one clear line and exit status 1.
 What it does not know: how anything works.
@@ -10,24 +10,20 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from fluxserve import __version__, catalogue, engine, logs
-from fluxserve.accounts.credits import format_credits, parse_credits
+from fluxserve import __version__, catalogue, cli_accounts, engine, logs
+from fluxserve.accounts.credits import format_credits
 from fluxserve.api import admin
 from fluxserve.app import administration, licenses
+from fluxserve.console import Config, DataDir, day, err, fail, out, read_settings, show_table
 from fluxserve.engine.checkpoints import Checkpoint, plan
-from fluxserve.errors import ConfigurationError, FluxserveError, JsonValue
-from fluxserve.service.keyring import DEFAULT_MAX_ACTIVE, DEFAULT_WEIGHT
-from fluxserve.settings import Settings, load
+from fluxserve.errors import ConfigurationError, FluxserveError
 from fluxserve.worker import process
 
 if TYPE_CHECKING:
@@ -38,18 +34,13 @@ cli = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Serve the Flux image generation API from your own machine.",
 )  # fmt: skip
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
-cli.add_typer(keys, name="keys")
+cli.add_typer(cli_accounts.keys, name="keys")
+cli.add_typer(cli_accounts.credits_, name="credits")
 models = typer.Typer(help="What can be asked for, what draws it here, and what it costs.")
 cli.add_typer(models, name="models")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 #: The exit status of a worker that cannot run as it is configured; the fleet waits longer before the next try.
 EXIT_CONFIGURATION = 78
-
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings; or FLUXSERVE_CONFIG.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder that holds the database, pictures and keys.")]
 
 
 def main() -> None:
@@ -58,31 +49,6 @@ def main() -> None:
         cli()
     except FluxserveError as error:
         fail(error.message)
-
-
-def fail(message: str, status: int = 1) -> None:
-    """Say what is wrong and end."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-    sys.exit(status)
-
-
-def read_settings(config: Path | None, overrides: dict[str, JsonValue | Path | None]) -> Settings:
-    """The settings, with those of the command line that were given."""
-    return load(config, {name: value for name, value in overrides.items() if value is not None})
-
-
-def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that cuts nothing off; for a program that reads it, lines with tabs."""
-    if not out.is_terminal:
-        for line in (headings, *rows):
-            out.print("\t".join(line), markup=False, soft_wrap=True)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
 
 
 def _version(value: bool) -> None:
@@ -210,12 +176,13 @@ def generate_command(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model of `fluxserve models`.")] = "flux-dev",
     image: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A picture to edit, fill, expand, follow or draw over; more than one where the model takes so many."
+            help="A picture to edit, fill, expand, follow or draw over, a file or a URL that the server fetches; more "
+            "than one where the model takes so many."
         ),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="White where the picture is drawn anew.")] = None,
+    mask: Annotated[str | None, typer.Option(help="White where the picture is drawn anew; a file or a URL.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="W:H, for flux-pro-1.1-ultra.")] = None,
@@ -387,7 +354,7 @@ def quarantine(config: Config = None, data_dir: DataDir = None) -> None:
     lines = [
         (
             row.id, row.account_id, row.model, row.size, str(row.steps), str(row.seed), str(row.spoiled),
-            str(row.best_step), _day(row.finished_at),
+            str(row.best_step), day(row.finished_at),
         )
         for row in answer.quarantined
     ]  # fmt: skip
@@ -426,67 +393,3 @@ def restore(
     out.print("Restored. Its keys work only with the secrets.json they were made with.", soft_wrap=True)
     if kept is not None:
         out.print(f"The database that was there is kept as {escape(str(kept))}", soft_wrap=True)
-
-
-@keys.command(name="create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    account: Annotated[str | None, typer.Option(help="Account it spends from; by default one of its own.")] = None,
-    credits_: Annotated[str | None, typer.Option("--credits", help="Credits to grant; by default unlimited.")] = None,
-    max_active: Annotated[int, typer.Option(min=1, help="Most unfinished tasks at a time.")] = DEFAULT_MAX_ACTIVE,
-    rate: Annotated[int | None, typer.Option(min=1, help="Most submits a minute; by default no limit.")] = None,
-    weight: Annotated[
-        float, typer.Option(min=0.01, max=100, help="Its share of the drawing beside other keys: 2 is twice that of 1.")
-    ] = DEFAULT_WEIGHT,
-    config: Config = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key. It is printed once and cannot be shown again."""
-    if not name.strip():
-        raise ConfigurationError("A key needs a name: say what it is for.")
-    command = admin.CreateKey(
-        name=name, account=account, grant=None if credits_ is None else parse_credits(credits_), max_active=max_active,
-        rate_per_minute=rate, weight=weight,
-    )  # fmt: skip
-    (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
-    out.print(row.text, markup=False, soft_wrap=True)
-    balance = "unlimited" if row.balance is None else format_credits(row.balance)
-    err.print(
-        f"Key {row.id} of account {row.account}, credits: {balance}. Keep it: it cannot be shown again.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-@keys.command(name="list")
-def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
-    """Every key, revoked ones too."""
-    rows = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), admin.ListKeys()))
-    lines = [
-        (
-            row.id, row.name, row.account, "unlimited" if row.balance is None else format_credits(row.balance),
-            _limit(row.max_active), _limit(row.rate_per_minute), f"{row.weight:g}", _day(row.created_at),
-            _day(row.revoked_at),
-        )
-        for row in rows
-    ]  # fmt: skip
-    show_table(("id", "name", "account", "credits", "active", "per minute", "weight", "made", "revoked"), lines)
-
-
-@keys.command(name="revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")],
-    config: Config = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Close a key at once."""
-    admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), admin.RevokeKey(key_id=key_id)))
-    out.print(f"Key {key_id} is revoked.", markup=False)
-
-
-def _limit(value: int | None) -> str:
-    return "no limit" if value is None else str(value)
-
-
-def _day(value: float | None) -> str:
-    return "" if value is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(value))

@@ -49,7 +49,8 @@
     │   └── DrawingFailed
     ├── OutboundError                   a call to an address that a caller chose
     │   ├── UrlRefused                  a URL that is not called, whatever answers there
-    │   └── OutboundFailed              no answer, or none that is taken
+    │   ├── OutboundFailed              no answer, or none that is taken
+    │   └── PictureNotFetched           a picture that a request names by its URL could not be had
     ├── NotSigned                       a picture could not be given its C2PA manifest
     ├── ManifestUnreadable              a file that is no picture whose manifest could be read
     ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
@@ -301,6 +302,10 @@ class OutboundFailed(OutboundError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class PictureNotFetched(OutboundError):
+    """A picture that a request names by its URL could not be had; the message names the field."""
 
 
 class NotSigned(FluxserveError):

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app.folder import address_path, key_path
 from fluxserve.catalogue import MODELS, ModelSpec, find
-from fluxserve.catalogue.params import MAX_FILE, Kind
+from fluxserve.catalogue.params import MASK, MAX_FILE, PICTURE_URL_PATTERN, Kind
 from fluxserve.client import (
     AuthenticationFailed,
     Client,
@@ -42,7 +42,6 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 #: The field that `--image` fills, where a model has more than one for pictures.
 _PICTURE_FIELDS = ("image", "control_image", "image_prompt")
-_MASK = "mask"
 _FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 
 
@@ -58,7 +57,7 @@ class Place:
 class Wish:
     """What to draw and where to put it; `output` None: named after the prompt, in the current folder.
 
-    `images` and `mask`: files of pictures for the fields that the model has for them.
+    `images` and `mask`: files of pictures, or URLs of some, for the fields that the model has for them.
     """
 
     prompt: str
@@ -66,8 +65,8 @@ class Wish:
     parameters: Mapping[str, object]
     output: Path | None
     timeout: float
-    images: tuple[Path, ...] = ()
-    mask: Path | None = None
+    images: tuple[str | Path, ...] = ()
+    mask: str | Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,12 +184,15 @@ def _with_format(wish: Wish) -> Wish:
 
 
 def with_pictures(wish: Wish) -> Wish:
-    """Its pictures as base64 among its parameters. Raises ConfigurationError, also for a model that takes none."""
+    """Its pictures as base64, or by their URLs, among its parameters.
+
+    Raises ConfigurationError, also for a model that takes none.
+    """
     spec = find(wish.model)
     check_takes(spec, wish)
-    files = [*zip(picture_fields(spec), wish.images, strict=False)]
-    files += [] if wish.mask is None else [(_MASK, wish.mask)]
-    return replace(wish, parameters={**wish.parameters, **{name: _encoded(file) for name, file in files}})
+    pictures = [*zip(picture_fields(spec), wish.images, strict=False)]
+    pictures += [] if wish.mask is None else [(MASK, wish.mask)]
+    return replace(wish, parameters={**wish.parameters, **{name: _sent(picture) for name, picture in pictures}})
 
 
 def check_takes(spec: ModelSpec, wish: Wish) -> None:
@@ -199,8 +201,8 @@ def check_takes(spec: ModelSpec, wish: Wish) -> None:
     if len(wish.images) > most:
         takes = f"takes {most} picture{'s' * (most > 1)} at most" if most else "takes no picture: leave --image out"
         raise ConfigurationError(f"{spec.name} {takes}.")
-    if wish.mask is not None and spec.param(_MASK) is None:
-        others = ", ".join(name for name, other in MODELS.items() if other.param(_MASK))
+    if wish.mask is not None and spec.param(MASK) is None:
+        others = ", ".join(name for name, other in MODELS.items() if other.param(MASK))
         raise ConfigurationError(f"{spec.name} takes no mask: leave --mask out, or draw with {others}.")
 
 
@@ -209,6 +211,13 @@ def picture_fields(spec: ModelSpec) -> tuple[str, ...]:
     names = [param.name for param in spec.params if param.kind is Kind.IMAGE]
     references = tuple(name for name in names if name.startswith("input_image"))
     return references or tuple(name for name in _PICTURE_FIELDS if name in names)[:1]
+
+
+def _sent(picture: str | Path) -> str:
+    """A URL as it is, a file as base64."""
+    if isinstance(picture, str) and re.match(PICTURE_URL_PATTERN, picture):
+        return picture
+    return _encoded(Path(picture))
 
 
 def _encoded(file: Path) -> str:

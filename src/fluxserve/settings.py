@@ -70,6 +70,12 @@ PlanChoice = Literal[
     "blocks-tiled",
 ]
 
+#: What makes networks faster (docs/speed.md).
+SpeedWord = Literal["auto", "plain", "compiled", "fused", "graphs", "channels-last", "float8-dynamic"]
+AttentionChoice = Literal["auto", "torch", "cudnn", "flash", "flash3", "efficient", "math"]
+Numerics = Literal["exact", "throughput"]
+StepCacheChoice = Literal["off", "taylor", "first-block"]
+
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -88,6 +94,7 @@ def _with_port(address: str) -> str:
 
 #: A list in the file, or one text with commas in the environment.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SpeedWords = Annotated[tuple[SpeedWord, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Composed(BaseModel):
@@ -193,6 +200,22 @@ class Settings(BaseSettings):
     token_budget: int = Field(
         0, ge=0, description="Tokens of pictures and their texts in a forward pass; 0: measured at the first start."
     )
+    speed: SpeedWords = Field(
+        ("auto",),
+        description="What makes networks faster (docs/speed.md), with commas: compiled, fused, graphs, channels-last, "
+        "float8-dynamic, auto for what suits the device, or plain for none of it.",
+    )
+    attention: AttentionChoice = Field(
+        "auto", description="Whose kernel computes attention; auto: cuDNN's on Hopper GPUs, else torch's own choice."
+    )
+    numerics: Numerics = Field(
+        "exact",
+        description="exact: pixels do not depend on company; throughput: they may, and such pictures answer no equal "
+        "request (docs/speed.md).",
+    )
+    step_cache: StepCacheChoice = Field(
+        "off", description="Foretell some steps instead of making them, which changes pixels (docs/speed.md)."
+    )
     prompt_cache: int = Field(
         64 * 2**20, ge=0, description="Most bytes of prompts that were read before, for each checkpoint of a worker."
     )
@@ -223,13 +246,14 @@ class Settings(BaseSettings):
 
     outbound_allow: Names = Field(
         (),
-        description="Hosts and networks of your own that callers' URLs may lead to, by plain HTTP and on any port too, "
-        "with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
+        description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "
+        "plain HTTP and on any port too, with commas: `hooks.lan,10.1.0.0/16`. All others have to be public.",
     )
 
     courier: bool = Field(
         True,
-        description="Start a courier here as soon as there is a webhook; off: `fluxserve courier` runs elsewhere.",
+        description="Start a courier here as soon as there is a webhook or a picture by URL; off: `fluxserve courier` "
+        "runs elsewhere.",
     )
     webhook_secret_header: bool = Field(
         False, description="Send a webhook's secret itself too, as X-Webhook-Secret, to receivers that want it so."
@@ -285,6 +309,11 @@ class Settings(BaseSettings):
         64 * 2**20, ge=0, description="Most bytes of previews in memory; beyond it the oldest go. 0: there are none."
     )
     max_queue: int = Field(1_000_000, ge=1, description="Most unfinished tasks; beyond it submits answer 503.")
+    model_limits: dict[str, int] = Field(
+        {"flux-kontext-max": 6},
+        description="Most unfinished tasks of a model that a key may have, where that is less than of all together. "
+        "Keys without any limit have none of these.",
+    )
     min_free_disk: int = Field(256 * 2**20, ge=0, description="Below this much free disk submits answer 503.")
     link_ttl: int = Field(600, ge=1, le=86_400, description="A link to a picture works this long; polls renew it.")
     picture_retention: int = Field(3600, ge=1, description="A task's picture is deleted this long after its end.")
@@ -324,14 +353,21 @@ def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] |
         return _FromFile(**(dict(overrides or {})))  # type: ignore[arg-type]
     except ValidationError as error:
         raise _readable(error) from None
-    except SettingsError:
-        raise ConfigurationError(
-            """The variable FLUXSERVE_MODELS is not valid JSON; write it like '{"flux-dev": "mini"}'."""
-        ) from None
+    except SettingsError as error:
+        raise _not_json(error) from None
     except tomllib.TOMLDecodeError as error:  # its words name the line, and the file is the operator's own
         raise ConfigurationError(f"The settings file {config} is not valid TOML: {error}.") from None
     except ValueError:
         raise ConfigurationError(f"The settings file {config} is not valid TOML: it is no UTF-8 text.") from None
+
+
+def _not_json(error: SettingsError) -> ConfigurationError:
+    """Of a variable that holds a table, and cannot be read as one."""
+    examples = {"model_limits": '{"flux-kontext-max": 6}', "models": '{"flux-dev": "mini"}'}
+    name = next((name for name in examples if f'"{name}"' in str(error)), "models")
+    return ConfigurationError(
+        f"The variable {ENV_PREFIX}{name.upper()} is not valid JSON; write it like '{examples[name]}'."
+    )
 
 
 def _refuse_unknown_variables() -> None:

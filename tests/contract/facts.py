@@ -143,9 +143,18 @@ def guidance(models: tuple[str, ...], default: float, minimum: float, maximum: f
     )  # fmt: skip
 
 
+#: URLs that no picture is fetched from.
+NEVER_FETCHED = dict.fromkeys(
+    ('"https://user:word@example.com/a.png"', '"http://127.0.0.1/a.png"', '"https://[::1]/a.png"', '"HTTP://2130706433/"',
+     '"https://example.com:8443/a.png"', '"https://example.com:x/"', '"https://"', '"https://169.254.169.254/"',
+     '"https://bücher.example/"', '"http://localhost:8808/a.png"'),
+    "picture_url",
+)  # fmt: skip
+
+
 def pictures(models: tuple[str, ...], *names: str) -> tuple[Field, ...]:
     """Fields of pictures, as texts: what they hold is looked at later."""
-    refused = {'"https://example.com/cat.png"': "picture_url", **NOT_TEXT}
+    refused = {**NEVER_FETCHED, **NOT_TEXT}
     return tuple(Field(name=name, models=models, accepted={}, refused=refused) for name in names)
 
 
@@ -295,9 +304,12 @@ FIELDS = (
     Field(
         name="image_prompt",
         models=(*FIRST, *KREA),
-        accepted={json.dumps(PNG): None, json.dumps(f"data:image/png;base64,{PNG}"): None},
+        accepted={
+            json.dumps(PNG): None, json.dumps(f"data:image/png;base64,{PNG}"): None,
+            '"https://example.com/cat.png?a=b#c"': None, '"HTTP://EXAMPLE.com"': None,
+        },
         refused={
-            '"https://example.com/cat.png"': "picture_url", '"HTTP://example.com/"': "picture_url",
+            **NEVER_FETCHED,
             '"aGVsbG8="': "picture", '"no base64"': "picture", '"data:image/png;base64,AA=="': "picture", **NOT_TEXT,
         },
     ),

@@ -29,6 +29,7 @@ from fluxserve.engine.pixels import decode, encode
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.waypoints import Waypoints
@@ -57,7 +58,7 @@ class Server:
         self._engine = FakeEngine(settings, clock=lambda: self.now)
         self._store = SqliteStore(folder / "fluxserve.db")
         self.storage = LocalStorage(folder / "results")
-        self.keyring = Keyring(self._store, bytes(32))
+        self.keyring = Keyring(self._store, bytes(32), steady=lambda: self.now)
         self.signer = LinkSigner([bytes(32)], settings.link_ttl)
         self.waypoints = Waypoints(
             store=self._store, storage=LocalStorage(folder / "waypoints"), budget=settings.waypoint_budget,
@@ -199,6 +200,10 @@ class Server:
         assert self._runner.run(
             self.service.fail(record.id, record.fence, Reason(code="DrawingFailed", message=message))
         )
+
+    def preparer(self, fetch: Fetch) -> Preparer:
+        """What prepares tasks whose pictures are fetched so."""
+        return Preparer(self.service, store=self._store, inputs=self.inputs, fetch=fetch, now=lambda: self.now)
 
     def sweep(self) -> None:
         """Delete what is past its retention."""

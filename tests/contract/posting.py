@@ -1,4 +1,4 @@
-"""A courier beside a server of this process: real sockets from the webhook's task to its receiver, and a set clock."""
+"""A courier beside a server of this process: real sockets to whom a request names, and a set clock."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Post:
             settings=server.service.settings, need=lambda: None, on_ready=lambda _: self.arrived.set(),
             on_hung=lambda _: None,
         )  # fmt: skip
+        self.preparer = server.preparer(self.couriers.fetch)
         self.gateway = Gateway(
             server.service, is_alive=lambda _: True, serve_courier=self.couriers.serve, on_ready=lambda _: None,
             on_hung=lambda _: None,
@@ -79,6 +80,25 @@ class Post:
             self.couriers.begin_due()
             if not await self.couriers.settled(PATIENCE_S):
                 return
+
+    def prepare(self) -> None:
+        """Every picture that is due is fetched, and what comes of it is written down."""
+        self.server.run(self._prepare())
+
+    async def _prepare(self) -> None:
+        while True:
+            self.preparer.begin()
+            if not await self.preparer.settled(PATIENCE_S):
+                return
+
+    def begin_preparing(self, until: asyncio.Event) -> None:
+        """Fetching is begun, and goes on until something happens."""
+
+        async def begin() -> None:
+            self.preparer.begin()
+            await asyncio.wait_for(until.wait(), PATIENCE_S)
+
+        self.server.run(begin())
 
     def begin(self, until: asyncio.Event) -> None:
         """Every attempt that is due is begun, and goes on until something happens."""

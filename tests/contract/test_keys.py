@@ -105,3 +105,17 @@ def test_the_key_is_asked_for_before_anything_else_is_looked_at(shared: Server) 
         for key in (None, "wrong"):
             is_error(shared.ask("POST", "/v1/flux-dev", key=key, body=body), 401)
     is_error(shared.ask("GET", "/v1/get_result"), 422)
+
+
+def test_an_address_that_tries_wrong_keys_all_the_time_is_told_to_wait_and_right_keys_are_let_in(
+    server: Server,
+) -> None:
+    wrong = [server.ask("GET", "/v1/credits", key=f"wrong-{number}").status_code for number in range(320)]
+    assert wrong[:100] == [401] * 100
+    assert wrong[-1] == 429
+    answer = server.ask("POST", "/v1/flux-dev", key="wrong", body=BODY)
+    assert answer.status_code == 429
+    server.now += int(answer.headers["retry-after"])
+    assert server.ask("POST", "/v1/flux-dev", key="wrong", body=BODY).status_code == 401
+    assert server.ask("GET", "/v1/credits", key=server.key).status_code == 200
+    assert server.ask("POST", "/v1/flux-dev", key=server.key, body=BODY).status_code == 200

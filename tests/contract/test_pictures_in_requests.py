@@ -36,7 +36,13 @@ def test_a_request_without_pictures_has_none(shared: Server) -> None:
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(
-    ("text", "kind"), [("https://example.com/a.png", "picture_url"), ("aGk=", "picture"), ("é" * 300, "picture")]
+    ("text", "kind"),
+    [
+        (" https://example.com/a.png", "picture"),
+        ("http://10.0.0.1/", "picture_url"),
+        ("aGk=", "picture"),
+        ("é" * 300, "picture"),
+    ],
 )
 def test_what_is_no_picture_is_a_422_that_names_the_field(shared: Server, prefix: str, text: str, kind: str) -> None:
     answer = shared.post(f"{prefix}/flux-dev", {"prompt": "x", "image_prompt": text})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import httpx
 import pytest
 from facts import PREFIXES
-from inprocess import Server
+from inprocess import ORIGIN, Server
 from shapes import COMETAPI, is_error
 
 BODY = b'{"prompt": "x"}'
@@ -67,6 +69,63 @@ def test_too_many_submits_a_minute_are_a_429_that_says_how_long_to_wait(server: 
     server.now += wait
     assert server.ask("POST", path, key=key, body=BODY).status_code == 200
     refused(server.ask("POST", path, key=key, body=BODY), 429, prefix, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_submit_tells_how_far_its_key_is_from_its_limit(server: Server, prefix: str) -> None:
+    key = server.new_key(rate_per_minute=2)
+    path = f"{prefix}/flux-dev"
+    told = []
+    for _ in range(3):
+        answer = server.ask("POST", path, key=key, body=BODY)
+        assert answer.headers["ratelimit-policy"] == '"submits";q=2;w=60'
+        told.append((answer.status_code, answer.headers["ratelimit"]))
+    assert told == [(200, '"submits";r=1;t=30'), (200, '"submits";r=0;t=60'), (429, '"submits";r=0;t=60')]
+    assert "ratelimit" not in server.ask("POST", path, key=server.key, body=BODY).headers
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_of_some_models_a_limited_key_may_have_fewer_unfinished_tasks(
+    serve: Callable[..., Server], prefix: str
+) -> None:
+    server = serve(model_limits={"flux-dev": 1})
+    key = server.new_key(max_active=3)
+    assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=BODY).status_code == 200
+    error = refused(server.ask("POST", f"{prefix}/flux-dev", key=key, body=BODY), 429, prefix, "rate_limit_exceeded")
+    assert "1 unfinished tasks of flux-dev" in str(error["message"])
+    assert server.ask("POST", f"{prefix}/flux-schnell", key=key, body=BODY).status_code == 200
+    for _ in range(2):
+        assert server.ask("POST", f"{prefix}/flux-dev", key=server.key, body=BODY).status_code == 200
+    server.draw()
+    assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=BODY).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_key_asks_what_its_account_has_left(server: Server, prefix: str) -> None:
+    key = server.new_key(grant=10_500)
+    path = f"{prefix}/credits"
+    assert server.ask("GET", path, key=key).json() == {"credits": 10.5}
+    server.ask("POST", "/v1/flux-dev", key=key, body=BODY)
+    assert server.ask("GET", path, key=key).json() == {"credits": 8.0}
+    unlimited = server.ask("GET", path, key=server.key).json()
+    assert unlimited["unlimited"] is True
+    assert unlimited["credits"] >= 10**9
+    is_error(server.ask("GET", path), 401, prefix)
+    is_error(server.ask("GET", path, key="wrong"), 401, prefix)
+
+
+def test_money_for_fifty_buys_exactly_fifty_however_many_ask_at_once(server: Server) -> None:
+    key = server.new_key(grant=50 * 2500)
+
+    async def all_at_once() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url=ORIGIN) as client:
+            asked = [client.post("/v1/flux-dev", content=BODY, headers={"x-key": key}) for _ in range(200)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert Counter(server.run(all_at_once())) == {200: 50, 402: 150}
+    assert server.balance(key) == 0
+    server.draw()
+    assert server.balance(key) == 0
 
 
 def test_polls_are_never_limited(server: Server) -> None:

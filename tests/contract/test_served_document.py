@@ -20,7 +20,7 @@ from fluxserve.catalogue import MODELS
 from fluxserve.catalogue.params import MAX_AREA, Kind
 
 #: Generated per operation beyond the boundary cases, of which there are several hundred in all.
-QUICK, LONG = 8, 300
+QUICK, LONG = 5, 300
 MAX_RATIO = 21 / 9
 #: Of the models that need no picture one of each sort is tried, or in the long run all.
 TRIED = frozenset({"flux-dev", "flux-pro-1.1-ultra", "flux-kontext-dev", "flux-2-flex"})

@@ -45,7 +45,7 @@ def server(make_server: MakeServer, request: pytest.FixtureRequest) -> Server:
 
 def key_id(listed: str, name: str) -> str:
     """The id that `keys list` shows for a name."""
-    return next(line.split()[0] for line in listed.splitlines() if f" {name} " in line)
+    return next(line.split("\t")[0] for line in listed.splitlines() if f"\t{name}\t" in line)
 
 
 def test_keys_are_made_listed_and_revoked(server: Server) -> None:
@@ -60,6 +60,25 @@ def test_keys_are_made_listed_and_revoked(server: Server) -> None:
     unknown = server.command("keys", "revoke", "key_unknown")
     assert unknown.returncode == 1
     assert "There is no key key_unknown" in unknown.stderr
+
+
+def test_credits_are_granted_and_shown(server: Server) -> None:
+    made = server.command("keys", "create", "payer", "--account", "payers", "--credits", "5")
+    assert made.returncode == 0, made.stderr
+    granted = server.command("credits", "grant", "payers", "2.5")
+    assert (granted.returncode, granted.stdout.strip()) == (0, "payers has 7.5 credits now.")
+    by_key = server.command("credits", "grant", key_id(server.command("keys", "list").stdout, "payer"), "1")
+    assert (by_key.returncode, by_key.stdout.strip()) == (0, "payers has 8.5 credits now.")
+    shown = server.command("credits", "show").stdout.splitlines()
+    assert "payers\t8.5\t8.5\t0" in shown
+    for account, amount, problem in (
+        ("nobody", "1", "no account or key nobody"), ("payers", "-1", "not a positive number"),
+        (shown[1].split("\t")[0], "1", "is unlimited"),
+    ):  # fmt: skip
+        refused = server.command("credits", "grant", "--", account, amount)
+        assert refused.returncode == 1
+        assert problem in refused.stderr
+    assert server.command("fsck").returncode == 0
 
 
 def test_the_books_are_in_order(server: Server) -> None:

@@ -129,7 +129,7 @@ def test_a_restored_backup_answers_with_no_picture_that_is_gone(make_server: Mak
 
 
 def test_equal_requests_survive_random_kills(make_server: MakeServer, long: bool) -> None:
-    count, kills, trees = (600, 60, 6) if long else (60, 6, 1)
+    count, kills, trees = (600, 60, 6) if long else (40, 3, 1)
     pictures = count // 4
     server = make_server(workers="2", fake_latency=str(LATENCY_S)).start()
     submitters = Submitters(server, new_key(server), orders(pictures) * 4)

@@ -84,7 +84,7 @@ def check_pictures(server: Server, polled: dict[int, dict[str, object]]) -> int:
 def test_no_task_is_lost_or_charged_twice_under_random_kills(
     make_server: MakeServer, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count, kills, trees = (1000, 100, 5) if long else (200, 30, 3)
+    count, kills, trees = (1000, 100, 5) if long else (100, 15, 2)
     settings = {"workers": "2", "fake_latency": str(LATENCY_S)}
     wanted = orders(count)
     expected = undisturbed(make_server(**settings), wanted)

@@ -60,7 +60,7 @@ def test_a_data_folder_with_a_long_path_works(make_server: MakeServer, tmp_path:
     assert server.command("keys", "list").returncode == 0
 
 
-@pytest.mark.parametrize(("count", "kills"), [(1_000, 1), pytest.param(10_000, 20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("count", "kills"), [(300, 1), pytest.param(10_000, 20, marks=pytest.mark.long)])
 def test_queued_tasks_survive_kills_of_everything(
     make_server: MakeServer, capsys: pytest.CaptureFixture[str], count: int, kills: int
 ) -> None:

@@ -1,5 +1,6 @@
 """Tiny checkpoints (see `tiny`), and the drawers that open them."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.weights import load
 from fluxserve.settings import Settings
+
+# torch writes down all that it compiles where anything listens to this logger, and pytest listens to each that hands
+# nothing on.
+logging.getLogger("torch.__trace").propagate = True
 
 OpenDrawer = Callable[[Checkpoint, Runtime], Drawer]
 

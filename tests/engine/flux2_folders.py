@@ -37,6 +37,21 @@ def build_dev(folder: Path) -> Path:
     return _build(folder, "Flux2Pipeline", encoder, "right", MISTRAL_TEMPLATE)
 
 
+def tiny_transformer(*, guidance_embeds: bool, blocks: tuple[int, int] = (1, 2)) -> Flux2Transformer2DModel:
+    """Of the published class, with so many double and single blocks."""
+    return Flux2Transformer2DModel(
+        in_channels=128,
+        num_layers=blocks[0],
+        num_single_layers=blocks[1],
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * _WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance_embeds,
+    )
+
+
 def change(path: Path, **values: object) -> None:
     """Other values in one of the layout's small files."""
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -53,20 +68,10 @@ _LANGUAGE_MODEL = {
 
 
 def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, template: str, **facts: bool) -> Path:
-    transformer = Flux2Transformer2DModel(
-        in_channels=128,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=3 * _WIDTH,
-        timestep_guidance_channels=32,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=pipeline == "Flux2Pipeline",
-    )
+    transformer = tiny_transformer(guidance_embeds=pipeline == "Flux2Pipeline")
     parts: dict[str, torch.nn.Module | PreTrainedTokenizerFast | FlowMatchEulerDiscreteScheduler] = {
         "transformer": transformer,
-        "vae": _autoencoder(),
+        "vae": tiny_autoencoder(),
         "text_encoder": encoder,
         "tokenizer": byte_tokenizer(side, template, TEXT_LENGTH),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -79,7 +84,7 @@ def _build(folder: Path, pipeline: str, encoder: torch.nn.Module, side: str, tem
     return folder
 
 
-def _autoencoder() -> AutoencoderKLFlux2:
+def tiny_autoencoder() -> AutoencoderKLFlux2:
     """Its batch norm has seen something: means that are not 0 and variances that are not 1."""
     vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=32, norm_num_groups=4)
     vae.bn.running_mean.normal_()

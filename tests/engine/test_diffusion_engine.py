@@ -421,7 +421,7 @@ def test_weights_in_shards_are_the_same_weights(
     assert finish(sharded, APPLE).pixels == finish(engine, APPLE).pixels
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.long)])
 def test_half_precision_draws_nearly_the_same_picture(
     open_once: OpenDrawer, dtype: Literal["bfloat16", "float16"]
 ) -> None:

@@ -11,8 +11,8 @@ from fluxserve.store.base import Kept, TaskRecord
 from fluxserve.tasks.task import Attempts, State
 from fluxserve.tasks.turns import FRESH, Place, Stay, charged, given_back, moved_clock, next_place
 
-#: Thousandths of a credit that each task costs.
-COST = 1000
+#: Thousandths of a credit that each task costs, and that are reserved for one whose pictures are still to come.
+COST, MOST = 1000, 1500
 #: Of every drawing.
 STEPS = 28
 #: Of the three keys.
@@ -43,6 +43,7 @@ class Expected:
     repeatable: bool = False
     object_name: str | None = None
     finished_at: float | None = None
+    cost: int = COST
 
     @property
     def turn(self) -> float:
@@ -147,7 +148,7 @@ class Model:
 
         What is drawn once more is paid once more; a task that was cancelled leaves its heir its waypoint.
         """
-        self.spent -= COST
+        self.spent -= task.cost
         heirs = self.followers(task.recipe)[:1] if task.leads else []
         waypoint = task.waypoint if state is State.CANCELLED else None
         task.ends(state)
@@ -194,17 +195,31 @@ class Model:
         """What of it a worker of this fingerprint may have now."""
         return [task for task in self.waiting(models) if task.is_for(fingerprint, self.now)]
 
-    def accept(self, task: Expected, fingerprints: set[str]) -> None:
+    def accept(self, task: Expected, fingerprints: set[str], *, preparing: bool = False) -> None:
+        """A new task; one that is preparing has no place yet."""
+        self.spent += task.cost
+        if preparing:
+            task.state, task.place = State.PREPARING, Place(start=self.clock, turn=self.clock)
+        else:
+            self.enter(task, fingerprints)
+
+    def prepare(self, task: Expected, cost: int, fingerprints: set[str]) -> None:
+        """Its pictures are there, and it costs no more than this."""
+        self.spent -= task.cost - cost
+        task.cost = cost
+        self.enter(task, fingerprints)
+
+    def enter(self, task: Expected, fingerprints: set[str]) -> None:
         """Answered at once, or behind an equal task, or in the queue at the key's next turn."""
-        self.spent += COST
+        task.state = State.FOLLOWING
         if self.is_answered(task, tuple(fingerprints)):
             return
         leader = next((other for other in self.tasks if other.leads and other.recipe == task.recipe), None)
         place, ends = next_place(self.ends[task.who], self.clock, task.work / WEIGHTS[task.who], task.work)
         if leader is None or not task.repeatable:
+            task.state = State.QUEUED
             self.ends[task.who], task.place, task.payer = ends, place, task.who
             return
-        task.state = State.FOLLOWING
         if leader.turn <= place.turn:
             task.place = leader.place
             return

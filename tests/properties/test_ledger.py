@@ -349,5 +349,5 @@ class Ledger(RuleBasedStateMachine):
 
 def test_the_store_keeps_the_ledger_as_the_model_does(long: bool) -> None:
     run_state_machine_as_test(
-        Ledger, settings=settings(max_examples=2000 if long else 60, stateful_step_count=STEPS_PER_RUN)
+        Ledger, settings=settings(max_examples=2000 if long else 30, stateful_step_count=STEPS_PER_RUN)
     )

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from task_model import WEIGHTS, Expected, Model
+from task_model import COST, MOST, WEIGHTS, Expected, Model
 
 from builders import (
     LEASE_S,
@@ -33,6 +33,8 @@ from builders import (
     loss,
     new_key,
     new_waypoint,
+    preparation,
+    prepared,
     submission,
 )
 from fluxserve.catalogue import Generation, Size
@@ -82,8 +84,8 @@ def test_sources_and_targets_are_the_same_table(event: Event) -> None:
     assert {state for state in State if target(state, event) is not None} == set(sources(event))
 
 
-def test_every_state_is_reached_by_some_event_but_those_in_which_a_task_only_begins() -> None:
-    assert set(TRANSITIONS.values()) == set(State) - {State.PREPARING, State.FOLLOWING}
+def test_every_state_is_reached_by_some_event_but_the_one_in_which_a_task_only_begins() -> None:
+    assert set(TRANSITIONS.values()) == set(State) - {State.PREPARING}
 
 
 def test_only_a_running_task_is_drawn_or_lost() -> None:
@@ -131,6 +133,7 @@ class Wish:
     drawing: Generation
     recipe: bytes | None
     repeatable: bool
+    by_url: bool
 
 
 WISHES = st.builds(
@@ -138,6 +141,7 @@ WISHES = st.builds(
     drawing=st.sampled_from(DRAWINGS),
     recipe=st.sampled_from([None, b"r1", b"r2", b"r3"]),
     repeatable=st.sampled_from([True, True, False]),
+    by_url=st.sampled_from([False, False, True]),
 )
 SHARES = st.sampled_from([0.0, 0.25, 1.0])
 KEPT = st.none() | st.builds(
@@ -162,6 +166,7 @@ class TaskMachine(RuleBasedStateMachine):
             for name, weight in zip(("alice", "bob", "bob"), WEIGHTS, strict=True)
         ]
         self.model = Model()
+        self.by_url: list[tuple[TaskRecord, int, Wish]] = []
         self.steps = 0
 
     def teardown(self) -> None:
@@ -180,30 +185,62 @@ class TaskMachine(RuleBasedStateMachine):
     )
     def submit(self, who: int, wishes: list[Wish], fingerprints: set[str]) -> None:
         """Some tasks of one key."""
-        account = self.keys[who].account_name.encode()
         values = [
             replace(
                 submission(
                     self.keys[who],
                     drawing=wish.drawing,
-                    recipe=None if wish.recipe is None else account + wish.recipe,
+                    cost=MOST if wish.by_url else COST,
+                    recipe=None if wish.by_url else self.recipe(who, wish),
+                    preparation=preparation() if wish.by_url else None,
                     fingerprints=tuple(fingerprints),
                     work=WORKS[DRAWINGS.index(wish.drawing)],
                     now=self.model.now,
                 ),
-                repeatable=wish.repeatable and wish.recipe is not None,
+                repeatable=wish.repeatable and wish.recipe is not None and not wish.by_url,
             )
             for wish in wishes
         ]
         answers = self.run(self.store.submit_many(values))
-        for value, answer in zip(values, answers, strict=True):
+        for value, wish, answer in zip(values, wishes, answers, strict=True):
             assert answer.record is not None
             task = Expected(
-                value.id, who, value.generation, value.work, recipe=value.recipe, repeatable=value.repeatable
-            )
-            self.model.accept(task, fingerprints)
+                value.id, who, value.generation, value.work, recipe=value.recipe, repeatable=value.repeatable,
+                cost=value.cost,
+            )  # fmt: skip
+            self.model.accept(task, fingerprints, preparing=wish.by_url)
             self.model.tasks.append(task)
+            if wish.by_url:
+                self.by_url.append((answer.record, who, wish))
             assert (answer.record.state, answer.record.object_name) == (task.state, task.object_name)
+
+    def recipe(self, who: int, wish: Wish) -> bytes | None:
+        """No two accounts share one."""
+        return None if wish.recipe is None else self.keys[who].account_name.encode() + wish.recipe
+
+    @precondition(lambda self: self.by_url)
+    @rule(data=st.data(), cost=st.sampled_from([COST, MOST]), fingerprints=st.sets(st.sampled_from(FINGERPRINTS)))
+    def prepare(self, data: st.DataObject, cost: int, fingerprints: set[str]) -> None:
+        """The pictures of a task are there, which may have been prepared or have ended by now."""
+        record, who, wish = data.draw(st.sampled_from(self.by_url))
+        repeatable = wish.repeatable and wish.recipe is not None
+        new = replace(
+            prepared(
+                record, drawing=wish.drawing, cost=cost, work=record.work, weight=WEIGHTS[who],
+                recipe=self.recipe(who, wish), fingerprints=tuple(fingerprints), now=self.model.now,
+            ),
+            repeatable=repeatable,
+        )  # fmt: skip
+        (answer,) = self.run(self.store.prepare_many([new]))
+        task = self.model.known(record.id)
+        is_preparing = task is not None and task.state is State.PREPARING
+        assert (answer is not None) == is_preparing
+        (left,) = self.run(self.store.preparations([record.id]))
+        assert left is None
+        if task is not None and answer is not None:
+            task.recipe, task.repeatable = new.recipe, repeatable
+            self.model.prepare(task, cost, fingerprints)
+            assert (answer.state, answer.object_name, answer.cost) == (task.state, task.object_name, cost)
 
     @rule(
         target=claims,
@@ -451,5 +488,5 @@ class TaskMachine(RuleBasedStateMachine):
 
 def test_the_store_does_what_the_machine_says(long: bool) -> None:
     run_state_machine_as_test(
-        TaskMachine, settings=settings(max_examples=2000 if long else 60, stateful_step_count=STEPS_PER_RUN)
+        TaskMachine, settings=settings(max_examples=2000 if long else 30, stateful_step_count=STEPS_PER_RUN)
     )

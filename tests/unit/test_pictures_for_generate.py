@@ -56,6 +56,14 @@ def test_a_mask_goes_with_its_picture(files: list[Path]) -> None:
     assert asked.parameters == {"seed": 7, "image": text(1), "mask": text(2)}
 
 
+def test_urls_go_as_they_are_and_beside_files(files: list[Path]) -> None:
+    url = "HTTPS://example.com//a.png?b=c"
+    asked = with_pictures(replace(wish("flux-2-pro"), images=(url, str(files[1]))))
+    assert asked.parameters == {"seed": 7, "input_image": url, "input_image_2": text(1)}
+    masked = with_pictures(replace(wish("flux-pro-1.0-fill", files[2]), mask=url))
+    assert masked.parameters == {"seed": 7, "image": text(2), "mask": url}
+
+
 def test_a_wish_without_pictures_stays_as_it_is() -> None:
     assert with_pictures(wish("flux-2-pro")) == wish("flux-2-pro")
 

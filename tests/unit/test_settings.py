@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,12 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
     texts = {
         "models": "{}",
         "public_url": "https://flux.example.com",
+        "speed": "auto, fused",
         "worker_listen": "127.0.0.1:9000",
         "workers": "3",
     }
     for name, default in defaults.items():
-        text = "a" if default in ((), None) else str(default)
+        text = "a" if default in ((), None) else json.dumps(default) if isinstance(default, dict) else str(default)
         monkeypatch.setenv(ENV_PREFIX + name.upper(), texts.get(name, text))
     assert load().model_fields_set == set(defaults)
 
@@ -188,6 +190,9 @@ def test_a_file_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None
 def test_models_in_the_environment_that_are_no_json_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUXSERVE_MODELS", "flux-dev=mini")
     assert "FLUXSERVE_MODELS is not valid JSON" in refusal()
+    monkeypatch.delenv("FLUXSERVE_MODELS")
+    monkeypatch.setenv("FLUXSERVE_MODEL_LIMITS", "flux-dev=2")
+    assert "FLUXSERVE_MODEL_LIMITS is not valid JSON; write it like '{" in refusal()
 
 
 def test_a_secret_is_masked_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""Credits: whole thousandths, never floats. A ledger only grows: grant, reserve, settle, refund.
+"""Credits: whole thousandths, never floats. A ledger only grows: grant, reserve, lower, settle, refund.
 
-`amount` is how the balance moves. A task reserves its price when it is accepted and later either settles (gives
-back what it did not use, usually 0) or refunds; so at every moment balance = sum of amounts.
+`amount` is how the balance moves. A task reserves its price when it is accepted; where pictures that are still to come
+decide it, the most it can be, which is lowered once they are there. Later it either settles (gives back what it did not
+use, usually 0) or refunds; so at every moment balance = sum of amounts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Move(StrEnum):
 
     GRANT = "grant"
     RESERVE = "reserve"
+    LOWER = "lower"
     SETTLE = "settle"
     REFUND = "refund"
 

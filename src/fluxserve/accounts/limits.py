@@ -1,4 +1,4 @@
-"""Rate limits: a token bucket per key, as a value and a pure function of the clock."""
+"""Rate limits: a token bucket per key or address, as a value and a pure function of the clock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ class Bucket:
 
     tokens: float
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Of a limit by the minute: how many are `left` at once, and in how many seconds all of it is there again."""
+
+    limit: int
+    left: int
+    full_in: float
+
+
+def rate_of(bucket: Bucket | None, rate_per_minute: int) -> Rate:
+    """What the bucket says, as of its own time."""
+    tokens = float(rate_per_minute) if bucket is None else bucket.tokens
+    return Rate(limit=rate_per_minute, left=int(tokens), full_in=(rate_per_minute - tokens) * 60 / rate_per_minute)
 
 
 def take(bucket: Bucket | None, *, rate_per_minute: int, now: float) -> tuple[Bucket, float]:

@@ -19,7 +19,7 @@ from fluxserve.delivery.storage import Storage
 from fluxserve.errors import ConfigurationError, FluxserveError
 from fluxserve.service.inputs import damages
 from fluxserve.service.keyring import Keyring
-from fluxserve.store.base import KeyEntry, Store, TaskRecord
+from fluxserve.store.base import Account, Grant, KeyEntry, Store, TaskRecord
 from fluxserve.worker.connection import same_user
 from fluxserve.worker.protocol import read_frame
 
@@ -48,6 +48,17 @@ class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, tag="revoke_key"):
     """Close a key."""
 
     key_id: str
+
+
+class GrantCredits(msgspec.Struct, frozen=True, kw_only=True, tag="grant_credits"):
+    """Add thousandths of a credit to the account of that name, or of the key of that id."""
+
+    account: str
+    amount: int
+
+
+class ListAccounts(msgspec.Struct, frozen=True, kw_only=True, tag="list_accounts"):
+    """Every account."""
 
 
 class Fsck(msgspec.Struct, frozen=True, kw_only=True, tag="fsck"):
@@ -79,6 +90,15 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
 
 
+class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An account as the command line shows it, in thousandths of a credit; `balance` None: it is unlimited."""
+
+    name: str
+    balance: int | None
+    granted: int
+    spent: int
+
+
 class QuarantinedRow(msgspec.Struct, frozen=True, kw_only=True):
     """A quarantined task as the command line shows it: what it takes to draw it again, but not its prompt.
 
@@ -97,15 +117,16 @@ class QuarantinedRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command answers: rows of keys or tasks, violations, or the message of an error."""
+    """What a command answers: rows of keys, accounts or tasks, violations, or the message of an error."""
 
     keys: tuple[KeyRow, ...] = ()
+    accounts: tuple[AccountRow, ...] = ()
     quarantined: tuple[QuarantinedRow, ...] = ()
     violations: tuple[str, ...] = ()
     error: str | None = None
 
 
-Command = CreateKey | ListKeys | RevokeKey | Fsck | Backup | ListQuarantined
+Command = CreateKey | ListKeys | RevokeKey | GrantCredits | ListAccounts | Fsck | Backup | ListQuarantined
 _encoder = msgspec.msgpack.Encoder()
 _command = msgspec.msgpack.Decoder(Command)
 _answer = msgspec.msgpack.Decoder(Answer)
@@ -134,6 +155,10 @@ async def execute(
             if revoked is None:
                 return Answer(error=f"There is no key {key_id}. `fluxserve keys list` shows them all.")
             return Answer(keys=(_row(revoked),))
+        case GrantCredits():
+            return await _grant(command, store, now())
+        case ListAccounts():
+            return Answer(accounts=tuple(map(_account_row, await store.accounts())))
         case ListQuarantined():
             return Answer(quarantined=tuple(map(_quarantined_row, await store.quarantined())))
         case Fsck():
@@ -141,6 +166,20 @@ async def execute(
         case Backup(target=target):
             await store.backup(Path(target))
             return Answer()
+
+
+async def _grant(command: GrantCredits, store: Store, now: float) -> Answer:
+    owner = next((entry.account_name for entry in await store.keys() if entry.key.id == command.account), None)
+    account = await store.grant(Grant(account=owner or command.account, amount=command.amount, now=now))
+    if account is None:
+        return Answer(error=f"There is no account or key {command.account}. `fluxserve credits show` lists accounts.")
+    if account.balance is None:
+        return Answer(error=f"The account {account.name} is unlimited: it needs no credits.")
+    return Answer(accounts=(_account_row(account),))
+
+
+def _account_row(account: Account) -> AccountRow:
+    return AccountRow(name=account.name, balance=account.balance, granted=account.granted, spent=account.spent)
 
 
 def _row(entry: KeyEntry, text: str | None = None) -> KeyRow:

@@ -70,9 +70,12 @@ SUBMITTED: Schema = {
     "properties": {
         "id": _ID,
         "polling_url": {"type": "string", "format": "uri", "description": "Poll here; it needs no key."},
-        "cost": {"type": "number", "description": "Credits reserved for the task."},
-        "input_mp": {"type": "number"},
-        "output_mp": {"type": "number"},
+        "cost": {
+            "type": "number",
+            "description": "Credits reserved for the task; with pictures by URL the most it can cost.",
+        },
+        "input_mp": {"type": ["number", "null"], "description": "Null until pictures by URL are there."},
+        "output_mp": {"type": ["number", "null"], "description": "Null until pictures by URL are there."},
         "status": {"type": "string", "description": "Only with webhook_url."},
         "webhook_url": {"type": "string", "description": "Only with webhook_url."},
     },

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fluxserve import catalogue
-from fluxserve.api import DIALECTS
-from fluxserve.api.about import Readiness, router
+from fluxserve.api import DIALECTS, about
+from fluxserve.api import credits as left
+from fluxserve.api.about import Readiness
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
@@ -42,7 +43,8 @@ def build(
 ) -> Gate:
     """The whole ASGI application; `missing` says what to install where nothing here can draw."""
     app = _framework()
-    app.include_router(router(checkpoints, missing, lambda: service.signing.anchors, readiness))
+    app.include_router(about.router(checkpoints, missing, lambda: service.signing.anchors, readiness))
+    app.include_router(left.router(service, DIALECTS))
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     polls = Polls(service, signer, now)

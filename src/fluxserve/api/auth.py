@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.errors import MisdirectedHost, NotAuthenticated
-from fluxserve.service.keyring import Keyring
+from fluxserve.service.service import Service
 from fluxserve.settings import Settings
 
 MISSING = "Not authenticated"
@@ -42,15 +42,25 @@ def _without_scheme(text: str) -> str:
     return text[len(scheme) :].strip()
 
 
-def authenticate(headers: RawHeaders, keyring: Keyring) -> ApiKey:
-    """The key of a request; raises NotAuthenticated."""
-    text = presented_key(headers)
+def authenticate(scope: Scope, service: Service) -> ApiKey:
+    """The key of a request; raises NotAuthenticated, and TooManyRequests where wrong keys never end."""
+    text = presented_key(scope["headers"])
     if text is None:
         raise NotAuthenticated(MISSING)
-    key = keyring.find(text)
+    key = service.keyring.find(text)
     if key is None:
+        if (address := _address(scope, service.settings)) is not None:
+            service.keyring.count_wrong(address)
         raise NotAuthenticated(WRONG)
     return key
+
+
+def _address(scope: Scope, settings: Settings) -> str | None:
+    """Whom a request comes from, as far as trusted proxies say; None on a unix socket."""
+    client = scope.get("client")
+    if client is None:
+        return None
+    return _forwarded(scope, b"x-forwarded-for", client[0]) if _is_from_proxy(scope, settings) else str(client[0])
 
 
 def header(scope: Scope, name: bytes) -> str | None:

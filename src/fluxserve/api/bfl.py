@@ -47,13 +47,18 @@ def _word(state: State, processing_status: bool) -> str:
 
 
 def render_submitted(record: TaskRecord, polling_url: str) -> Body:
-    """The answer to a submit: a superset of both published shapes."""
+    """The answer to a submit: a superset of both published shapes.
+
+    Where pictures are still to be fetched, the cost is the most it can be, and sizes are not known.
+    """
+    is_known = record.state is not State.PREPARING
+    inputs = round(sum(picture.size.area for picture in record.generation.pictures) / 1e6, 2)
     body: Body = {
         "id": record.id,
         "polling_url": polling_url,
         "cost": to_credits(record.cost),
-        "input_mp": round(sum(picture.size.area for picture in record.generation.pictures) / 1e6, 2),
-        "output_mp": record.generation.size.megapixels,
+        "input_mp": inputs if is_known else None,
+        "output_mp": record.generation.size.megapixels if is_known else None,
     }
     if record.webhook_url is not None:
         body |= {"status": "Pending", "webhook_url": record.webhook_url}

@@ -26,7 +26,7 @@ class Cors:
         origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
         permission = [
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"Retry-After"),
+            (b"access-control-expose-headers", b"Retry-After, RateLimit, RateLimit-Policy"),
         ]
         return [(b"vary", b"Origin"), *(permission if origin in self._origins else [])]
 

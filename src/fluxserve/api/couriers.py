@@ -1,4 +1,4 @@
-"""The server's side of couriers: errands out, reports in; and webhooks, each attempt an errand.
+"""The server's side of couriers: errands out, reports in; webhooks, each attempt an errand; and pictures to fetch.
 
 A courier that is gone or silent has lost its errands, and whoever asked for one is told so.
 What it does not know: which addresses may be called.
@@ -18,9 +18,12 @@ from typing import TypeVar
 import msgspec
 
 from fluxserve.api.worker_outcomes import hold
+from fluxserve.catalogue.params import MAX_FILE
+from fluxserve.delivery.fetching import REDIRECTS, TIMEOUT_S, Fetched
 from fluxserve.delivery.webhooks import LOST, UNSIGNED, Reply
 from fluxserve.errors import SecretLost, Unavailable, WorkerProtocolError
 from fluxserve.service.postbox import Waiting
+from fluxserve.service.watches import Signal
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
@@ -76,6 +79,8 @@ class Couriers:
         self._steady = steady
         self._carriers: dict[str, Carrier] = {}
         self._numbers = itertools.count(1)
+        #: Fires when there may be room for an errand.
+        self._changed = Signal()
         self._look = asyncio.Event()
         self._attempts: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -94,7 +99,7 @@ class Couriers:
         if self._stopping:
             self._send(carrier, p.Drain())
         self._on_ready(hello.worker_id)
-        self._look.set()
+        self._changed.fire()
         logger.info("Courier ready", extra={"action": "courier_ready", "courier": hello.worker_id, "pid": hello.pid})
         try:
             while (message := await p.read_from_worker(reader)) is not None:
@@ -109,7 +114,7 @@ class Couriers:
                 future = carrier.errands.pop(message.number, None)
                 if future is not None and not future.done():
                     future.set_result(message)
-                self._look.set()
+                self._changed.fire()
             case p.Heartbeat():
                 pass
             case _:
@@ -144,11 +149,25 @@ class Couriers:
         finally:
             carrier.errands.pop(number, None)
 
+    async def fetch(self, url: str) -> Fetched:
+        """The file at a URL of a caller; a courier that could bring it is waited for, unless the server stops."""
+        self._need()
+        with self._changed.watching(changed := asyncio.Event()):
+            while not self._stopping and not any(carrier.room for carrier in self._carriers.values()):
+                changed.clear()
+                await changed.wait()
+        report = await self.run(
+            p.Errand(
+                number=0, method="GET", url=url, limit=MAX_FILE, timeout=TIMEOUT_S, whole=True, redirects=REDIRECTS
+            )
+        )
+        return Fetched(status=report.status, body=report.body, problem=report.problem, retry_after=report.retry_after)
+
     # Webhooks
 
     async def post(self) -> None:
         """For ever: attempt what is due."""
-        with self._webhooks.changed.watching(self._look):
+        with self._webhooks.changed.watching(self._look), self._changed.watching(self._look):
             while True:
                 self._look.clear()
                 self.begin_due()
@@ -212,6 +231,7 @@ class Couriers:
     def drain(self) -> None:
         """Nothing more is attempted; couriers finish what they can, and end."""
         self._stopping = True
+        self._changed.fire()
         for carrier in self._carriers.values():
             self._send(carrier, p.Drain())
 

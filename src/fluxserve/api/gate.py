@@ -109,7 +109,7 @@ class Gate:
             await self._app(_as_get(scope), receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        auth.authenticate(scope["headers"], self._service.keyring)
+        auth.authenticate(scope, self._service)
         await self._app(scope, limited(scope, receive, self._service.settings.max_body), send)
 
 

@@ -52,7 +52,8 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
     """The whole document, OpenAPI 3.1."""
     base = get_openapi(title="fluxserve", version=__version__, description=DESCRIPTION, routes=app.routes)
     paths = cast("dict[str, JsonValue]", base.get("paths", {}))
-    paths["/v1/models"]["get"] |= {"security": _security(), "responses": _about_responses(paths)}  # type: ignore[index, call-overload, operator]
+    for path in ("/v1/models", *(f"{dialect.prefix}/credits" for dialect in dialects)):
+        paths[path]["get"] |= {"security": _security(), "responses": _with_401(paths, path)}  # type: ignore[index, call-overload, operator]
     for dialect in reversed(dialects):
         for spec in catalogue.MODELS.values():
             paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
@@ -83,8 +84,8 @@ def _with(schema: Schema, added: Schema) -> Schema:
     return {**schema, "required": [*required, *added], "properties": {**properties, **added}}
 
 
-def _about_responses(paths: dict[str, JsonValue]) -> JsonValue:
-    listed = paths["/v1/models"]["get"]["responses"]  # type: ignore[index, call-overload]
+def _with_401(paths: dict[str, JsonValue], path: str) -> JsonValue:
+    listed = paths[path]["get"]["responses"]  # type: ignore[index, call-overload]
     return {**cast("Schema", listed), "401": _answer("No key, or a wrong one.", "Error")}
 
 

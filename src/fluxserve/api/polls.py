@@ -76,7 +76,7 @@ class Polls:
         if any(self._signer.is_capability(task_id, capability) for capability in capabilities):
             return await self._service.look(task_id)
         try:
-            key = auth.authenticate(scope["headers"], self._service.keyring)
+            key = auth.authenticate(scope, self._service)
         except NotAuthenticated:
             if capabilities:
                 raise NotAuthenticated("Not authenticated - the polling_url is not complete or not ours") from None

@@ -17,9 +17,9 @@ from pydantic_core import PydanticCustomError
 
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.params import (
-    IMAGE_PATTERN,
     MAX_PICTURE_TEXT,
     MAX_RATIO,
+    PICTURE_URL_PATTERN,
     RATIO_PATTERN,
     URL_PATTERN,
     Kind,
@@ -35,15 +35,18 @@ ECHO_LIMIT = 200
 LARGE = 256 * 1024
 #: More commas than all texts but a picture can hold; base64 has none.
 MAX_COMMAS = 20_000
-_IMAGE = re.compile(IMAGE_PATTERN)
+_PICTURE_URL = re.compile(PICTURE_URL_PATTERN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The fields that were set, those with pictures apart, and the names the model does not know."""
+    """The fields that were set, those with pictures and those with URLs of some apart, and the names the model does
+
+    not know."""
 
     values: Mapping[str, JsonValue]
     pictures: Mapping[str, str]
+    urls: Mapping[str, str]
     ignored: tuple[str, ...]
 
 
@@ -66,8 +69,12 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
     values = {name: value for name in checked.model_fields_set if (value := getattr(checked, name)) is not None}
     unknown = fields.keys() - model.model_fields.keys() if len(fields) > len(checked.model_fields_set) else ()
     pictures = {name: str(values.pop(name)) for name in _picture_fields(spec) if name in values}
+    urls = {name: text for name, text in pictures.items() if _PICTURE_URL.match(text)}
     return Checked(
-        values=values, pictures=pictures, ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20])
+        values=values,
+        pictures={name: text for name, text in pictures.items() if name not in urls},
+        urls=urls,
+        ignored=tuple(sorted(_clip_text(name, 64) for name in unknown)[:20]),
     )
 
 
@@ -137,7 +144,7 @@ def _annotation(param: Param) -> Any:
         case Kind.URL:
             return Annotated[str, Field(strict=True, pattern=URL_PATTERN, max_length=param.max_length)]
         case Kind.IMAGE:
-            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT), AfterValidator(_not_a_url)]
+            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT)]
         case Kind.TEXT:
             return Annotated[str, Field(strict=True, max_length=param.max_length)]
 
@@ -162,12 +169,6 @@ def _ratio_in_range(text: str) -> str:
     width, height = parse_ratio(text)
     if not 1 / MAX_RATIO <= width / height <= MAX_RATIO:
         raise PydanticCustomError("aspect_ratio_range", "Aspect ratio should be between 21:9 and 9:21")
-    return text
-
-
-def _not_a_url(text: str) -> str:
-    if not _IMAGE.match(text):
-        raise PydanticCustomError("picture_url", "Pictures are not fetched from URLs here yet: send base64")
     return text
 
 

@@ -5,9 +5,12 @@ The key and the announced size are judged before the body is read, the body's re
 
 from __future__ import annotations
 
+import math
+
 from starlette.types import Receive, Scope, Send
 
 from fluxserve import catalogue
+from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.api import auth, schemas
 from fluxserve.api.bfl import render_submitted
 from fluxserve.api.body import Bodies
@@ -39,8 +42,9 @@ class Submits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, spec: ModelSpec) -> None:
         """One submit."""
+        key: ApiKey | None = None
         try:
-            key = auth.authenticate(scope["headers"], self._service.keyring)
+            key = auth.authenticate(scope, self._service)
             if scope["method"] != "POST":
                 raise MethodNotAllowed("That method is not allowed here. Allowed: POST.")
             idempotency_key = _idempotency_key(scope)
@@ -53,6 +57,7 @@ class Submits:
                         spec=spec,
                         values=checked.values,
                         pictures=checked.pictures,
+                        urls=checked.urls,
                         ignored=checked.ignored,
                         dialect=dialect.name,
                         origin=origin,
@@ -61,9 +66,20 @@ class Submits:
                 )
         except FluxserveError as error:
             headers = [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
-            await send_error(send, error, dialect, headers)
+            await send_error(send, error, dialect, [*headers, *self._rate(key)])
             return
-        await send_json(send, 200, render_submitted(record, polling_url(self._signer, origin, dialect, record.id)))
+        answer = render_submitted(record, polling_url(self._signer, origin, dialect, record.id))
+        await send_json(send, 200, answer, self._rate(key))
+
+    def _rate(self, key: ApiKey | None) -> list[tuple[bytes, bytes]]:
+        """How far the key is from its limit by the minute, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+        rate = None if key is None else self._service.keyring.rate(key)
+        if rate is None:
+            return []
+        return [
+            (b"ratelimit-policy", b'"submits";q=%d;w=60' % rate.limit),
+            (b"ratelimit", b'"submits";r=%d;t=%d' % (rate.left, math.ceil(rate.full_in))),
+        ]
 
     async def _submit(self, order: Order) -> TaskRecord:
         try:

@@ -77,7 +77,7 @@ class Tasks:
             if target.task_id is not None and target.streams and scope["method"] in target.methods:
                 await self._events(scope, receive, send, dialect, target.task_id)
                 return
-            key = auth.authenticate(scope["headers"], self._service.keyring)
+            key = auth.authenticate(scope, self._service)
             if scope["method"] not in target.methods:
                 raise MethodNotAllowed(f"That method is not allowed here. Allowed: {target.allow}.")
             if target.task_id is None:

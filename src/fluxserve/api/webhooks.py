@@ -118,7 +118,7 @@ class Deliveries:
     async def __call__(self, scope: Scope, send: Send, dialect: Dialect, target: DeliveryTarget) -> None:
         """One list, or one replay."""
         try:
-            key = auth.authenticate(scope["headers"], self._service.keyring)
+            key = auth.authenticate(scope, self._service)
             if scope["method"] not in target.methods:
                 raise MethodNotAllowed(f"That method is not allowed here. Allowed: {target.allow}.")
             if target.task_id is None:

@@ -43,6 +43,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
+from fluxserve.service.preparation import Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
@@ -76,6 +77,7 @@ class Parts:
     fleet: LocalFleet
     gateway: Gateway
     couriers: Couriers
+    preparer: Preparer
     sweeper: Sweeper
     decoders: Decoders
     administration: AdminSocket
@@ -204,6 +206,7 @@ class Server:
             fleet=fleet,
             gateway=gateway,
             couriers=couriers,
+            preparer=Preparer(service, store=store, inputs=inputs, fetch=couriers.fetch, now=time.time),
             sweeper=Sweeper(
                 settings=settings,
                 store=store,
@@ -260,6 +263,7 @@ class Server:
         logger.info("Stopping: running tasks are finished, waiting ones stay queued", extra={"action": "stopping"})
         parts.service.stop_accepting()
         parts.gateway.drain()
+        parts.preparer.drain()
         parts.couriers.drain()
 
         def is_connected(child: str) -> bool:
@@ -273,6 +277,7 @@ class Server:
             await parts.fleet.stop(0.0, is_connected=is_connected)
         await parts.gateway.write_down_all(OUTCOMES_S)
         await parts.couriers.settled(OUTCOMES_S)
+        await parts.preparer.settled(OUTCOMES_S)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -294,7 +299,9 @@ class Server:
 
 def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:
     """What runs beside the answers."""
-    return (parts.gateway.reap(), parts.couriers.reap(), parts.couriers.post(), parts.sweeper.run())
+    return (
+        parts.gateway.reap(), parts.couriers.reap(), parts.couriers.post(), parts.preparer.run(), parts.sweeper.run(),
+    )  # fmt: skip
 
 
 def _allow_many_connections() -> None:

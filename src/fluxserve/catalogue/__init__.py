@@ -7,6 +7,7 @@ What it does not know: who asks, what a task is, how a picture is drawn.
 from __future__ import annotations
 
 from fluxserve.catalogue import flux1, flux1_tools, flux2, kontext
+from fluxserve.catalogue.foreseeing import foresee
 from fluxserve.catalogue.resolving import resolve
 from fluxserve.catalogue.sizes import Size
 from fluxserve.catalogue.spec import Finetune, Generation, InputPicture, ModelSpec, OutputFormat, Price, Resolved
@@ -32,6 +33,7 @@ __all__ = [
     "Resolved",
     "Size",
     "find",
+    "foresee",
     "resolve",
 ]
 

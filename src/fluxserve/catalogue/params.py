@@ -16,8 +16,8 @@ MAX_RATIO = 21 / 9
 RATIO_PATTERN = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
 #: A host must be there: a name or an IPv6 address in brackets, perhaps between a user and a port.
 URL_PATTERN = r"^https?://([^\s/?#@\\]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(:[0-9]{0,5})?([/?#][^\s]*)?$"
-#: Anything but a URL: pictures come as base64.
-IMAGE_PATTERN = r"^(?![Hh][Tt][Tt][Pp][Ss]?://)"
+#: How the text of a picture begins that is no base64 but its URL.
+PICTURE_URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://"
 MAX_SEED = 2**64 - 1
 #: Sides that FLUX.1 draws, and the smallest of a picture that it is given.
 MIN_SIDE, MAX_SIDE = 256, 1440
@@ -26,6 +26,8 @@ MAX_AREA = 2048 * 2048
 #: Largest file of an input picture, in bytes; as base64, in a data URI, it takes a third more and a little.
 MAX_FILE = 20_000_000
 MAX_PICTURE_TEXT = 4 * -(-MAX_FILE // 3) + 256
+#: The field of a mask, which may also come as the alpha channel of another picture, and of that other one.
+MASK, MASKED = "mask", "image"
 
 
 class Kind(StrEnum):
@@ -217,7 +219,8 @@ def picture(name: str, about: str, *, required: bool = False, min_side: int = MI
     return Param(
         name=name,
         kind=Kind.IMAGE,
-        help=f"{about} PNG, JPEG or WebP as base64, bare or in a data URI; sides from {min_side} pixels.",
+        help=f"{about} PNG, JPEG or WebP, as base64, bare or in a data URI, or by its http or https URL; sides from "
+        f"{min_side} pixels.",
         required=required,
         max_area=MAX_AREA,
         min_side=min_side,

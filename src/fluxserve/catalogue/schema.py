@@ -5,7 +5,7 @@ null means unset in every optional field, and so does "" in those that hold text
 
 from __future__ import annotations
 
-from fluxserve.catalogue.params import IMAGE_PATTERN, MAX_PICTURE_TEXT, RATIO_PATTERN, URL_PATTERN, Kind, Param
+from fluxserve.catalogue.params import MAX_PICTURE_TEXT, RATIO_PATTERN, URL_PATTERN, Kind, Param
 from fluxserve.catalogue.spec import ModelSpec
 from fluxserve.errors import JsonValue
 
@@ -58,14 +58,13 @@ def param_schema(param: Param) -> Schema:
         "maxLength": MAX_PICTURE_TEXT if param.kind is Kind.IMAGE else param.max_length,
         "enum": [*param.choices, "", None] if param.choices else None,
         "pattern": _pattern(param),
-        "contentEncoding": "base64" if param.kind is Kind.IMAGE else None,
         "anyOf": None if param.auto is None else [{"const": param.auto}, {"minimum": param.minimum}],
     }
     return schema | {name: value for name, value in optional.items() if value is not None}
 
 
 def _pattern(param: Param) -> str | None:
-    patterns = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN, Kind.IMAGE: IMAGE_PATTERN}
+    patterns = {Kind.RATIO: RATIO_PATTERN, Kind.URL: URL_PATTERN}
     pattern = patterns.get(param.kind)
     return None if pattern is None else f"^$|{pattern}"
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from fluxserve.delivery.decoding import HEADER, Answer, Job, Refused, Unreadable
-from fluxserve.delivery.pictures import decode
+from fluxserve.delivery.pictures import decode, decode_file
 
 MEMORY = 1_500_000_000
 CPU_S = 10
@@ -41,7 +41,8 @@ def main() -> None:
 
 def _answer(job: Job) -> Answer:
     try:
-        return decode(job.text, max_area=job.max_area, with_mask=job.with_mask)
+        read = decode if job.is_text else decode_file
+        return read(job.content, max_area=job.max_area, with_mask=job.with_mask)
     except Unreadable as error:
         return Refused(reason=str(error))
     except MemoryError:

@@ -52,16 +52,16 @@ class Decoders:
         """The processes that wait for a picture."""
         return tuple(process.pid for process in self._idle)
 
-    async def decode(self, text: str, *, max_area: int | None, with_mask: bool) -> Decoded:
-        """The picture in a text of base64. Raises Unreadable, which is the caller's fault, and DecodersBusy."""
+    async def decode(self, content: str | bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
+        """The picture in a text of base64, or in a file. Raises Unreadable, the caller's fault, and DecodersBusy."""
         if self._waiting >= self._max_waiting:
             raise DecodersBusy("Too many pictures wait to be read. Try again in a moment.")
         self._waiting += 1
         try:
             async with self._places:
-                answer = await self._ask(
-                    Job(text=text.encode("ascii", "replace"), max_area=max_area, with_mask=with_mask)
-                )
+                is_text = isinstance(content, str)
+                file = content.encode("ascii", "replace") if isinstance(content, str) else content
+                answer = await self._ask(Job(content=file, is_text=is_text, max_area=max_area, with_mask=with_mask))
         finally:
             self._waiting -= 1
         if isinstance(answer, Refused):

@@ -13,9 +13,10 @@ HEADER = struct.Struct(">I")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A file as base64, perhaps in a data URI, and what is to become of it (see `pictures.decode`)."""
+    """A file, `is_text`: as base64, perhaps in a data URI; and what is to become of it (see `pictures.decode`)."""
 
-    text: bytes
+    content: bytes
+    is_text: bool
     max_area: int | None
     with_mask: bool
 

@@ -122,6 +122,14 @@ def objection(target: Target, allowance: Allowance, *, secure: bool) -> str | No
     return _unusual(target, secure=secure)
 
 
+def fault_of(url: str, allowance: Allowance, *, secure: bool) -> str | None:
+    """Why a URL as it stands is never called; None: it may be."""
+    try:
+        return objection(target_of(url), allowance, secure=secure)
+    except UrlRefused as error:
+        return error.message
+
+
 def _unusual(target: Target, *, secure: bool) -> str | None:
     if secure and target.scheme != "https":
         return "This URL has to begin with https://"

@@ -48,16 +48,21 @@ def decode(text: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
 
     One of more than `max_area` pixels is shrunk to so many. `with_mask`: an alpha channel is a mask.
     """
+    return decode_file(_file_of(text), max_area=max_area, with_mask=with_mask)
+
+
+def decode_file(file: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
+    """The same of the file itself."""
     try:
-        return _decode(text, max_area, with_mask=with_mask)
+        return _decode(file, max_area, with_mask=with_mask)
     except (Unreadable, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - whatever a library stumbles over, it is the file's fault
         raise Unreadable("This picture is damaged or cut off") from None
 
 
-def _decode(text: bytes, max_area: int | None, *, with_mask: bool) -> Decoded:
-    image = _upright(_read(_file_of(text)))
+def _decode(file: bytes, max_area: int | None, *, with_mask: bool) -> Decoded:
+    image = _upright(_read(file))
     alpha = _alpha_of(image)
     if alpha is None:
         return Decoded(picture=_written(_shrunk(_to_rgb(image), max_area)))
@@ -80,13 +85,13 @@ def _file_of(text: bytes) -> bytes:
         file = binascii.a2b_base64(packed + b"=" * (-len(packed) % 4), strict_mode=True)
     except binascii.Error:
         raise Unreadable("This is not base64") from None
-    if len(file) > MAX_FILE:
-        raise Unreadable(f"A picture's file should be at most {MAX_FILE // 10**6} MB")
     return file
 
 
 def _read(file: bytes) -> Image.Image:
     """The one picture in the file, unpacked; whatever can be known without that is judged before."""
+    if len(file) > MAX_FILE:
+        raise Unreadable(f"A picture's file should be at most {MAX_FILE // 10**6} MB")
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_TEXT
     Image.MAX_IMAGE_PIXELS = None  # the sizes are judged here
     if _is_moving_webp(file):

@@ -32,6 +32,11 @@ class Adapters:
         self._finetunes = Finetunes(runtime.finetunes)
         self._read = Cache[Lora](runtime.finetune_cache)
 
+    @property
+    def transformer(self) -> Module:
+        """Whose layers they change."""
+        return self._transformer
+
     def get(self, finetune: Finetune) -> Lora:
         """What it changes; from one thread. Raises DrawingFailed where here is no such file, or none that fits."""
         try:

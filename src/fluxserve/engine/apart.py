@@ -9,7 +9,7 @@ What it does not know: networks, pictures.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from types import MethodType
 
 import torch
 from torch import Tensor
@@ -17,30 +17,46 @@ from torch.nn import Linear, Module
 from torch.nn.functional import linear
 
 from fluxserve.engine import eight_bits
+from fluxserve.engine.eight_bits import Eighths, held_as
+from fluxserve.engine.faster import eighths
+from fluxserve.engine.faster.switch import Switch
+from fluxserve.engine.speed import PLAIN, Speed
 
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Forward = Callable[[Linear, Tensor], Tensor]
 _TOKENS = 3  # dimensions of (rows, tokens, width); without tokens each row is one
 
 
-def keep_apart(network: Module) -> None:
-    """From now on every linear layer of `network` keeps the rows of its first dimension apart."""
+def keep_apart(network: Module, switch: Switch | None = None, speed: Speed = PLAIN) -> None:
+    """From now on every linear layer of `network` keeps the rows of its first dimension apart.
+
+    But for throughput: there all rows are one product. Layers that hold 8 bits multiply by what those stand for or,
+    where `speed` says so and the `switch` is on, in 8 bits.
+    """
+    product = linear if speed.throughput else multiply
+    forwards = _forwards(product, switch if speed.float8 else None, apart=not speed.throughput)
     for layer in network.modules():
         if isinstance(layer, Linear):
-            setattr(layer, "forward", partial(_own(layer), layer))  # noqa: B010 - a module's own forward comes first
+            # A method, whose function all layers share: to a compiler they are then one layer with other weights.
+            setattr(layer, "forward", MethodType(forwards[held_as(layer)], layer))  # noqa: B010 - it comes first
 
 
-def _own(layer: Linear) -> Callable[[Linear, Tensor], Tensor]:
-    held = eight_bits.held_as(layer)
-    if held is None:
-        return _multiply
-    return eight_bits.multiply if held == "int8" else _multiply_eighths  # each row of int8 is by itself as it is
+def _forwards(product: Product, switch: Switch | None, *, apart: bool) -> dict[Eighths | None, Forward]:
+    """What a layer does, by how it holds its weights; `switch`: whether products of 8 bits are usual now."""
 
+    def usual(layer: Linear, rows: Tensor) -> Tensor:
+        return product(rows, layer.weight, layer.bias)
 
-def _multiply(layer: Linear, rows: Tensor) -> Tensor:
-    return multiply(rows, layer.weight, layer.bias)
+    def cast(layer: Linear, rows: Tensor) -> Tensor:
+        return product(rows, eight_bits.weight_of(layer), layer.bias)
 
+    def by_eighths(layer: Linear, rows: Tensor) -> Tensor:
+        if switch is not None and switch.on and eighths.takes(layer, rows):
+            return eighths.multiply(layer, rows, apart=apart)
+        return cast(layer, rows)
 
-def _multiply_eighths(layer: Linear, rows: Tensor) -> Tensor:
-    return multiply(rows, eight_bits.weight_of(layer), layer.bias)
+    in_int8 = eight_bits.multiply  # each row is by itself as it is
+    return {None: usual, "float8": cast if switch is None else by_eighths, "int8": in_int8}
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -28,6 +28,7 @@ from fluxserve.engine.single_file import Piece
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
+_COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
 #: Of the published API for pictures of prompts.
 _USUAL_GUIDANCE = 3.5
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -230,6 +231,11 @@ def _reads(folder: Path, index: layout.Index, pieces: Mapping[str, Piece]) -> Re
             f"(latents), {2 * latents} (and a control picture) or {2 * latents + mask} (and a masked picture)."
         )
     return found[width]
+
+
+def common_sizes(checkpoint: Checkpoint) -> list[Size]:
+    """What common sizes are drawn at, smallest first: what is warmed and tested at the start."""
+    return sorted({drawn_size(checkpoint, size) for size in _COMMON}, key=lambda size: (size.area, size.width))
 
 
 def drawn_size(checkpoint: Checkpoint, size: Size) -> Size:

@@ -3,21 +3,21 @@
 Passes of any number of pictures are tried first: they cost a picture alone nothing, and change no fingerprint. Where
 the number shows in the bits, passes that are always filled up to one number are tried, if that costs a picture alone
 little enough. Else, and at sizes that are not tested, pictures are drawn one at a time. Where memory runs out, half as
-many are tried.
+many are tried. For throughput nothing is tested: pictures share passes as far as the budget goes.
 What it does not know: steps, trajectories.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
 from fluxserve.catalogue import Size
 from fluxserve.engine import forward, measured
 from fluxserve.engine.budget import MOST_PICTURES, Budget, measure
-from fluxserve.engine.checkpoints import Checkpoint, drawn_size
+from fluxserve.engine.checkpoints import Checkpoint, common_sizes
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.forward import ALONE, Company
 from fluxserve.engine.measured import Measured, SizeFound
@@ -25,8 +25,6 @@ from fluxserve.engine.networks import Network
 from fluxserve.engine.recovery import unless_out_of_memory
 
 logger = logging.getLogger(__name__)
-#: Common sizes: what they are drawn at is tested.
-_COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
 #: About the longest self-test of one size.
 _TEST_S = 0.3
 
@@ -36,6 +34,8 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
 
     It has to name everything that decides a pixel. A token budget that was set is tested at each start.
     """
+    if runtime.speed.throughput:
+        return _freely(checkpoint, network, runtime, name)
     folder = None if runtime.token_budget else runtime.kept_in
     found = measured.read(folder, name)
     if found is None:
@@ -48,13 +48,43 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
     return {_size(one.size): Company(most=one.most, padded=one.padded) for one in found.sizes}
 
 
-def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measured:
-    sizes = sorted({drawn_size(checkpoint, size) for size in _COMMON}, key=lambda size: size.area)
+class Freely(Mapping[Size, Company]):
+    """For throughput: as many pictures of any size as the token budget allows, whatever that does to bits."""
+
+    def __init__(self, checkpoint: Checkpoint, tokens: int) -> None:
+        self._checkpoint = checkpoint
+        self._tokens = tokens
+
+    def __getitem__(self, drawn: Size) -> Company:
+        return Company(most=max(1, min(self._tokens // self._checkpoint.tokens_at(drawn), MOST_PICTURES)))
+
+    def __iter__(self) -> Iterator[Size]:
+        return iter(common_sizes(self._checkpoint))
+
+    def __len__(self) -> int:
+        return len(common_sizes(self._checkpoint))
+
+
+def _freely(checkpoint: Checkpoint, network: Network, runtime: Runtime, name: str) -> Freely:
+    """No pass has to show anything; the budget is kept as ever."""
+    folder = None if runtime.token_budget else runtime.kept_in
+    found = measured.read(folder, name)
+    if found is None:
+        tokens = _budget(checkpoint, network, runtime, common_sizes(checkpoint)[0]).tokens
+        found = measured.keep(folder, name, Measured(tokens=tokens, sizes=()))
+    logger.info("Pictures share forward passes freely", extra={"action": "token_budget", "tokens": found.tokens})
+    return Freely(checkpoint, found.tokens)
+
+
+def _budget(checkpoint: Checkpoint, network: Network, runtime: Runtime, smallest: Size) -> Budget:
     if runtime.token_budget:
-        budget = Budget(tokens=runtime.token_budget, padded=runtime.token_budget)
-    else:
-        smallest = sizes[0]
-        budget = measure(partial(_seconds_of, checkpoint, network, smallest), checkpoint.tokens_at(smallest))
+        return Budget(tokens=runtime.token_budget, padded=runtime.token_budget)
+    return measure(partial(_seconds_of, checkpoint, network, smallest), checkpoint.tokens_at(smallest))
+
+
+def _find(checkpoint: Checkpoint, network: Network, runtime: Runtime) -> Measured:
+    sizes = common_sizes(checkpoint)
+    budget = _budget(checkpoint, network, runtime, sizes[0])
     found = [(size, _sound(checkpoint, network, budget, size)) for size in sizes]
     return Measured(
         tokens=budget.tokens,

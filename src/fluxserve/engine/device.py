@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from fluxserve.engine.means import Stage
 from fluxserve.engine.plans import RESIDENT, Plan
 from fluxserve.engine.processor import Processor, here
+from fluxserve.engine.speed import PLAIN, Speed, Surroundings, choose
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import PlanChoice, Settings
 
@@ -67,6 +70,7 @@ class Runtime:
     memory_plan: PlanChoice = "resident"
     plan: Plan = RESIDENT
     why: str = field(default="", compare=False)
+    speed: Speed = PLAIN
 
     @property
     def kind(self) -> str:
@@ -129,10 +133,11 @@ def resolve(settings: Settings, weight_bytes: int, processor: Processor | None =
     if not _is_there(device):
         raise ConfigurationError(f"device = {device}: torch finds no such device here. Use auto or cpu.")
     is_tiny = weight_bytes <= TINY_WEIGHTS
-    dtype, why = _numbers(device, processor or here(), is_tiny=is_tiny)
+    auto_dtype, why = _numbers(device, processor or here(), is_tiny=is_tiny)
+    dtype = auto_dtype if settings.dtype == "auto" else settings.dtype
     return Runtime(
         device=device,
-        dtype=dtype if settings.dtype == "auto" else settings.dtype,
+        dtype=dtype,
         threads=settings.threads or (1 if is_tiny else _cores()),
         why=_reasons(settings, why, is_tiny=is_tiny),
         token_budget=settings.token_budget,
@@ -142,6 +147,7 @@ def resolve(settings: Settings, weight_bytes: int, processor: Processor | None =
         kept_in=settings.data_dir / "measured",
         memory=settings.memory_budget or _whole_memory(device),
         memory_plan=settings.memory_plan,
+        speed=choose(settings, _around(device, dtype, tiny=weight_bytes <= TINY_WEIGHTS)),
     )
 
 
@@ -237,6 +243,25 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _around(device: str, dtype: str, *, tiny: bool) -> Surroundings:
+    """What the device can do, and what is installed beside it."""
+    kind = device.partition(":")[0]
+    compiler = any(map(shutil.which, (os.environ.get("CXX") or "g++", "c++", "clang++", "gcc", "cc")))
+    capability = (0, 0)
+    if kind == "cuda":
+        import torch
+
+        capability = torch.cuda.get_device_capability(device)
+    return Surroundings(
+        kind=kind,
+        dtype=dtype,
+        capability=capability,
+        compiles=compiler and (kind != "cuda" or importlib.util.find_spec("triton") is not None),
+        flash3=importlib.util.find_spec("flash_attn_interface") is not None,
+        tiny=tiny,
+    )
 
 
 def _whole_memory(device: str) -> int:

@@ -8,39 +8,50 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
-from fluxserve.engine import forward, networks, sampling, soundness, waypoint, weights
+from fluxserve.engine import first_block, forward, networks, sampling, soundness, waypoint, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.adapters import Adapters
 from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
+from fluxserve.engine.beside import Beside
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
 from fluxserve.engine.company import find_company
 from fluxserve.engine.device import Runtime
+from fluxserve.engine.faster import plainly
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
 from fluxserve.engine.forward import ALONE, Company, Row
 from fluxserve.engine.means import USUAL, Means, Stage
 from fluxserve.engine.networks import Network
-from fluxserve.engine.planning import Fit, fit
+from fluxserve.engine.planning import Fit, fit, planned
 from fluxserve.engine.previews import Previewer
+from fluxserve.engine.single_file import Piece
+from fluxserve.engine.speed import Speed
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
+from fluxserve.engine.warming import warm, warm_company
+from fluxserve.engine.weights import Parts
 from fluxserve.errors import CheckpointRefused, DrawingFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+#: Makes the parts of a folder: see `weights.load`.
+Load = Callable[[Path, Runtime, Mapping[str, Piece], Beside], Parts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What is known of a checkpoint that was opened once, as long as its files stay what they were.
 
+    `runtime`: with its plan, and with the speed that held when it was tried.
     `company`: how many pictures of a drawn size may share a forward pass; one where a size is not named. `weights`: the
     hash of its files. `fit`: how they are held, and what that takes.
     """
@@ -51,8 +62,14 @@ class Known:
     company: Mapping[Size, Company]
     weights: str
     fit: Fit
+    runtime: Runtime
     fingerprint: str
     previewer: Previewer
+
+    @property
+    def speed(self) -> Speed:
+        """See `speed`."""
+        return self.runtime.speed
 
     def company_of(self, trajectory: Trajectory) -> Company:
         """How many pictures may share a forward pass with it: none by other means or of a shape that was not tested.
@@ -116,6 +133,7 @@ class Drawer(Known):
             flow=flow,
             means=means,
             most_guidance=self.checkpoint.most_guidance(generation.recipe),
+            step_cache=self.speed.step_cache,
             lora=None if finetune is None else self.adapters.get(finetune),
             kept=None
             if begun is None or begun.redrawn is None
@@ -137,7 +155,14 @@ class Drawer(Known):
         return self.start(ref, generation, turn, flow=flow, pictures=pictures).at(reached)
 
     def velocities(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
-        """The velocity of each trajectory where it stands; all have one drawn size and the same means."""
+        """The velocity of each trajectory where it stands; all have one drawn size and the same means.
+
+        Either all of their steps are made or none.
+        """
+        told = [velocity for one in trajectories if (velocity := one.foretold) is not None]
+        return told or self._predicted(trajectories)
+
+    def _predicted(self, trajectories: Sequence[Trajectory]) -> list[Tensor]:
         # With true guidance the two rows of a picture stand side by side in one pass, always in the same order.
         pictures = [
             [
@@ -151,10 +176,31 @@ class Drawer(Known):
         first = trajectories[0]
         with (
             self.network.using(Stage.PREDICT, first.means),
+            plainly(self.adapters.transformer, when=first.lora is not None or first.means.exact),
             self.adapters.applied(first.lora, first.strength),
+            self._with_rest(trajectories),
         ):
             velocities = forward.predict(self.network, pictures, first.drawn_size, self.company_of(first))
         return [sampling.guided(rows, self.checkpoint.cfg_scale) for rows in velocities]
+
+    @contextmanager
+    def _with_rest(self, trajectories: Sequence[Trajectory]) -> Iterator[None]:
+        """Inside, one pass is made: whole, and what it leaves is kept for the next steps, or by what was left."""
+        if trajectories[0].step_cache != "first-block":
+            yield
+            return
+        import torch
+
+        kept = [one.rest.added for one in trajectories if not one.is_made and one.rest.added is not None]
+        if kept:
+            with first_block.short(self.adapters.transformer, torch.cat(kept)):
+                yield
+            return
+        with first_block.whole(self.adapters.transformer) as rest:
+            yield
+        each = self.checkpoint.rows_per_picture
+        for number, one in enumerate(trajectories):
+            one.rest.added = None if rest.added is None else rest.added[number * each : (number + 1) * each].clone()
 
     def preview(self, trajectory: Trajectory, velocity: Tensor) -> Pixels:
         """A small picture of where `velocity` leads from where the trajectory stands."""
@@ -180,6 +226,7 @@ class Drawer(Known):
                 "steps": trajectory.steps,
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
+                **self.speed.facts,
             },
             warnings=(
                 *self.checkpoint.warnings_for(trajectory.generation.prompt),
@@ -203,14 +250,16 @@ class Drawer(Known):
             return self.network.encode(prompt)
 
 
-def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
+def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.load) -> Drawer:
     """Load the checkpoint and find out what this machine can promise. Raises ConfigurationError or EngineError."""
     started = time.monotonic()
     found = fit(checkpoint, runtime)
-    runtime = replace(runtime, plan=found.plan)
-    network = _load(checkpoint, runtime)
+    runtime = planned(runtime, found)
+    network = networks.create(checkpoint, load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
+    runtime = warm(checkpoint, network, runtime)
     weights_word = _hash_of(checkpoint)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    warm_company(checkpoint, network, company, runtime)
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
@@ -222,6 +271,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
         company=company,
         weights=weights_word,
         fit=found,
+        runtime=runtime,
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
         adapters=Adapters(network.transformer, runtime),
@@ -235,6 +285,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
             "dtype": runtime.dtype,
             "threads": runtime.threads,
             "memory_plan": runtime.plan.name,
+            "speed": ", ".join(runtime.speed.words) or "plain",
             "seconds": round(time.monotonic() - started, 2),
             "fingerprint": drawer.fingerprint,
         },
@@ -242,30 +293,31 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime) -> Drawer:
     return drawer
 
 
-def open_again(known: Known, runtime: Runtime) -> Drawer:
+def open_again(known: Known) -> Drawer:
     """Load the weights of a checkpoint that was opened before. Raises EngineError, also where files have changed."""
+    checkpoint, runtime = known.checkpoint, known.runtime
     changed = DrawingFailed(
-        f"The files of {known.checkpoint.name} are not those that this worker began with: restart it to draw with them."
+        f"The files of {checkpoint.name} are not those that this worker began with: restart it to draw with them."
     )
     try:
-        network = _load(known.checkpoint, replace(runtime, plan=known.fit.plan))
+        parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
+        network = networks.create(checkpoint, parts)
     except CheckpointRefused as error:
         if _is_as_before(known):
-            raise DrawingFailed(f"{known.checkpoint.name} could not be loaded again: {error.message}") from None
+            raise DrawingFailed(f"{checkpoint.name} could not be loaded again: {error.message}") from None
         raise changed from None
     if not _is_as_before(known):  # looked at last, so that no file changes in between
         raise changed
-    return with_weights(known, network, runtime)
+    if warm(checkpoint, network, runtime) != runtime:
+        raise DrawingFailed(f"{checkpoint.name} would be drawn by other kernels than before: restart the worker.")
+    warm_company(checkpoint, network, known.company, runtime)
+    return with_weights(known, network)
 
 
-def with_weights(known: Known, network: Network, runtime: Runtime) -> Drawer:
+def with_weights(known: Known, network: Network) -> Drawer:
     """What is known, drawing with these weights. Fine-tunes are read anew."""
     facts = {field.name: getattr(known, field.name) for field in fields(Known)}
-    return Drawer(**facts, network=network, adapters=Adapters(network.transformer, runtime))
-
-
-def _load(checkpoint: Checkpoint, runtime: Runtime) -> Network:
-    return networks.create(checkpoint, weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
+    return Drawer(**facts, network=network, adapters=Adapters(network.transformer, known.runtime))
 
 
 def _is_as_before(known: Known) -> bool:

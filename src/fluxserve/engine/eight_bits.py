@@ -46,15 +46,21 @@ def hold(layer: Linear, weight: Tensor, eighths: Eighths) -> None:
 
 def held_as(layer: Linear) -> Eighths | None:
     """How it holds its weights in 8 bits, if it does."""
-    if _SCALE not in layer._buffers:
+    if getattr(layer, _SCALE, None) is None:
         return None
     return "int8" if _ZEROS in layer._buffers else "float8"
 
 
+def scale_of(layer: Linear) -> Tensor:
+    """(width out, 1), of a layer that is held in float8."""
+    scale: Tensor = getattr(layer, _SCALE)
+    return scale
+
+
 def weight_of(layer: Linear) -> Tensor:
     """What a layer that is held in float8 multiplies by, in the numbers of its scale."""
-    scale: Tensor = layer._buffers[_SCALE]  # type: ignore[assignment]
-    return layer.weight.to(scale.dtype).mul_(scale)
+    scale = scale_of(layer)
+    return layer.weight.to(scale.dtype, copy=True).mul_(scale)
 
 
 def multiply(layer: Linear, rows: Tensor) -> Tensor:
@@ -78,6 +84,11 @@ def _hold_float8(layer: Linear, weight: Tensor) -> None:
     scale = (largest.clamp(min=torch.finfo(weight.dtype).tiny * _LARGEST) / _LARGEST).to(weight.dtype)
     eighths = (exact / scale.float()).clamp(-_LARGEST, _LARGEST).to(_FLOAT8)
     layer.weight = Parameter(eighths, requires_grad=False)
+    scale_by(layer, scale)
+
+
+def scale_by(layer: Linear, scale: Tensor) -> None:
+    """Its weights are in 8 bits already, and `scale` (width out, 1) belongs to them."""
     layer.register_buffer(_SCALE, scale)
 
 

@@ -75,8 +75,8 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
     """The word for these weights, drawn this way by this code on this kind of machine.
 
     `batches` are the sizes whose forward passes have more rows than one. No kernel is chosen by how fast it was: cuDNN
-    measures nothing (`device.apply`), the networks are not compiled, and all other libraries choose by shapes, by the
-    processor and by what is named here. So a process draws what the last one of its fingerprint drew.
+    and the compiler measure nothing (`device.apply`, `faster.compiled`), and all other libraries choose by shapes, by
+    the processor and by what is named here. So a process draws what the last one of its fingerprint drew.
     """
     import torch
 
@@ -90,6 +90,7 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
         "libraries": [torch.version.cuda, backends.cudnn.version()],  # type: ignore[no-untyped-call]
         "dtype": runtime.dtype,
         "plan": runtime.plan.words,
+        "speed": [*runtime.speed.words, *_compiler(runtime)],
         "threads": runtime.threads,
         "attention": ["sdpa", *(getattr(backends.cuda, f"{kind}_sdp_enabled")() for kind in _ATTENTION)],
         "matmul": [torch.get_float32_matmul_precision(), str(backends.cuda.preferred_blas_library())],
@@ -98,6 +99,19 @@ def fingerprint(weights: str, runtime: Runtime, batches: Mapping[Size, int]) -> 
         "batches": sorted((str(size), batch) for size, batch in batches.items() if batch > 1),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_LENGTH]
+
+
+def _compiler(runtime: Runtime) -> list[str]:
+    """What makes kernels where networks are compiled, and the package that has them where it is not torch."""
+    packages = {"triton": runtime.speed.compiled, "flash_attn_3": runtime.speed.attention == "flash3"}
+    return [f"{name} {_version(name)}" for name, is_used in packages.items() if is_used]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def _processor() -> str:

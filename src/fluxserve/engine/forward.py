@@ -72,12 +72,12 @@ def holds(
     Up to TRIALS passes in about `seconds`, at least one of every number of pictures that `company` allows.
     """
     end, tried, die = clock() + seconds, 0, random.Random(0)  # noqa: S311 - repeatable, not secret
-    pool = [_random_picture(network, size, seed, per_picture) for seed in range(2 * company.most)]
-    alone = [_predict(network, [picture], size, company)[0] for picture in pool]
+    pool = [random_picture(network, size, seed, per_picture) for seed in range(2 * company.most)]
+    alone = [predict_usually(network, [picture], size, company)[0] for picture in pool]
     counts = [company.most] if company.padded else list(range(company.most, 1, -1))
     while tried < TRIALS and (tried < len(counts) or clock() < end):
         chosen = die.sample(range(len(pool)), counts[tried % len(counts)])
-        together = _predict(network, [pool[number] for number in chosen], size, company)
+        together = predict_usually(network, [pool[number] for number in chosen], size, company)
         if not all(_equal(alone[number], velocities) for number, velocities in zip(chosen, together, strict=True)):
             return False
         tried += 1
@@ -86,14 +86,14 @@ def holds(
 
 def seconds_of(network: Network, size: Size, count: int, *, per_picture: int) -> float:
     """How long a pass of `count` pictures takes, after one to warm up."""
-    pictures = [_random_picture(network, size, 0, per_picture)] * count
-    _predict(network, pictures, size, Company(most=count))
+    pictures = [random_picture(network, size, 0, per_picture)] * count
+    predict_usually(network, pictures, size, Company(most=count))
     began = time.perf_counter()
-    _predict(network, pictures, size, Company(most=count))[0][0].sum().item()  # waits for the device
+    predict_usually(network, pictures, size, Company(most=count))[0][0].sum().item()  # waits for the device
     return time.perf_counter() - began
 
 
-def _predict(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
+def predict_usually(network: Network, pictures: Sequence[Rows], size: Size, company: Company) -> list[list[Tensor]]:
     """As usual, with the transformer brought."""
     with network.using(Stage.PREDICT, USUAL):
         return predict(network, pictures, size, company)
@@ -136,7 +136,7 @@ def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
-def _random_picture(network: Network, size: Size, seed: int, per_picture: int) -> Rows:
+def random_picture(network: Network, size: Size, seed: int, per_picture: int) -> Rows:
     """Noise at some level under some words, beside more noise where the weights read more; no two seeds share any."""
     prompt, guidance = f"neighbour number {seed}", 1.5 + (seed * 0.7) % 3.5
     plain = Generation(model="", prompt=prompt, size=size, seed=seed, steps=1, guidance=guidance, output_format="png")

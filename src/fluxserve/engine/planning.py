@@ -5,7 +5,7 @@ What it does not know: how a plan is carried out (`weights`, `residence`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fluxserve.engine import plans, single_file
 from fluxserve.engine.checkpoints import Checkpoint
@@ -69,5 +69,13 @@ def fit(checkpoint: Checkpoint, runtime: Runtime) -> Fit:
     for piece in checkpoint.pieces.values():
         single_file.check_readable(piece)
     needed = needs(checkpoint, runtime.number_bytes)
-    plan = plans.choose(needed, runtime.kind, runtime.memory, runtime.memory_plan, checkpoint.name)
+    wanted, eighths = runtime.memory_plan, runtime.speed.float8
+    plan = plans.choose(needed, runtime.kind, runtime.memory, wanted, checkpoint.name, eighths=eighths)
     return Fit(plan=plan, needs=needed, memory=runtime.memory, device=runtime.device)
+
+
+def planned(runtime: Runtime, found: Fit) -> Runtime:
+    """The runtime with a checkpoint's plan, and what of speed goes with it."""
+    plan = found.plan
+    speed = runtime.speed.for_weights(move=Stage.PREDICT in plan.at_home, stream=Stage.PREDICT in plan.streamed)
+    return replace(runtime, plan=plan, speed=speed)

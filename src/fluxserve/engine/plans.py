@@ -183,14 +183,18 @@ def peak(plan: Plan, needs: Needs) -> int:
     return max(peaks(plan, needs).values())
 
 
-def choose(needs: Needs, kind: str, memory: int, wanted: str, name: str) -> Plan:
-    """The plan called `wanted`, or the first that fits for `auto`. Raises MemoryTooSmall; `name`: of the checkpoint."""
-    plans = list(possible(kind))
+def choose(needs: Needs, kind: str, memory: int, wanted: str, name: str, *, eighths: bool = False) -> Plan:
+    """The plan called `wanted`, or the first that fits for `auto`. Raises MemoryTooSmall; `name`: of the checkpoint.
+
+    `eighths`: only such as hold the transformer in 8 bits.
+    """
+    plans = [plan for plan in possible(kind) if plan.float8 or not eighths]
     if wanted != "auto":
         plan = PLANS[wanted]
         if plan not in plans:
             names = ", ".join(one.name for one in plans)
-            raise MemoryTooSmall(f"memory_plan = {wanted} is no plan for {kind}: choose auto or one of {names}.")
+            where = f"speed = float8-dynamic on {kind}" if eighths else kind
+            raise MemoryTooSmall(f"memory_plan = {wanted} is no plan for {where}: choose auto or one of {names}.")
         return plan
     plans = [plan for plan in plans if not plan.int8]  # it draws other pictures: only where it is named
     for plan in plans:

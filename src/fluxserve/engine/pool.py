@@ -164,10 +164,10 @@ class Pool:
 
     def _loaded(self, place: _Place) -> Drawer:
         if place.network is None:
-            drawer = open_again(place.known, self._runtime)
+            drawer = open_again(place.known)
         else:
             place.network.come()
-            drawer = with_weights(place.known, place.network, self._runtime)
+            drawer = with_weights(place.known, place.network)
         finish(self._runtime)
         return drawer
 
@@ -198,6 +198,8 @@ class Pool:
     def _put_away(self, place: _Place, coming: _Place | None) -> None:
         """To where it waits; with the drawer, what fine-tunes and weights took of the device is given up."""
         network = None if place.drawer is None else place.drawer.network
+        for switch in () if network is None else network.switches:
+            switch.forget()
         place.drawer = None
         if network is None or not self._has_room_on_host(place, coming):
             return

@@ -153,13 +153,18 @@ def build(folder: Path, name: str, *, numbers: bool = False) -> Path:
     return folder
 
 
+def made(name: str, part: str) -> Module:
+    """One network, with the numbers that its class begins with, where torch makes tensors."""
+    shape = SHAPES[name]
+    return _network(part, shape.classes()[part], shape.configs[part])
+
+
 def networks(name: str) -> dict[str, Module]:
     """By part, without numbers."""
     import torch
 
-    shape = SHAPES[name]
     with torch.device("meta"):
-        return {part: _network(part, class_name, shape.configs[part]) for part, class_name in shape.classes().items()}
+        return {part: made(name, part) for part in SHAPES[name].classes()}
 
 
 def normal(name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:

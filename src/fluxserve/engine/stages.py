@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fluxserve.catalogue import Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Edit
@@ -23,7 +23,7 @@ from fluxserve.engine.forward import ALONE, Row
 from fluxserve.engine.marks import mark_of
 from fluxserve.engine.means import USUAL, Stage
 from fluxserve.engine.networks import Network
-from fluxserve.engine.planning import fit
+from fluxserve.engine.planning import fit, planned
 from fluxserve.engine.trajectory import Conditioning, Inputs
 
 _PROMPT = "A paper boat floating on calm water at sunrise."
@@ -96,7 +96,7 @@ def measure(checkpoint: Checkpoint, runtime: Runtime, wish: Wish, *, rounds: int
     """
     import torch
 
-    runtime = replace(runtime, plan=fit(checkpoint, runtime).plan)
+    runtime = planned(runtime, fit(checkpoint, runtime))
     device.apply(runtime)
     with torch.inference_mode():
         parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside, at_random=at_random)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.catalogue.recipes import Fill, TextToImage
-from fluxserve.engine import canvas
+from fluxserve.engine import canvas, step_cache
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.lora import Lora
 from fluxserve.engine.means import Means
 from fluxserve.engine.sampling import advance, guidance_at, noised
+from fluxserve.engine.step_cache import Rest, Velocity
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import WaypointRefused
+from fluxserve.settings import StepCacheChoice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +103,9 @@ class Trajectory:
     `flow`: whom a pass is shared with fairly. `means`: how it is drawn, from its start to its end. `pictures` and what
     they became, `inputs` and `kept`, are in no waypoint: they are made again from the same pictures. `lora`: what its
     generation's fine-tune changes of the weights.
+
+    Where some steps are foretold (`step_cache`), `made` are the last velocities, `rest` is what the last pass left, and
+    `standing` is the last state, with its position, from which a picture goes on without either; None: this one is.
     """
 
     ref: str
@@ -118,6 +123,10 @@ class Trajectory:
     lora: Lora | None = None
     most_guidance: float = math.inf
     position: int = 0
+    step_cache: StepCacheChoice = "off"
+    made: tuple[Velocity, ...] = ()
+    rest: Rest = field(default_factory=Rest)
+    standing: tuple[int, Tensor] | None = None
 
     @property
     def steps(self) -> int:
@@ -143,6 +152,18 @@ class Trajectory:
         return guidance
 
     @property
+    def is_made(self) -> bool:
+        """Whether its step is made by the whole network."""
+        return step_cache.is_made(self.step_cache, self.position, self.steps)
+
+    @property
+    def foretold(self) -> Tensor | None:
+        """The velocity of a step that takes no pass."""
+        if self.is_made or self.step_cache != "taylor":
+            return None
+        return step_cache.foretold(self.made, self.sigma)
+
+    @property
     def strength(self) -> float:
         """Of its fine-tune, if it has one."""
         finetune = self.generation.finetune
@@ -165,6 +186,7 @@ class Trajectory:
             0 if tokens is None else tokens.shape[1],
             0 if channels is None else channels.shape[2],
             self.generation.finetune,
+            self.is_made,
         )
 
     def moved(self, velocity: Tensor) -> Trajectory:
@@ -173,7 +195,17 @@ class Trajectory:
         latents = advance(self.latents, velocity, self.sigma, sigma_next)
         if self.kept is not None:
             latents = self.kept.put_back(latents, sigma_next)
-        return replace(self, latents=latents, position=self.position + 1)
+        moved = replace(self, latents=latents, position=self.position + 1)
+        return moved if self.step_cache == "off" else moved._remembering(self, velocity)
+
+    def _remembering(self, before: Trajectory, velocity: Tensor) -> Trajectory:
+        """The same with what its next steps may need of those `before`."""
+        needs_nothing = step_cache.needs_nothing(self.step_cache, self.position, self.steps)
+        return replace(
+            self,
+            made=(*self.made[-1:], Velocity(sigma=before.sigma, velocity=velocity)) if before.is_made else self.made,
+            standing=None if needs_nothing else before.standing or (before.position, before.latents),
+        )
 
     def with_kept(self, drawn: Pixels) -> Pixels:
         """The picture that was drawn, in the size asked for, with the pixels that its recipe keeps."""
@@ -181,14 +213,15 @@ class Trajectory:
         return canvas.lay_out(recipe, self.pictures, size).kept_in(drawn) if isinstance(recipe, Fill) else drawn
 
     def written_down(self, fingerprint: str) -> Waypoint:
-        """Where it stands; drawn under `fingerprint`."""
-        rows, tokens, channels = self.latents.shape
+        """Where it stands, or where it last could go on from; drawn under `fingerprint`."""
+        position, latents = self.standing or (self.position, self.latents)
+        rows, tokens, channels = latents.shape
         return Waypoint(
             fingerprint=fingerprint,
-            step=self.position,
+            step=position,
             sigmas=self.sigmas,
             shape=(rows, tokens, channels),
-            latents=self.latents.cpu().numpy().tobytes(),
+            latents=latents.cpu().numpy().tobytes(),
         )
 
     def at(self, waypoint: Waypoint) -> Trajectory:

@@ -27,6 +27,7 @@ from fluxserve.engine.preparation import Preparation
 from fluxserve.engine.recovery import is_out_of_memory
 from fluxserve.engine.redux import Redux
 from fluxserve.engine.single_file import Piece
+from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.errors import CheckpointRefused, OutOfMemory
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Parts:
     redux: Redux | None = None
     depth: Depth | None = None
     plan: Plan = RESIDENT
+    speed: Speed = PLAIN
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.by_name:
@@ -150,6 +152,7 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: B
         redux=None if beside.redux is None else _redux(beside.redux, runtime),
         depth=None if beside.depth is None else _depth(beside.depth, runtime),
         plan=runtime.plan,
+        speed=runtime.speed,
     )
 
 
@@ -345,9 +348,13 @@ def _for_inference(network: _Network) -> _Network:
 
 
 def _tokenizer(source: _Source, part: str) -> PreTrainedTokenizerBase:
+    return read_tokenizer(source.folder, source.index, part)
+
+
+def read_tokenizer(folder: Path, index: layout.Index, part: str) -> PreTrainedTokenizerBase:
     """Of a processor its tokenizer only: the rest is for pictures, and wants packages that nothing here needs."""
     import transformers
 
-    name = source.index.class_of(part)
+    name = index.class_of(part)
     tokenizer_class = getattr(transformers, "AutoTokenizer" if name.endswith("Processor") else name)
-    return tokenizer_class.from_pretrained(source.folder / part, local_files_only=True)
+    return tokenizer_class.from_pretrained(folder / part, local_files_only=True)

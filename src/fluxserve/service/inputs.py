@@ -1,7 +1,7 @@
-"""Input pictures on the server: decoded when a request comes, kept within a budget, gone with their task.
+"""Input pictures on the server: decoded as they come, kept within a budget, gone with their task.
 
 Each task has files of its own, so that one that ends takes none from another. A file is safe on the disk before the
-transaction that accepts its task and names it; what a crash leaves in between is swept.
+transaction that names it; what a crash leaves in between is swept.
 What it does not know: what a picture is for.
 """
 
@@ -12,15 +12,15 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from fluxserve.catalogue import InputPicture, ModelSpec, Size
+from fluxserve.catalogue.params import MASK, MASKED
 from fluxserve.delivery.decoders import Decoders
 from fluxserve.delivery.decoding import File, Unreadable
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.engine import pixels
 from fluxserve.errors import DiskFull, FieldRefused, InputDamaged, InputsFull, PictureGone
-from fluxserve.store.base import KeptInput, Store, TaskRecord
+from fluxserve.store.base import Store, TaskRecord
+from fluxserve.store.submissions import KeptInput
 
-#: The field of a mask, which may also come as the alpha channel of another picture, and of that other one.
-MASK, MASKED = "mask", "image"
 #: Pixels of all pictures of a request together: eight of four megapixels, and a little.
 MAX_TOTAL_AREA = 40_000_000
 
@@ -36,8 +36,10 @@ class Inputs:
         self._decoders = decoders
         self._budget = budget
         self._kept: dict[str, tuple[KeptInput, ...]] = {}
-        #: Bytes of what is kept and of what is being written.
+        #: Bytes of what is kept and of what is written for a task that does not name it yet.
         self._used = 0
+        #: The names of the latter.
+        self._unnamed: set[str] = set()
         #: Requests whose pictures are held while they are decoded: enough to keep the decoders busy.
         self._decoding = asyncio.Semaphore(_AT_ONCE)
 
@@ -49,30 +51,47 @@ class Inputs:
             self._kept[kept.task_id] = (*self._kept.get(kept.task_id, ()), kept)
             self._used += kept.size
 
-    async def decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
-        """The pictures in these fields, in the order of the model's. Raises FieldRefused and DecodersBusy."""
-        if not texts:
+    async def decode(
+        self,
+        spec: ModelSpec,
+        contents: Mapping[str, str | bytes],
+        beside: Mapping[str, InputPicture | None] | None = None,
+    ) -> dict[str, File]:
+        """The pictures in these fields, texts of base64 or files. Raises FieldRefused and DecodersBusy.
+
+        `beside`: the fields whose pictures come otherwise; None of one that is not here yet.
+        """
+        if not contents:
             return {}
         async with self._decoding:
-            return await self._decode(spec, texts)
+            return await self._decode(spec, contents, beside or {})
 
-    async def _decode(self, spec: ModelSpec, texts: Mapping[str, str]) -> dict[str, File]:
+    async def _decode(
+        self, spec: ModelSpec, contents: Mapping[str, str | bytes], beside: Mapping[str, InputPicture | None]
+    ) -> dict[str, File]:
         decoded: dict[str, File] = {}
+        area = sum(picture.size.area for picture in beside.values() if picture is not None)
         for param in spec.params:
-            if (text := texts.get(param.name)) is None:
+            if (content := contents.get(param.name)) is None:
                 continue
-            with_mask = param.name == MASKED and spec.param(MASK) is not None and MASK not in texts
+            has_mask = MASK in contents or MASK in beside
+            with_mask = param.name == MASKED and spec.param(MASK) is not None and not has_mask
+            shown = content if isinstance(content, str) else ""
             try:
-                found = await self._decoders.decode(text, max_area=param.max_area, with_mask=with_mask)
+                found = await self._decoders.decode(content, max_area=param.max_area, with_mask=with_mask)
             except Unreadable as error:
-                raise FieldRefused(param.name, "picture", str(error), text) from None
+                raise FieldRefused(param.name, "picture", str(error), shown) from None
             decoded[param.name] = found.picture
             if found.mask is not None:
                 decoded[MASK] = found.mask
-            if sum(file.width * file.height for file in decoded.values()) > MAX_TOTAL_AREA:
+            if area + sum(file.width * file.height for file in decoded.values()) > MAX_TOTAL_AREA:
                 message = f"The pictures of a request should have at most {MAX_TOTAL_AREA // 10**6} megapixels"
-                raise FieldRefused(param.name, "picture", message, text)
+                raise FieldRefused(param.name, "picture", message, shown)
         return decoded
+
+    def could_hold(self, files: Mapping[str, File], kept: Sequence[KeptInput]) -> bool:
+        """Whether there is room for them, and for what their task has already, where there is nothing else."""
+        return sum(len(file.png) for file in files.values()) + sum(one.size for one in kept) <= self._budget
 
     async def write(self, task_id: str, files: Mapping[str, File]) -> tuple[KeptInput, ...]:
         """Files of the task's own, safe on the disk. Raises InputsFull or DiskFull, and then keeps none."""
@@ -84,6 +103,7 @@ class Inputs:
             for name, file in files.items()
         )
         self._used += size
+        self._unnamed |= {one.object_name for one in kept}
         try:
             for one in kept:
                 await asyncio.to_thread(self._storage.put, one.object_name, files[one.name].png)
@@ -93,9 +113,10 @@ class Inputs:
         return kept
 
     def accept(self, task_id: str, kept: tuple[KeptInput, ...]) -> None:
-        """The task that they were written for is accepted."""
+        """The task that they were written for names them now."""
+        self._unnamed -= {one.object_name for one in kept}
         if kept:
-            self._kept[task_id] = kept
+            self._kept[task_id] = (*self._kept.get(task_id, ()), *kept)
 
     async def read(self, record: TaskRecord) -> dict[str, bytes]:
         """The task's pictures by name, as files. Raises InputDamaged where one is gone."""
@@ -120,6 +141,7 @@ class Inputs:
     async def discard(self, kept: Sequence[KeptInput]) -> None:
         """Delete what no task needs."""
         self._used -= sum(one.size for one in kept)
+        self._unnamed -= {one.object_name for one in kept}
         for one in kept:
             with contextlib.suppress(OSError):  # the sweeper tries again
                 await asyncio.to_thread(self._storage.delete, one.object_name)
@@ -127,7 +149,8 @@ class Inputs:
     async def sweep(self, written_before: float) -> int:
         """Delete the files of servers that died while they wrote or deleted; how many."""
         names = await asyncio.to_thread(lambda: set(self._storage.names_older_than(written_before)))
-        orphans = names - {kept.object_name for kept in await self._store.inputs()}
+        unnamed = set(self._unnamed)  # before the store is looked at: what it names meanwhile is in neither else
+        orphans = names - unnamed - {kept.object_name for kept in await self._store.inputs()}
         for name in orphans:
             await asyncio.to_thread(self._storage.delete, name)
         return len(orphans)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 
 from fluxserve.accounts import api_keys
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.accounts.limits import Bucket, take
+from fluxserve.accounts.limits import Bucket, Rate, rate_of, take
 from fluxserve.errors import TooManyRequests
 from fluxserve.store.base import KeyEntry, NewKey, Store
 
@@ -14,13 +17,19 @@ from fluxserve.store.base import KeyEntry, NewKey, Store
 DEFAULT_MAX_ACTIVE = 24
 #: The share of the drawing that a key has beside others, unless told otherwise.
 DEFAULT_WEIGHT = 1.0
+#: Wrong keys that an address may try in a minute; right ones are let in whatever else it tried.
+WRONG_PER_MINUTE = 300
+#: Addresses whose wrong keys are counted; beyond it the one that was longest quiet is forgotten.
+_MOST_ADDRESSES = 10_000
 
 
 class Keyring:
     """Finds the key behind a text and keeps to its rate."""
 
-    def __init__(self, store: Store, pepper: bytes) -> None:
+    def __init__(self, store: Store, pepper: bytes, steady: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._steady = steady
+        self._wrong: OrderedDict[str, Bucket] = OrderedDict()
         self._pepper = pepper
         self._keys: dict[bytes, ApiKey] = {}
         self._buckets: dict[str, Bucket] = {}
@@ -48,6 +57,22 @@ class Keyring:
             raise TooManyRequests(
                 f"This key may submit {key.rate_per_minute} tasks a minute. Try again in {math.ceil(wait)} s.", wait
             )
+
+    def rate(self, key: ApiKey) -> Rate | None:
+        """How much of its rate the key had left at its last submit; None: it has no limit."""
+        if key.rate_per_minute is None:
+            return None
+        return rate_of(self._buckets.get(key.id), key.rate_per_minute)
+
+    def count_wrong(self, address: str) -> None:
+        """An address came with a key that is none; raises TooManyRequests where it does so all the time."""
+        bucket, wait = take(self._wrong.get(address), rate_per_minute=WRONG_PER_MINUTE, now=self._steady())
+        self._wrong[address] = bucket
+        self._wrong.move_to_end(address)
+        if len(self._wrong) > _MOST_ADDRESSES:
+            self._wrong.popitem(last=False)
+        if wait:
+            raise TooManyRequests("Too many wrong keys came from this address. Try again in a moment.", wait)
 
     async def create(
         self,

@@ -13,11 +13,14 @@ import msgspec
 
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import InputPicture, ModelSpec
-from fluxserve.errors import IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
+from fluxserve.errors import Fact, IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
 from fluxserve.store.base import Verdict
+from fluxserve.store.submissions import Submission
 
 #: Accepted fields that are not drawn from.
 _EXTRAS = ("safety_tolerance", "prompt_upsampling", "disable_pup", "user")
+#: The fields of webhooks: an address and a secret, which are kept elsewhere.
+_TOLD_BY = frozenset({"webhook_url", "webhook_secret"})
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -25,13 +28,15 @@ _canonical = msgspec.json.Encoder(order="sorted").encode
 class Order:
     """A checked request: who asks for what, and where the answer's links should lead.
 
-    `pictures` holds the fields with pictures, as base64, and `values` all others that were set.
+    `pictures` holds the fields with pictures as base64, `urls` those with pictures behind a URL, in the order of the
+    model's, and `values` all others that were set.
     """
 
     key: ApiKey
     spec: ModelSpec
     values: Mapping[str, JsonValue]
     pictures: Mapping[str, str]
+    urls: Mapping[str, str]
     ignored: tuple[str, ...]
     dialect: str
     origin: str
@@ -43,6 +48,20 @@ class Order:
         return value if isinstance(value, str) else None
 
     @property
+    def has_seed(self) -> bool:
+        """The caller chose the seed, and may want the same picture again."""
+        return self.values.get("seed") is not None
+
+    @property
+    def drawn_from(self) -> dict[str, Fact]:
+        """Its fields but those of webhooks."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if name not in _TOLD_BY and (value is None or isinstance(value, str | int | float | bool))
+        }
+
+    @property
     def extras(self) -> dict[str, JsonValue]:
         """What is kept with the task beside its generation; webhooks have columns of their own."""
         return {name: self.values[name] for name in _EXTRAS if name in self.values}
@@ -50,21 +69,23 @@ class Order:
     def hash(self, pictures: Mapping[str, InputPicture]) -> bytes:
         """Equal for requests that mean the same, however their JSON is spaced or ordered and their pictures packed.
 
-        Nobody asks for it without an idempotency key.
+        A picture behind a URL is meant by its URL. Nobody asks for it without an idempotency key.
         """
         if self.idempotency_key is None:
             return b""
-        shown = {name: [str(picture.size), picture.sha256] for name, picture in pictures.items()}
+        shown: dict[str, JsonValue] = {name: [str(picture.size), picture.sha256] for name, picture in pictures.items()}
+        shown |= self.urls
         meant = [self.spec.name, self.values, *([shown] if shown else [])]
         return hashlib.sha256(_canonical(meant)).digest()
 
 
-def refusal(verdict: Verdict, key: ApiKey) -> Exception:
+def refusal(submission: Submission, verdict: Verdict) -> Exception:
     """Why the store did not accept a task."""
     if verdict is Verdict.CONFLICT:
         return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
     if verdict is Verdict.NO_CREDITS:
         return InsufficientCredits("Insufficient credits")
-    return TooManyActiveTasks(
-        f"This key may have {key.max_active} unfinished tasks at a time. Wait until one has finished."
-    )
+    limit, what = submission.max_active, "unfinished tasks"
+    if verdict is Verdict.TOO_MANY_OF_MODEL:
+        limit, what = submission.max_of_model, f"unfinished tasks of {submission.generation.model}"
+    return TooManyActiveTasks(f"This key may have {limit} {what} at a time. Wait until one has finished.")

@@ -8,19 +8,19 @@ import itertools
 import logging
 import math
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fluxserve.catalogue import Generation, OutputFormat, Resolved, resolve
+from fluxserve.catalogue import Generation, InputPicture, OutputFormat
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import FluxserveError, NotSigned, QueueFull, ShuttingDown
+from fluxserve.service.acceptance import Acceptance
 from fluxserve.service.disk import DiskGate
-from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.forecast import Forecast, Outlook
-from fluxserve.service.inputs import Inputs, pictures_of
+from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
-from fluxserve.service.orders import Order, refusal
+from fluxserve.service.orders import Order
+from fluxserve.service.preparing import Preparing
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
@@ -36,20 +36,20 @@ from fluxserve.store.base import (
     Completion,
     Drawn,
     Failure,
-    KeptInput,
     Lease,
     Loss,
     Offer,
     PageRequest,
     Reason,
     Store,
-    Submission,
     TaskRecord,
-    Verdict,
 )
+from fluxserve.store.submissions import KeptInput, Preparation
 from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
+#: Tasks whose pictures are fetched at once: each has a file of up to 20 MB in memory, or what was decoded of it.
+FETCHED_AT_ONCE = 8
 QUARANTINED = Reason(
     code=QUARANTINE,
     message="Quarantined: this request ended what draws it three times, the last time with nothing else beside it.",
@@ -106,6 +106,7 @@ class Service:
         self.webhooks = webhooks
         self.views = Views(on_change=self._changed)
         self.watches = Watches()
+        self.preparing = Preparing(FETCHED_AT_ONCE)
         self.previews = Previews(settings.preview_memory)
         self.forecast = Forecast(now)
         self.queue_changed = Signal()
@@ -118,9 +119,10 @@ class Service:
         self._waypoints = waypoints
         self._inputs = inputs
         self._sharing = sharing
-        self._finetunes = FinetuneHashes(settings.finetunes)
+        self._acceptance = Acceptance(
+            settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, now=now, rng=rng
+        )
         self._now = now
-        self._rng = rng
         self._stopping = False
         self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
 
@@ -175,60 +177,27 @@ class Service:
         """Accept an order durably; an order with a used idempotency key answers the task it made before."""
         self._check_gates()
         self.keyring.spend_request(order.key, self._now())
-        self.webhooks.check(order.text("webhook_url"))
-        files = await self._inputs.decode(order.spec, order.pictures)
-        pictures = pictures_of(files)
-        resolved = resolve(
-            order.spec, order.values, pictures=pictures, ignored=order.ignored, rng=self._rng,
-            finetune_sha256=await self._finetunes.sha256(order.text("finetune_id")),
-        )  # fmt: skip
-        task_id = str(uuid.uuid4())
-        inputs = await self._inputs.write(task_id, files)
-        submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)
-        try:
-            submitted = (await self._store.submit_many([submission]))[0]
-        except FluxserveError:  # nothing was written down
-            await self._inputs.discard(inputs)
-            raise
-        record = submitted.record
-        if submitted.verdict is Verdict.ACCEPTED and record is not None and record.state.is_active:
-            self._inputs.accept(task_id, inputs)
-        else:
-            await self._inputs.discard(inputs)
-        if record is None:
-            raise refusal(submitted.verdict, order.key)
-        if submitted.verdict is Verdict.ACCEPTED:
+        record, is_new = await self._acceptance.accept(order)
+        if is_new:
             logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
             self._show(record)
         return record
 
-    def _submission(
-        self, task_id: str, order: Order, resolved: Resolved, request_hash: bytes, inputs: tuple[KeptInput, ...]
-    ) -> Submission:
-        recipe = self._sharing.recipe(order.key.account_id, resolved.generation)
-        return Submission(
-            id=task_id,
-            account_id=order.key.account_id,
-            key_id=order.key.id,
-            generation=resolved.generation,
-            inputs=inputs,
-            extras=order.extras,
-            warnings=resolved.warnings,
-            dialect=order.dialect,
-            origin=order.origin,
-            webhook_url=order.text("webhook_url"),
-            sealed_secret=self.webhooks.seal(order.text("webhook_secret"), task_id),
-            idempotency_key=order.idempotency_key,
-            request_hash=request_hash,
-            recipe=recipe,
-            repeatable=recipe is not None and order.values.get("seed") is not None,
-            fingerprints=self._sharing.fingerprints(order.spec.name),
-            cost=resolved.cost,
-            work=resolved.work,
-            weight=order.key.weight,
-            max_active=order.key.max_active,
-            now=self._now(),
-        )
+    async def prepare(
+        self,
+        record: TaskRecord,
+        request: Preparation,
+        pictures: Mapping[str, InputPicture],
+        inputs: tuple[KeptInput, ...],
+    ) -> bool:
+        """A task's pictures are all there (see `Acceptance.prepare`); False where it has ended."""
+        prepared = await self._acceptance.prepare(record, request, pictures, inputs)
+        if prepared is None:
+            return False
+        logger.info("Task prepared", extra={"action": "prepared", **prepared.log_context})
+        self._show(prepared)
+        await self._let_go([prepared])
+        return True
 
     def _show(self, record: TaskRecord) -> View:
         """Show a task as it is written down, and what its change did to those that followed it.
@@ -237,6 +206,10 @@ class Service:
         """
         kept = None if record.state.is_final else self._waypoints.get(record.id)
         view = self.views.put(record) if kept is None else self.views.put(record, step=kept.step, steps=kept.steps)
+        if record.state is State.PREPARING:
+            self.preparing.put(record.id, record.account_id)
+        else:
+            self.preparing.drop(record.id)
         self.webhooks.ended(record)
         if record.state is State.FOLLOWING:
             self.forecast.move_up(self.views.drawn(view).id, record.turn)
@@ -300,6 +273,10 @@ class Service:
         await self._let_go([record])
         logger.info("Task cancelled", extra={"action": "cancelled", **record.log_context})
         return view
+
+    async def credits(self, account_id: str) -> int | None:
+        """What is left, in thousandths of a credit; None: the account is unlimited."""
+        return await self._store.balance(account_id)
 
     async def list_tasks(self, request: PageRequest) -> Listing:
         """An account's own tasks as they are written down, with the progress of those that are drawn."""
@@ -422,8 +399,11 @@ class Service:
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
         return True
 
-    async def fail(self, task_id: str, fence: int, reason: Reason) -> bool:
-        """End the task in error and give its credits back; False when the claim was lost before."""
+    async def fail(self, task_id: str, fence: int | None, reason: Reason) -> bool:
+        """End the task in error and give its credits back; False when the claim was lost before.
+
+        `fence` None: nobody holds it.
+        """
         drawn = self.forecast.drawn(task_id)
         failure = Failure(task_id=task_id, fence=fence, reason=reason, drawn=drawn, now=self._now())
         record = (await self._store.fail_many([failure]))[0]

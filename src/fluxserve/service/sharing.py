@@ -41,9 +41,13 @@ class Sharing:
         return signature(self._secret, b"recipe", account_id.encode(), _encode(generation), self._origin)
 
     def kept(self, sealed: Sealed) -> Kept | None:
-        """What makes a picture an answer to equal requests; one of unknown origin is none."""
-        fingerprint = sealed.drawn.facts.get("fingerprint")
-        if not (self._budget and sealed.is_repeatable and isinstance(fingerprint, str)):
+        """What makes a picture an answer to equal requests.
+
+        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it would be another.
+        """
+        facts = sealed.drawn.facts
+        fingerprint, depends = facts.get("fingerprint"), facts.get("numerics") == "throughput"
+        if depends or not (self._budget and sealed.is_repeatable and isinstance(fingerprint, str)):
             return None
         return Kept(fingerprint=fingerprint, size=len(sealed.picture), budget=self._budget)
 

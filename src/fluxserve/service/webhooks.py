@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 
 from fluxserve.delivery.addresses import Allowance
-from fluxserve.delivery.outbound import objection, target_of
+from fluxserve.delivery.outbound import fault_of, target_of
 from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.webhooks import Reply, next_due
 from fluxserve.errors import FieldRefused, SecretLost, UrlRefused
@@ -58,13 +58,7 @@ class Webhooks:
 
     def check(self, url: str | None) -> None:
         """Refuse a URL that could never be called; raises FieldRefused."""
-        if url is None:
-            return
-        try:
-            reason = objection(target_of(url), self._allowance, secure=True)
-        except UrlRefused as error:
-            reason = error.message
-        if reason is not None:
+        if url is not None and (reason := fault_of(url, self._allowance, secure=True)) is not None:
             raise FieldRefused("webhook_url", "webhook_url", reason, url)
 
     def seal(self, secret: str | None, task_id: str) -> str | None:

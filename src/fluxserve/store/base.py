@@ -17,6 +17,7 @@ from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
 from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
 from fluxserve.tasks.task import Attempts, State
 
 #: The fact that tells a task whose picture was drawn for an equal one.
@@ -98,50 +99,6 @@ class TaskRecord:
         return {"task": self.id, "model": self.generation.model, "account": self.account_id}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptInput:
-    """An input picture of a task, which came in its field `name`: `size` bytes, safe under `object_name`."""
-
-    task_id: str
-    name: str
-    object_name: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A request to accept: all or nothing of task, reservation and idempotency key.
-
-    A `repeatable` one, whose caller chose the seed, follows an equal task that is not drawn yet, or is answered with
-    the picture of one that was, if one of `fingerprints` drew it. `recipe` None: it has nothing to do with any other.
-    `inputs` are those of the generation's pictures, and end with the task.
-    `sealed_secret` signs its webhook; whoever can read the database alone cannot open it.
-    `work` (predicted TFLOP) over the key's `weight` is how far it moves the key's turns on.
-    """
-
-    id: str
-    account_id: str
-    key_id: str
-    generation: Generation
-    inputs: tuple[KeptInput, ...]
-    extras: Mapping[str, object]
-    warnings: tuple[str, ...]
-    dialect: str
-    origin: str
-    webhook_url: str | None
-    sealed_secret: str | None
-    idempotency_key: str | None
-    request_hash: bytes
-    recipe: bytes | None
-    repeatable: bool
-    fingerprints: tuple[str, ...]
-    cost: int
-    work: float
-    weight: float
-    max_active: int | None
-    now: float
-
-
 class Verdict(StrEnum):
     """What became of a submission."""
 
@@ -150,6 +107,7 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
     NO_CREDITS = "no_credits"
     TOO_MANY_ACTIVE = "too_many_active"
+    TOO_MANY_OF_MODEL = "too_many_of_model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +269,29 @@ class KeyEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account's credits, in thousandths: what it was granted, and what its tasks took or hold reserved.
+
+    `balance` is what is left; None: the account is unlimited.
+    """
+
+    id: str
+    name: str
+    balance: int | None
+    granted: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Credits, in thousandths, for the account of that name."""
+
+    account: str
+    amount: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A stored picture that is past its retention."""
 
@@ -344,6 +325,15 @@ class Store(Protocol):
 
         The record of a request that was answered at once is ready.
         """
+
+    async def prepare_many(self, prepared: Sequence[Prepared]) -> list[TaskRecord | None]:
+        """Each takes its place as a submission does, and what it does not cost is given back.
+
+        None where the task is not being prepared any more.
+        """
+
+    async def preparations(self, task_ids: Sequence[str]) -> list[Preparation | None]:
+        """What each task is prepared from; None where it is not being prepared."""
 
     async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
         """Answer what waits with pictures that were drawn before; those that are ready now."""
@@ -426,6 +416,15 @@ class Store(Protocol):
 
     async def keys(self) -> list[KeyEntry]:
         """Every key, revoked ones too."""
+
+    async def grant(self, grant: Grant) -> Account | None:
+        """Add credits; None when there is no such account. An unlimited one stays as it is."""
+
+    async def accounts(self) -> list[Account]:
+        """Every account."""
+
+    async def balance(self, account_id: str) -> int | None:
+        """What is left of the account's credits; None: it is unlimited."""
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
         """Pictures of tasks that ended before then, and whose webhooks, where they have any, did too."""

@@ -17,6 +17,7 @@ from fluxserve.store import (
     sqlite_deliveries,
     sqlite_inputs,
     sqlite_lists,
+    sqlite_preparations,
     sqlite_rows,
     sqlite_sharing,
     sqlite_tasks,
@@ -24,11 +25,12 @@ from fluxserve.store import (
 )
 from fluxserve.store.base import (
     QUARANTINE,
+    Account,
     Cancellation,
     ClaimRequest,
     Completion,
     Failure,
-    KeptInput,
+    Grant,
     KeptWaypoint,
     KeyEntry,
     Lease,
@@ -39,11 +41,11 @@ from fluxserve.store.base import (
     Page,
     PageRequest,
     Picture,
-    Submission,
     Submitted,
     TaskRecord,
 )
 from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
 from fluxserve.store.writer import GroupWriter
 
 MIGRATIONS = database.load_migrations(Path(__file__).with_name("migrations"))
@@ -70,6 +72,14 @@ class SqliteStore:
     async def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
         """Accept each: task, reservation and idempotency key in one transaction."""
         return await self._writer.run(sqlite_tasks.submit_many, submissions)
+
+    async def prepare_many(self, prepared: Sequence[Prepared]) -> list[TaskRecord | None]:
+        """Each takes its place as a submission does, and what it does not cost is given back."""
+        return await self._writer.run(sqlite_tasks.prepare_many, prepared)
+
+    async def preparations(self, task_ids: Sequence[str]) -> list[Preparation | None]:
+        """What each task is prepared from; None where it is not being prepared."""
+        return await self._read(lambda reader: sqlite_preparations.select(reader, task_ids))
 
     async def answer_many(self, offers: Sequence[Offer]) -> list[list[TaskRecord]]:
         """Answer what waits with pictures that were drawn before."""
@@ -179,6 +189,20 @@ class SqliteStore:
         """Every key, revoked ones too."""
         query = sqlite_accounts.SELECT_KEYS + " ORDER BY k.created_at, k.id"
         return await self._read(lambda reader: [sqlite_accounts.to_entry(row) for row in reader.execute(query)])
+
+    async def grant(self, grant: Grant) -> Account | None:
+        """Add credits; None when there is no such account."""
+        return (await self._writer.run(sqlite_accounts.grant_many, [grant]))[0]
+
+    async def accounts(self) -> list[Account]:
+        """Every account."""
+        return await self._read(sqlite_accounts.accounts)
+
+    async def balance(self, account_id: str) -> int | None:
+        """What is left of the account's credits; None: it is unlimited."""
+        query = sqlite_accounts.SELECT_BALANCE
+        row = await self._read(lambda reader: reader.execute(query, (account_id,)).fetchone())
+        return None if row is None else row[0]
 
     async def old_pictures(self, finished_before: float, limit: int) -> list[Picture]:
         """Pictures of tasks that ended before then."""

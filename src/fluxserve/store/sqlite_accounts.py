@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.accounts.credits import Move
-from fluxserve.store.base import KeyEntry, NewKey
+from fluxserve.store.base import Account, Grant, KeyEntry, NewKey
 from fluxserve.store.sqlite_rows import GIVE_BACK, INSERT_LEDGER, listed
 from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
 
@@ -24,6 +24,12 @@ INSERT_KEY = (
     "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, weight, created_at) "
     "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?, ?)"
 )
+SELECT_ACCOUNTS = """
+    SELECT a.id, a.name, a.balance, coalesce(sum(l.amount) FILTER (WHERE l.kind = 'grant'), 0),
+           -coalesce(sum(l.amount) FILTER (WHERE l.kind != 'grant'), 0)
+    FROM accounts a LEFT JOIN ledger l ON l.account_id = a.id {where} GROUP BY a.id ORDER BY a.created_at, a.id
+"""
+SELECT_BALANCE = "SELECT balance FROM accounts WHERE id = ?"
 REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
 
 
@@ -57,9 +63,37 @@ def _create(connection: sqlite3.Connection, new: NewKey) -> KeyEntry:
     )
     entry = to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
     if new.grant:
-        connection.execute(INSERT_LEDGER, (entry.key.account_id, None, Move.GRANT, new.grant, new.now))
-        connection.execute(GIVE_BACK, (new.grant, entry.key.account_id))
+        _give(connection, entry.key.account_id, new.grant, new.now)
     return to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
+
+
+def _give(connection: sqlite3.Connection, account_id: str, amount: int, now: float) -> None:
+    connection.execute(INSERT_LEDGER, (account_id, None, Move.GRANT, amount, now))
+    connection.execute(GIVE_BACK, (amount, account_id))
+
+
+def grant_many(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Account | None]:
+    """Add credits to accounts that are not unlimited."""
+    return [_grant(connection, grant) for grant in grants]
+
+
+def _grant(connection: sqlite3.Connection, grant: Grant) -> Account | None:
+    def look() -> Account | None:
+        return next(iter(accounts(connection, "WHERE a.name = ?", grant.account)), None)
+
+    account = look()
+    if account is None or account.balance is None:
+        return account
+    _give(connection, account.id, grant.amount, grant.now)
+    return look()
+
+
+def accounts(connection: sqlite3.Connection, where: str = "", *values: str) -> list[Account]:
+    """Accounts as values, oldest first."""
+    return [
+        Account(id=id_, name=name, balance=balance, granted=granted, spent=spent)
+        for id_, name, balance, granted, spent in connection.execute(SELECT_ACCOUNTS.format(where=where), values)
+    ]
 
 
 def revoke_keys(connection: sqlite3.Connection, revocations: Sequence[tuple[float, str]]) -> list[KeyEntry | None]:
@@ -98,7 +132,8 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: its reservation is not its price.",
-        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount != -t.cost",
+        "SELECT t.id FROM tasks t JOIN ledger l ON l.task_id = t.id AND l.kind = 'reserve' WHERE l.amount + "
+        "coalesce((SELECT amount FROM ledger w WHERE w.task_id = t.id AND w.kind = 'lower'), 0) != -t.cost",
     ),
     (
         "Task {0}: it ended well but was not settled exactly once and never refunded.",
@@ -140,6 +175,17 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
         "Task {0}: it has not ended or named no webhook, but there is one.",
         "SELECT d.task_id FROM deliveries d LEFT JOIN tasks t ON t.id = d.task_id WHERE t.webhook_url IS NULL "
         f"OR t.state NOT IN ({_FINAL})",
+    ),
+    (
+        "Task {0}: its pictures are to be fetched, but what it asks for is not written down, or it was priced already.",
+        "SELECT t.id FROM tasks t WHERE t.state = 'preparing' AND "
+        "(NOT EXISTS (SELECT 1 FROM preparations p WHERE p.task_id = t.id) "
+        "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND l.kind = 'lower'))",
+    ),
+    (
+        "Task {0}: its pictures are not to be fetched any more, but what it asked for is still written down.",
+        "SELECT p.task_id FROM preparations p LEFT JOIN tasks t ON t.id = p.task_id "
+        "WHERE t.id IS NULL OR t.state != 'preparing'",
     ),
     (
         "Task {0}: its state is unknown.",

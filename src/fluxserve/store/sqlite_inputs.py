@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from fluxserve.store.base import KeptInput
+from fluxserve.store.submissions import KeptInput
 
 COLUMNS = "task_id, name, object_name, size"
 KEEP = f"INSERT INTO inputs ({COLUMNS}) VALUES (?, ?, ?, ?)"

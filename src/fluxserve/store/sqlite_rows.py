@@ -9,7 +9,7 @@ import msgspec
 
 from fluxserve.accounts.credits import Move
 from fluxserve.catalogue import Generation
-from fluxserve.store import sqlite_deliveries, sqlite_inputs, sqlite_waypoints
+from fluxserve.store import sqlite_deliveries, sqlite_inputs, sqlite_preparations, sqlite_waypoints
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.tasks.task import Attempts, Event, State, sources
 
@@ -88,3 +88,4 @@ def end_task(connection: sqlite3.Connection, record: TaskRecord, move: Move, amo
     sqlite_deliveries.begin(connection, record, now)
     connection.execute(sqlite_waypoints.FORGET, (record.id,))
     connection.execute(sqlite_inputs.FORGET, (record.id,))
+    connection.execute(sqlite_preparations.FORGET, (record.id,))

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from fluxserve.accounts.credits import Move, settled
 from fluxserve.store import sqlite_cache
-from fluxserve.store.base import CACHED, Drawn, Offer, Submission, TaskRecord
+from fluxserve.store.base import CACHED, Drawn, Offer, TaskRecord
 from fluxserve.store.sqlite_cache import Found
 from fluxserve.store.sqlite_rows import COLUMNS, encode, end_task, states_before, to_record
 from fluxserve.store.sqlite_turns import Paid, Turns
+from fluxserve.store.submissions import Entrant
 from fluxserve.tasks.task import Event, State
 from fluxserve.tasks.turns import Place, Stay
 
@@ -51,12 +52,51 @@ class Leader:
         return self.paid.stay.place.turn
 
 
-def find_picture(connection: sqlite3.Connection, new: Submission) -> Found | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """How a task comes in: to be drawn, behind an equal one, or answered with what was found; what else moved up."""
+
+    state: State
+    place: Place
+    moved: tuple[tuple[str, float], ...] = ()
+    found: Found | None = None
+
+
+def enter(connection: sqlite3.Connection, new: Entrant, found: Found | None, turns: Turns) -> Entry:
+    """The task's place among all others; `found`: a picture that answers it.
+
+    One that is answered is never queued, so that no worker and no equal task ever sees it waiting.
+    """
+    if found is not None:
+        return Entry(state=State.FOLLOWING, place=turns.now, found=found)
+    leader = find_leader(connection, new) if new.repeatable else None
+    place, moved = _take_place(connection, new, leader, turns)
+    return Entry(state=State.QUEUED if leader is None else State.FOLLOWING, place=place, moved=moved)
+
+
+def _take_place(
+    connection: sqlite3.Connection, new: Entrant, leader: Leader | None, turns: Turns
+) -> tuple[Place, tuple[tuple[str, float], ...]]:
+    """A follower has its leader's place. Where its own would come earlier, the leader is moved up there.
+
+    So nobody waits behind the flood of another key because somebody there asked for the same. A drawing is paid once:
+    by the key whose place it has. What else moved up by that comes with the place.
+    """
+    if leader is None:
+        return turns.take(new), ()
+    if leader.turn <= turns.next(new).turn:
+        return leader.paid.stay.place, ()
+    place = turns.take(new)
+    move_up(connection, new, place)
+    return place, turns.give_back(leader.paid, 0.0) if leader.is_queued else ()
+
+
+def find_picture(connection: sqlite3.Connection, new: Entrant) -> Found | None:
     """The picture of an equal request that was drawn before."""
-    return sqlite_cache.find(connection, new.recipe, new.fingerprints, new.now)
+    return sqlite_cache.find(connection, new.recipe, new.fingerprints, new.now) if new.repeatable else None
 
 
-def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | None:
+def find_leader(connection: sqlite3.Connection, new: Entrant) -> Leader | None:
     """An equal task that waits or is drawn."""
     row = connection.execute(SELECT_LEADER, (new.recipe,)).fetchone()
     if row is None:
@@ -66,7 +106,7 @@ def find_leader(connection: sqlite3.Connection, new: Submission) -> Leader | Non
     return Leader(id=task_id, is_queued=state == State.QUEUED, paid=paid)
 
 
-def move_up(connection: sqlite3.Connection, new: Submission, place: Place) -> None:
+def move_up(connection: sqlite3.Connection, new: Entrant, place: Place) -> None:
     """The leader of `new` gets an earlier place, which the key of `new` pays."""
     connection.execute(MOVE_LEADER, (place.start, place.turn, new.key_id, new.recipe))
 

@@ -1,4 +1,4 @@
-"""The SQL of tasks on SQLite: submit, claim, outcomes, leases, retention.
+"""The SQL of tasks on SQLite: submit, prepare, claim, outcomes, leases, retention.
 
 Every function takes the writing connection inside a transaction and a batch of values. Races are decided by
 conditional UPDATEs whose sources come from the table of transitions.
@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fluxserve.accounts.credits import Move, settled
-from fluxserve.store import sqlite_cache, sqlite_deliveries, sqlite_inputs, sqlite_sharing, sqlite_waypoints
+from fluxserve.store import (
+    sqlite_cache,
+    sqlite_deliveries,
+    sqlite_inputs,
+    sqlite_preparations,
+    sqlite_sharing,
+    sqlite_waypoints,
+)
 from fluxserve.store.base import (
     Cancellation,
     ClaimRequest,
@@ -20,15 +27,24 @@ from fluxserve.store.base import (
     Lease,
     Loss,
     Picture,
-    Submission,
     Submitted,
     TaskRecord,
     Verdict,
 )
 from fluxserve.store.sqlite_cache import Found
-from fluxserve.store.sqlite_rows import COLUMNS, INSERT_LEDGER, encode, end_task, listed, states_before, to_record
-from fluxserve.store.sqlite_sharing import Leader
+from fluxserve.store.sqlite_rows import (
+    COLUMNS,
+    GIVE_BACK,
+    INSERT_LEDGER,
+    encode,
+    end_task,
+    listed,
+    states_before,
+    to_record,
+)
+from fluxserve.store.sqlite_sharing import Entry
 from fluxserve.store.sqlite_turns import Turns, move_clock
+from fluxserve.store.submissions import Entrant, Prepared, Submission
 from fluxserve.tasks.task import ACTIVE, SUSPECT_AFTER, Attempts, Event, State
 from fluxserve.tasks.turns import Place
 
@@ -36,6 +52,7 @@ from fluxserve.tasks.turns import Place
 _IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
 SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = ? AND idempotency_key = ?"
 COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
+COUNT_OF_MODEL = f"SELECT count(*) FROM tasks WHERE key_id = ? AND model = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
     "INSERT INTO tasks (id, account_id, key_id, state, model, batch_key, start, turn, work, payer, generation, "
@@ -43,6 +60,14 @@ INSERT_TASK = (
     "cost, created_at) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+SELECT_PREPARING = f"SELECT account_id, cost FROM tasks WHERE id = ? AND state IN ({states_before(Event.PREPARED)})"
+_PREPARED = """
+    UPDATE tasks SET state = '{state}', batch_key = ?, start = ?, turn = ?, work = ?, payer = ?, generation = ?,
+    warnings = ?, recipe = ?, repeatable = ?, cost = ?
+    WHERE id = ? AND state IN ({sources}) RETURNING {columns}
+"""
+PREPARE = _PREPARED.format(state=State.QUEUED, sources=states_before(Event.PREPARED), columns=COLUMNS)
+JOIN = _PREPARED.format(state=State.FOLLOWING, sources=states_before(Event.JOINED), columns=COLUMNS)
 INSERT_EXTRAS = "INSERT INTO extras (task_id, fields) VALUES (?, ?)"
 SELECT_HEAD = f"""
     SELECT batch_key, spoiled, start, turn FROM tasks WHERE state = 'queued' AND model IN ({{models}}) AND turn < ?
@@ -114,6 +139,19 @@ def submit_many(connection: sqlite3.Connection, submissions: Sequence[Submission
     return outcomes
 
 
+def _too_many(connection: sqlite3.Connection, new: Submission) -> Verdict | None:
+    """Which limit of unfinished tasks the key has come to; None: neither."""
+    if new.max_active is not None:
+        (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
+        if active >= new.max_active:
+            return Verdict.TOO_MANY_ACTIVE
+    if new.max_of_model is not None:
+        (active,) = connection.execute(COUNT_OF_MODEL, (new.key_id, new.generation.model)).fetchone()
+        if active >= new.max_of_model:
+            return Verdict.TOO_MANY_OF_MODEL
+    return None
+
+
 def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Submitted:
     if new.idempotency_key is not None:
         earlier = connection.execute(SELECT_EARLIER, (new.account_id, new.idempotency_key)).fetchone()
@@ -121,61 +159,81 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
             same = earlier[-1] == new.request_hash
             verdict = Verdict.REPLAYED if same else Verdict.CONFLICT
             return Submitted(verdict=verdict, record=to_record(earlier) if same else None)
-    found = sqlite_sharing.find_picture(connection, new) if new.repeatable else None
-    if new.max_active is not None and found is None:
-        (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
-        if active >= new.max_active:
-            return Submitted(verdict=Verdict.TOO_MANY_ACTIVE, record=None)
+    found = sqlite_sharing.find_picture(connection, new)
+    if found is None and (too_many := _too_many(connection, new)) is not None:
+        return Submitted(verdict=too_many, record=None)
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
-    leader = sqlite_sharing.find_leader(connection, new) if new.repeatable and found is None else None
-    place, moved = (turns.now, ()) if found is not None else _take_place(connection, new, leader, turns)
-    # One that is answered is never queued, so that no worker and no equal task ever sees it waiting.
-    state = State.QUEUED if found is None and leader is None else State.FOLLOWING
-    connection.execute(INSERT_TASK, _task_row(new, state, place))
+    if new.preparation is None:
+        entry = sqlite_sharing.enter(connection, new, found, turns)
+    else:
+        entry = Entry(state=State.PREPARING, place=turns.now)
+        sqlite_preparations.keep(connection, new.id, new.preparation)
+    connection.execute(INSERT_TASK, _task_row(new, entry))
     connection.execute(INSERT_LEDGER, (new.account_id, new.id, Move.RESERVE, -new.cost, new.now))
     sqlite_inputs.keep(connection, new.inputs)
     if new.extras:
         connection.execute(INSERT_EXTRAS, (new.id, encode(new.extras)))
-    if found is not None:
-        return Submitted(verdict=Verdict.ACCEPTED, record=sqlite_sharing.answer(connection, new.id, found, new.now))
-    return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, state, place, moved))
+    if entry.found is not None:
+        record = sqlite_sharing.answer(connection, new.id, entry.found, new.now)
+        return Submitted(verdict=Verdict.ACCEPTED, record=record)
+    return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, entry))
 
 
-def _take_place(
-    connection: sqlite3.Connection, new: Submission, leader: Leader | None, turns: Turns
-) -> tuple[Place, tuple[tuple[str, float], ...]]:
-    """A follower has its leader's place. Where its own would come earlier, the leader is moved up there.
-
-    So nobody waits behind the flood of another key because somebody there asked for the same. A drawing is paid once:
-    by the key whose place it has. What else moved up by that comes with the place.
-    """
-    if leader is None:
-        return turns.take(new), ()
-    if leader.turn <= turns.next(new).turn:
-        return leader.paid.stay.place, ()
-    place = turns.take(new)
-    sqlite_sharing.move_up(connection, new, place)
-    return place, turns.give_back(leader.paid, 0.0) if leader.is_queued else ()
-
-
-def _task_row(new: Submission, state: State, place: Place) -> tuple[object, ...]:
-    payer = new.key_id if state is State.QUEUED else None
+def _task_row(new: Submission, entry: Entry) -> tuple[object, ...]:
     return (
-        new.id, new.account_id, new.key_id, state, new.generation.model, new.generation.batch_key,
-        place.start, place.turn, new.work, payer, encode(new.generation), encode(new.warnings), new.dialect, new.origin,
-        new.webhook_url, new.sealed_secret, new.idempotency_key, new.request_hash, new.recipe, new.repeatable,
-        new.cost, new.now,
+        new.id, new.account_id, new.key_id, entry.state, new.generation.model, new.generation.batch_key,
+        entry.place.start, entry.place.turn, new.work, _payer(new, entry), encode(new.generation),
+        encode(new.warnings), new.dialect, new.origin, new.webhook_url, new.sealed_secret, new.idempotency_key,
+        new.request_hash, new.recipe, new.repeatable, new.cost, new.now,
     )  # fmt: skip
 
 
-def _fresh_record(new: Submission, state: State, place: Place, moved: tuple[tuple[str, float], ...]) -> TaskRecord:
+def _payer(new: Entrant, entry: Entry) -> str | None:
+    return new.key_id if entry.state is State.QUEUED else None
+
+
+def _fresh_record(new: Submission, entry: Entry) -> TaskRecord:
     return TaskRecord(
-        id=new.id, account_id=new.account_id, key_id=new.key_id, state=state, generation=new.generation,
+        id=new.id, account_id=new.account_id, key_id=new.key_id, state=entry.state, generation=new.generation,
         warnings=new.warnings, dialect=new.dialect, origin=new.origin, webhook_url=new.webhook_url, cost=new.cost,
-        turn=place.turn, work=new.work, fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe,
+        turn=entry.place.turn, work=new.work, fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe,
         repeatable=new.repeatable, created_at=new.now, started_at=None, finished_at=None, object_name=None, drawn=None,
-        reason=None, moved=moved,
+        reason=None, moved=entry.moved,
+    )  # fmt: skip
+
+
+def prepare_many(connection: sqlite3.Connection, prepared: Sequence[Prepared]) -> list[TaskRecord | None]:
+    """Each takes its place among all others, and gets back what was reserved beyond its price."""
+    turns = Turns(connection)
+    records = [_prepare(connection, new, turns) for new in prepared]
+    turns.write()
+    return records
+
+
+def _prepare(connection: sqlite3.Connection, new: Prepared, turns: Turns) -> TaskRecord | None:
+    row = connection.execute(SELECT_PREPARING, (new.id,)).fetchone()
+    if row is None:
+        return None
+    account_id, reserved = row
+    rest = settled(reserved, new.cost)
+    entry = sqlite_sharing.enter(connection, new, sqlite_sharing.find_picture(connection, new), turns)
+    query = PREPARE if entry.state is State.QUEUED else JOIN
+    record = to_record(connection.execute(query, (*_prepared_row(new, entry), reserved - rest, new.id)).fetchone())
+    if rest:
+        connection.execute(INSERT_LEDGER, (account_id, new.id, Move.LOWER, rest, new.now))
+        connection.execute(GIVE_BACK, (rest, account_id))
+    sqlite_inputs.keep(connection, new.inputs)
+    connection.execute(sqlite_preparations.FORGET, (new.id,))
+    if entry.found is not None:
+        return sqlite_sharing.answer(connection, new.id, entry.found, new.now)
+    return replace(record, moved=entry.moved)
+
+
+def _prepared_row(new: Prepared, entry: Entry) -> tuple[object, ...]:
+    return (
+        new.generation.batch_key, entry.place.start, entry.place.turn, new.work, _payer(new, entry),
+        encode(new.generation), encode(new.warnings), new.recipe, new.repeatable,
     )  # fmt: skip
 
 

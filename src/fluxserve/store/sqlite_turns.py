@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fluxserve.store.base import Submission
+from fluxserve.store.submissions import Entrant
 from fluxserve.tasks.turns import FRESH, Place, Stay, charged, given_back, moved_clock, next_place
 
 SELECT_CLOCK = "SELECT turn FROM clock"
@@ -52,11 +52,11 @@ class Turns:
         """Of a task that nobody draws."""
         return Place(start=self._clock, turn=self._clock)
 
-    def next(self, new: Submission) -> Place:
+    def next(self, new: Entrant) -> Place:
         """The place that the key's next task would take."""
         return self._after(new)[0]
 
-    def take(self, new: Submission) -> Place:
+    def take(self, new: Entrant) -> Place:
         """The key's next place."""
         place, ends = self._after(new)
         self._end(new.key_id, ends)
@@ -91,7 +91,7 @@ class Turns:
             WRITE_ENDS, [(_encode(self._ends[key_id]).decode(), key_id) for key_id in self._changed]
         )
 
-    def _after(self, new: Submission) -> tuple[Place, tuple[float, ...]]:
+    def _after(self, new: Entrant) -> tuple[Place, tuple[float, ...]]:
         return next_place(self._ends_of(new.key_id), self._clock, new.work / new.weight, new.work)
 
     def _ends_of(self, key_id: str) -> tuple[float, ...]:

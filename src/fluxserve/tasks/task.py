@@ -15,7 +15,10 @@ MAX_ATTEMPTS = SUSPECT_AFTER + 1
 
 
 class State(StrEnum):
-    """Where a task is on its way. One that follows waits for the picture of an equal task."""
+    """Where a task is on its way.
+
+    One that prepares waits for the pictures that its request names by URL, one that follows for that of an equal task.
+    """
 
     PREPARING = "preparing"
     QUEUED = "queued"
@@ -41,10 +44,12 @@ class State(StrEnum):
 class Event(StrEnum):
     """What can happen to a task.
 
+    One that is prepared waits to be drawn, or joins an equal one that it follows from then on.
     It is answered with the picture of an equal task, or promoted to be drawn itself when that one ends without.
     """
 
     PREPARED = "prepared"
+    JOINED = "joined"
     ANSWERED = "answered"
     PROMOTED = "promoted"
     CLAIMED = "claimed"
@@ -63,6 +68,7 @@ ACTIVE = tuple(state for state in State if state not in FINAL)
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PREPARING, Event.PREPARED): State.QUEUED,
+    (State.PREPARING, Event.JOINED): State.FOLLOWING,
     (State.PREPARING, Event.REQUEST_REFUSED): State.REQUEST_MODERATED,
     (State.PREPARING, Event.FAILED): State.ERROR,
     (State.PREPARING, Event.CANCELLED): State.CANCELLED,

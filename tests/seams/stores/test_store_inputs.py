@@ -20,7 +20,8 @@ from builders import (
     submission,
 )
 from fluxserve.catalogue import InputPicture, Size
-from fluxserve.store.base import KeptInput, Store, Submission, TaskRecord, Verdict
+from fluxserve.store.base import Store, TaskRecord, Verdict
+from fluxserve.store.submissions import KeptInput, Submission
 from fluxserve.tasks.task import MAX_ATTEMPTS
 
 

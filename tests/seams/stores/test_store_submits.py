@@ -17,7 +17,7 @@ from builders import (
 )
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Size
-from fluxserve.store.base import KeyEntry, Store, Verdict
+from fluxserve.store.base import Grant, KeyEntry, Store, Verdict
 from fluxserve.tasks.task import Attempts, State
 
 
@@ -250,3 +250,21 @@ async def test_nothing_asked_is_nothing_done(store: Store) -> None:
     assert await store.complete_many([]) == []
     assert await store.get_many([]) == []
     assert await store.active() == []
+
+
+@in_event_loop
+async def test_credits_are_granted_by_the_accounts_name_and_add_up(store: Store) -> None:
+    entry = await store.create_key(new_key(account="alice", credits_=10_000))
+    await store.create_key(new_key(account="rich", credits_=None))
+    await store.submit_many([submission(entry, cost=2500)])
+    granted = await store.grant(Grant(account="alice", amount=500, now=NOW))
+    assert granted is not None
+    assert (granted.name, granted.balance, granted.granted, granted.spent) == ("alice", 8000, 10_500, 2500)
+    assert await store.balance(entry.key.account_id) == 8000
+    assert await store.grant(Grant(account="nobody", amount=500, now=NOW)) is None
+    rich = await store.grant(Grant(account="rich", amount=500, now=NOW))
+    assert rich is not None
+    assert (rich.balance, rich.granted) == (None, 0)
+    assert await store.balance(rich.id) is None
+    assert {account.name: account.balance for account in await store.accounts()} == {"alice": 8000, "rich": None}
+    assert await store.fsck() == []

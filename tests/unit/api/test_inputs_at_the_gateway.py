@@ -21,7 +21,7 @@ async def ask(house: GatewayHouse, entry: KeyEntry, text: str | None = PNG) -> T
     return await house.service.submit(
         Order(
             key=entry.key, spec=find("flux-dev"), values={"prompt": "an owl", "width": 256, "height": 256},
-            pictures={} if text is None else {"image_prompt": text}, ignored=(), dialect="bfl",
+            pictures={} if text is None else {"image_prompt": text}, urls={}, ignored=(), dialect="bfl",
             origin="http://127.0.0.1:8808", idempotency_key=None,
         )
     )  # fmt: skip

@@ -23,7 +23,7 @@ async def ask(house: GatewayHouse, entry: KeyEntry, *, seed: int = 7) -> TaskRec
     return await house.service.submit(
         Order(
             key=entry.key, spec=find("flux-dev"), values={"prompt": generation().prompt, "seed": seed}, ignored=(),
-            dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=None, pictures={},
+            dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=None, pictures={}, urls={},
         )
     )  # fmt: skip
 

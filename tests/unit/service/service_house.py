@@ -19,6 +19,7 @@ from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.orders import Order
+from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
@@ -75,6 +76,12 @@ class House:
             inputs=self.inputs, views=self.service.views, now=lambda: self.time,
         )  # fmt: skip
 
+    def preparer(self, fetch: Fetch) -> Preparer:
+        """What prepares tasks whose pictures are fetched so."""
+        return Preparer(
+            self.service, store=self.store, inputs=self.inputs, fetch=fetch, now=lambda: self.time, retry=0.01
+        )
+
     async def key(
         self, *, grant: int | None = None, max_active: int | None = None, rate_per_minute: int | None = None
     ) -> ApiKey:
@@ -92,12 +99,13 @@ class House:
         *,
         model: str = "flux-dev",
         pictures: Mapping[str, str] | None = None,
+        urls: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> TaskRecord:
         """An accepted task."""
         order = Order(
             key=key, spec=find(model), values={"prompt": "a red apple", **(values or {})}, pictures=pictures or {},
-            ignored=(), dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=idempotency_key,
+            urls=urls or {}, ignored=(), dialect="bfl", origin="http://127.0.0.1:8808", idempotency_key=idempotency_key,
         )  # fmt: skip
         return await self.service.submit(order)
 

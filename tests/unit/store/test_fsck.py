@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import claimed, completion, failure, in_event_loop, new_key, submission
+from builders import claimed, completion, failure, in_event_loop, new_key, preparation, submission
 from fluxserve.store.sqlite import SqliteStore
 
 #: What is planted, and the sentences fsck must answer, and no other. Tasks: queued, running, ready, failed.
@@ -44,6 +44,26 @@ DAMAGE = {
         "UPDATE ledger SET amount = -999 WHERE task_id = :queued;"
         "UPDATE accounts SET balance = balance + 1 WHERE id = :account",
         ["Task {queued}: its reservation is not its price."],
+    ),
+    "a reservation that was lowered below the price": (
+        "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES(:account, :queued, 'lower', 1, 0);"
+        "UPDATE accounts SET balance = balance + 1 WHERE id = :account",
+        ["Task {queued}: its reservation is not its price."],
+    ),
+    "a task that waits for pictures which nobody knows": (
+        "DELETE FROM preparations WHERE task_id = :preparing",
+        [
+            "Task {preparing}: its pictures are to be fetched, but what it asks for is not written down, "
+            "or it was priced already."
+        ],
+    ),
+    "a request that is kept for longer than it is needed": (
+        "INSERT INTO preparations VALUES (:queued, '{}')",
+        ["Task {queued}: its pictures are not to be fetched any more, but what it asked for is still written down."],
+    ),
+    "a request whose task is gone": (
+        "INSERT INTO preparations VALUES ('gone', '{}')",
+        ["Task gone: its pictures are not to be fetched any more, but what it asked for is still written down."],
     ),
     "a ready task that was never settled": (
         "DELETE FROM ledger WHERE task_id = :ready AND kind = 'settle'",
@@ -212,12 +232,16 @@ async def books(path: Path) -> dict[str, str]:
     store = SqliteStore(path)
     entry = await store.create_key(new_key(credits_=10_000))
     answers = await store.submit_many([submission(entry, extras={"user": "u1"}) for _ in range(4)])
+    (preparing,) = await store.submit_many([submission(entry, preparation=preparation())])
+    assert preparing.record is not None
     records = await claimed(store, limit=3)
     await store.complete_many([completion(records[1])])
     await store.fail_many([failure(records[2])])
     await store.close()
     ids = [answer.record.id for answer in answers if answer.record]
-    return dict(zip(("running", "ready", "failed", "queued"), ids, strict=True)) | {"account": entry.key.account_id}
+    return dict(zip(("running", "ready", "failed", "queued"), ids, strict=True)) | {
+        "account": entry.key.account_id, "preparing": preparing.record.id,
+    }  # fmt: skip
 
 
 def plant(path: Path, script: str, names: dict[str, str]) -> None:

@@ -116,6 +116,7 @@ def test_a_judge_in_training_stops_when_told_and_goes_on_there(work_folder: Path
     assert resumed.done == 64
 
 
+@pytest.mark.long
 def test_a_judge_learns_to_tell_things_apart(work_folder: Path) -> None:
     School(plan(1280)).run()
     learnt = classifier.load(judge.path("strict"))

@@ -84,6 +84,7 @@ def rows(batch: Batch) -> list[tuple[bytes, bytes]]:
     return [(one.tobytes(), ids.numpy().tobytes()) for one, ids in zip(latents, batch.texts.t5, strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("house")
 def test_feeders_paint_what_the_trainer_itself_would_without_making_it_wait() -> None:
     with Feeders(0, 1) as feeders:

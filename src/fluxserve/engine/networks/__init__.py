@@ -6,13 +6,14 @@ What it does not know: files on disk, trajectories, batches.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.trajectory import Conditioning, Inputs
 
@@ -32,6 +33,10 @@ class Network(Protocol):
     @property
     def transformer(self) -> Module:
         """What predicts: adapters change what its layers do, but never its weights."""
+
+    @property
+    def switches(self) -> Sequence[Switch]:
+        """Of what makes the transformer faster, and the decoder."""
 
     @property
     def is_movable(self) -> bool:

@@ -6,18 +6,19 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.faster import prepare, prepare_decoder
+from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means
 from fluxserve.engine.networks.flux1_pictures import Looker
 from fluxserve.engine.networks.flux1_tokens import PATCH, image_places, pack, unpack
 from fluxserve.engine.networks.levels import to_pixels
-from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
@@ -32,12 +33,10 @@ class Flux1(Residence):
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts) -> None:
-        from fluxserve.engine.apart import keep_apart
         from fluxserve.engine.networks.linear_tail import fold_linear_tail
 
-        keep_apart(parts.transformer)
-        take_shortcuts(parts.transformer)
         fold_linear_tail(parts.vae)
+        self._switches = prepare(parts.transformer, parts.speed), prepare_decoder(parts.vae, parts.speed)
         super().__init__(parts, checkpoint.vae_factor)
         self._checkpoint = checkpoint
         self._channels = int(parts.vae.config.latent_channels)
@@ -48,6 +47,11 @@ class Flux1(Residence):
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
+
+    @property
+    def switches(self) -> Sequence[Switch]:
+        """See `faster`."""
+        return self._switches
 
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""

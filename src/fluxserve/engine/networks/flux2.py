@@ -8,7 +8,7 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.checkpoints import Checkpoint
+from fluxserve.engine.faster import prepare, prepare_decoder
+from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.networks.flux2_pictures import PATCH, Looker, pack, places
 from fluxserve.engine.networks.levels import to_pixels
-from fluxserve.engine.networks.shortcuts import take_shortcuts
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
@@ -47,10 +48,7 @@ class Flux2(Residence):
     """Implements networks.Network."""
 
     def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat) -> None:
-        from fluxserve.engine.apart import keep_apart
-
-        keep_apart(parts.transformer)
-        take_shortcuts(parts.transformer)
+        self._switches = prepare(parts.transformer, parts.speed), prepare_decoder(parts.vae, parts.speed)
         self._layers = checkpoint.family.text_layers
         reader = _as_far_as(max(self._layers), parts.text_encoder)
         super().__init__(replace(parts, by_name={**parts.by_name, "text_encoder": reader}), checkpoint.vae_factor)
@@ -64,6 +62,11 @@ class Flux2(Residence):
         """Of diffusers."""
         transformer: Module = self._parts.transformer
         return transformer
+
+    @property
+    def switches(self) -> Sequence[Switch]:
+        """See `faster`."""
+        return self._switches
 
     def encode(self, prompt: str) -> Conditioning:
         """A row for each token; the reader does not see padding, but its rows are part of the text as any others."""
