@@ -97,6 +97,7 @@ def submission(
     recipe: bytes | None = None,
     fingerprints: tuple[str, ...] = (),
     max_active: int | None = None,
+    max_of_model: int | None = None,
     inputs: tuple[KeptInput, ...] = (),
     extras: Mapping[str, object] | None = None,
     webhook_url: str | None = None,
@@ -126,6 +127,7 @@ def submission(
         work=work,
         weight=entry.key.weight,
         max_active=max_active,
+        max_of_model=max_of_model,
         now=now,
     )
 

@@ -86,7 +86,7 @@ def test_what_files_say_of_their_origin_makes_another_recipe() -> None:
 
 def test_a_picture_whose_pixels_depended_on_its_company_answers_no_equal_request() -> None:
     free = replace(DRAWN_HERE, facts={**DRAWN_HERE.facts, "numerics": "throughput"})
-    assert sharing().kept(10, free) is None
+    assert sharing().kept(sealed(free)) is None
 
 
 def test_a_model_is_drawn_by_its_workers_and_without_any_by_the_last_ones() -> None:
