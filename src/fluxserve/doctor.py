@@ -31,6 +31,7 @@ from fluxserve.engine.checkpoints import find
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
+from fluxserve.moderation import lexicon, thresholds
 from fluxserve.settings import MINI, Composed, Settings
 
 Grade = Literal["ok", "note", "bad"]
@@ -55,6 +56,7 @@ def examine(settings: Settings) -> list[Finding]:
         *examine_models(settings),
         *_data(settings),
         _provenance(settings),
+        _moderation(settings),
     ]
 
 
@@ -166,6 +168,14 @@ def _provenance(settings: Settings) -> Finding:
     except FluxserveError as error:
         return Finding("bad", "provenance", error.message)
     return Finding("ok", "provenance", told)
+
+
+def _moderation(settings: Settings) -> Finding:
+    if settings.moderation == "off":
+        return Finding("note", "moderation", "off: prompts and pictures are not looked at")
+    languages = ", ".join(lexicon.load().languages)
+    table = thresholds.load().version
+    return Finding("ok", "moderation", f"on: prompts in {languages}; table {table} of thresholds")
 
 
 def _database(settings: Settings) -> Finding:

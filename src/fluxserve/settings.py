@@ -244,6 +244,15 @@ class Settings(BaseSettings):
     )
     c2pa_key: Path | None = Field(None, description="PEM file of that certificate's private key, without a passphrase.")
 
+    moderation: Literal["on", "off"] = Field(
+        "on",
+        description="Refuse prompts and pictures by category and `safety_tolerance` (docs/moderation.md); on: nothing "
+        "is delivered that was not looked at.",
+    )
+    moderation_refund: bool = Field(
+        True, description="Give the credits of a picture back that was drawn and then refused; off: it is charged."
+    )
+
     outbound_allow: Names = Field(
         (),
         description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "

@@ -29,6 +29,7 @@ from fluxserve.engine.pixels import decode, encode
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
@@ -40,7 +41,7 @@ from fluxserve.store.sqlite import SqliteStore
 
 ORIGIN = "http://flux.test"
 NOW = 1_800_000_000.0
-READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0)
+READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0, moderation="on")
 WORKER = "worker"
 #: An answer, in which a test looks for what it expects.
 Json = dict[str, Any]
@@ -78,7 +79,8 @@ class Server:
         self.service = Service(
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=sharing,
-            signing=self.signing, webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
+            signing=self.signing, webhooks=self.webhooks,
+            moderation=Moderation(is_on=settings.moderation == "on"), now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
@@ -204,6 +206,10 @@ class Server:
     def preparer(self, fetch: Fetch) -> Preparer:
         """What prepares tasks whose pictures are fetched so."""
         return Preparer(self.service, store=self._store, inputs=self.inputs, fetch=fetch, now=lambda: self.now)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the books."""
+        return self._runner.run(self._store.fsck())
 
     def sweep(self) -> None:
         """Delete what is past its retention."""

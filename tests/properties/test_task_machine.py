@@ -35,6 +35,7 @@ from builders import (
     new_waypoint,
     preparation,
     prepared,
+    refused,
     submission,
 )
 from fluxserve.catalogue import Generation, Size
@@ -89,8 +90,9 @@ def test_every_state_is_reached_by_some_event_but_the_one_in_which_a_task_only_b
 
 
 def test_only_a_running_task_is_drawn_or_lost() -> None:
-    for event in (Event.FINISHED, Event.RELEASED, Event.CONTENT_REFUSED):
+    for event in (Event.FINISHED, Event.RELEASED):
         assert sources(event) == (State.RUNNING,)
+    assert set(sources(Event.CONTENT_REFUSED)) == {State.RUNNING, State.FOLLOWING}  # and who waits for its picture
     assert sources(Event.CLAIMED) == (State.QUEUED,)
 
 
@@ -318,6 +320,18 @@ class TaskMachine(RuleBasedStateMachine):
         assert (record is None) == (task is None)
         if task is not None and record is not None:
             assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR, drawn)
+
+    @rule(claim=claims, is_drawn=st.booleans(), charged=st.booleans(), drawn=SHARES)
+    def refuse(self, claim: TaskRecord, is_drawn: bool, charged: bool, drawn: float) -> None:
+        """Moderation ends a claim, which may be lost by now, and all that wait for its picture."""
+        state, charged = State.CONTENT_MODERATED if is_drawn else State.REQUEST_MODERATED, charged and is_drawn
+        end = refused(claim, state=state, charged=charged, drawn=drawn, now=self.model.now)
+        (record,) = self.run(self.store.refuse_many([end]))
+        task = self.model.holding(claim)
+        assert (record is None) == (task is None)
+        if task is not None and record is not None:
+            ended = self.model.is_refused(task, state, drawn, charged=charged)
+            assert [follower.id for follower in record.followers] == ended
 
     @precondition(lambda self: self.model.tasks)
     @rule(data=st.data())

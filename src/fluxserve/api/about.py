@@ -34,6 +34,7 @@ class Readiness(BaseModel):
     reason: str = Field(description="Why not, and what to do; empty when ready.")
     workers: int = Field(description="Workers that are connected and warm.")
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
+    moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
 
 
 class Model(BaseModel):
@@ -66,6 +67,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
     not_drawn: list[NotDrawn] = [NotDrawn(id=name, reason=reason) for name, reason in catalogue.NOT_DRAWN.items()]
 
 
@@ -118,7 +120,8 @@ def router(
     @routes.get("/v1/models", summary="Every model: parameters, price, what it runs on here", tags=["About"])
     async def models() -> ModelList:
         return ModelList(
-            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()]
+            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()],
+            moderation=readiness().moderation,
         )
 
     @routes.get(

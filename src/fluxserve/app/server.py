@@ -43,6 +43,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
@@ -144,6 +145,7 @@ class Server:
         )
         decoders, input_files = Decoders(), input_storage(settings)
         inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
+        moderation = Moderation(is_on=settings.moderation == "on")
         service = Service(
             settings=settings,
             store=store,
@@ -154,7 +156,7 @@ class Server:
             sharing=Sharing(
                 secret=secrets.pepper,
                 budget=settings.result_cache,
-                origin=f"{signing.identity} {settings.prompt_in_pictures}",
+                origin=f"{signing.identity} {settings.prompt_in_pictures} {moderation.identity}",
             ),
             signing=signing,
             webhooks=Webhooks(
@@ -164,6 +166,7 @@ class Server:
                 now=time.time,
                 rng=random.SystemRandom(),
             ),
+            moderation=moderation,
             now=time.time,
             rng=random.SystemRandom(),
         )
@@ -294,7 +297,13 @@ class Server:
             reason = "The server is stopping."
         elif not gateway.ready:
             reason = engine.missing(self._settings) or fleet.status
-        return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+        return Readiness(
+            ready=not reason,
+            reason=reason,
+            workers=gateway.ready,
+            unfinished_tasks=len(service.views),
+            moderation=self._settings.moderation,
+        )
 
 
 def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:

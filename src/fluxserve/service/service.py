@@ -19,6 +19,7 @@ from fluxserve.service.disk import DiskGate
 from fluxserve.service.forecast import Forecast, Outlook
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order
 from fluxserve.service.preparing import Preparing
 from fluxserve.service.previews import Previews
@@ -97,6 +98,7 @@ class Service:
         sharing: Sharing,
         signing: Signing,
         webhooks: Webhooks,
+        moderation: Moderation,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -119,9 +121,11 @@ class Service:
         self._waypoints = waypoints
         self._inputs = inputs
         self._sharing = sharing
+        self.moderation = moderation
         self._acceptance = Acceptance(
-            settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, now=now, rng=rng
-        )
+            settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, moderation=moderation,
+            now=now, rng=rng,
+        )  # fmt: skip
         self._now = now
         self._stopping = False
         self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
@@ -179,7 +183,8 @@ class Service:
         self.keyring.spend_request(order.key, self._now())
         record, is_new = await self._acceptance.accept(order)
         if is_new:
-            logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
+            action = "moderated" if record.refusal else "accepted"
+            logger.info(f"Task {action}", extra={"action": action, **record.log_context})
             self._show(record)
         return record
 

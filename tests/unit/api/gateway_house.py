@@ -23,6 +23,7 @@ from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
@@ -104,7 +105,8 @@ class GatewayHouse:
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
             inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
             signing=Signing(),
-            webhooks=self.webhooks, now=lambda: NOW, rng=random.Random(1),
+            webhooks=self.webhooks,
+            moderation=Moderation(is_on=self.settings.moderation == "on"), now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0

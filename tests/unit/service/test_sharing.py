@@ -30,7 +30,7 @@ OTHERS: dict[str, object] = {
     "model": "flux-pro", "prompt": "a red apple ", "size": Size(512, 256), "seed": 8, "steps": 27, "guidance": 3.6,
     "output_format": "png", "recipe": Edit(),
     "pictures": (InputPicture(name="image_prompt", size=Size(64, 64), sha256="00"),),
-    "finetune": Finetune(name="ink", strength=1.0, sha256="00"),
+    "finetune": Finetune(name="ink", strength=1.0, sha256="00"), "safety_tolerance": 3,
 }  # fmt: skip
 
 
