@@ -38,7 +38,9 @@ LEASE_S = 30.0
 PATIENCE_S = 60.0
 SQUARE = Size(512, 512)
 EVERY_MODEL = ("flux-pro-1.1", "flux-pro", "flux-dev", "flux-schnell", "flux-pro-1.1-ultra")
-DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None})
+#: The scores of a picture that nobody minds.
+HARMLESS = {"sexual": 0.01}
+DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None}, scores=HARMLESS)
 QUARANTINED = Reason(code=QUARANTINE, message="It ended what draws it.")
 REASON = Reason(code="DrawingFailed", message="The engine could not draw this task.")
 

@@ -31,7 +31,7 @@ from fluxserve.engine.checkpoints import find
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
-from fluxserve.moderation import lexicon, thresholds
+from fluxserve.moderation import lexicon, pictures, thresholds
 from fluxserve.settings import MINI, Composed, Settings
 
 Grade = Literal["ok", "note", "bad"]
@@ -173,9 +173,15 @@ def _provenance(settings: Settings) -> Finding:
 def _moderation(settings: Settings) -> Finding:
     if settings.moderation == "off":
         return Finding("note", "moderation", "off: prompts and pictures are not looked at")
-    languages = ", ".join(lexicon.load().languages)
-    table = thresholds.load().version
-    return Finding("ok", "moderation", f"on: prompts in {languages}; table {table} of thresholds")
+    languages, table = ", ".join(lexicon.load().languages), thresholds.load().version
+    told = f"on: prompts in {languages}; table {table} of thresholds"
+    choice = engine.choose(settings)
+    if choice == "none":
+        return Finding("ok", "moderation", f"{told}; pictures by the workers that connect")
+    name = pictures.suited_to(choice)
+    if reason := pictures.missing(name):
+        return Finding("bad", "moderation", f"{told}; nothing is drawn here, for pictures cannot be judged. {reason}")
+    return Finding("ok", "moderation", f"{told}; pictures by {pictures.create(name).identity}")
 
 
 def _database(settings: Settings) -> Finding:

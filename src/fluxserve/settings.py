@@ -253,6 +253,10 @@ class Settings(BaseSettings):
         True, description="Give the credits of a picture back that was drawn and then refused; off: it is charged."
     )
 
+    moderation_timeout: float = Field(
+        10.0, gt=0, le=600, description="Longest look at a picture or a prompt; what takes longer is not delivered."
+    )
+
     outbound_allow: Names = Field(
         (),
         description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "

@@ -26,6 +26,7 @@ from fluxserve.engine.checkpoints import plan
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.engine.marks import mark_of
 from fluxserve.engine.pixels import decode, encode
+from fluxserve.moderation.fake import FakeClassifier
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
@@ -191,11 +192,13 @@ class Server:
         pictures = {picture.name: decode(files[picture.name], picture) for picture in record.generation.pictures}
         self._engine.admit(record.id, record.generation, pictures=pictures)
         finished = next(event for event in self._engine.step() if isinstance(event, Finished))
-        suffix = record.generation.output_format
         mark = mark_of(record.generation, finished.drawn_by, tells_prompt=self.service.settings.prompt_in_pictures)
-        picture = encode(finished.pixels, suffix, mark)
-        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings)
-        assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
+        picture = encode(finished.pixels, record.generation.output_format, mark)
+        scores = FakeClassifier().score(finished.pixels.size, finished.pixels.data)
+        drawn = Drawn(
+            drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings, scores=scores
+        )  # fmt: skip
+        assert self._runner.run(self.service.complete(record.id, record.fence, record.generation, picture, drawn))
 
     def fail(self, record: TaskRecord, message: str) -> None:
         """A worker gives a claimed task up."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 from inprocess import Json, Server
+from posting import Post
 
+from fluxserve.engine.fake import MAGENTA
 from fluxserve.service.acceptance import UNMODERATED
 from fluxserve.tasks.task import State
 from sample_pictures import PNG
@@ -76,3 +79,41 @@ def test_equal_requests_share_a_picture_only_where_they_tolerate_the_same(server
     fields: Json = {"prompt": "a red apple", "seed": 1}
     first, other = server.submit(fields), server.submit({**fields, "safety_tolerance": 5})
     assert [server.record(task).state for task in (first, other)] == [State.QUEUED] * 2
+
+
+@pytest.mark.parametrize(("prefix", "result"), DIALECTS)
+def test_a_refused_picture_is_a_task_without_one_and_costs_nothing(server: Server, prefix: str, result: str) -> None:
+    server.key = server.new_key(grant=10_000)
+    task = server.submit({"prompt": MAGENTA}, f"{prefix}/flux-dev")
+    server.draw()
+    answer = server.ask("GET", result, key=server.key, query={"id": str(task["id"])}).json()
+    assert (answer["status"], answer["result"], answer["cost"]) == ("Content Moderated", None, 0.0)
+    assert answer["details"] == {"Moderation Reasons": ["sexual"], "moderated": "picture"}
+    assert server.balance(server.key) == 10_000
+    assert [path for path in (server.folder / "results").rglob("*") if path.is_file()] == []
+    assert server.faults() == []
+
+
+def test_where_the_operator_charges_for_it_the_answer_says_so(serve: Callable[..., Server]) -> None:
+    server = serve(moderation_refund=False)
+    task = server.submit({"prompt": MAGENTA})
+    server.draw()
+    assert server.poll(task)["cost"] == task["cost"] > 0
+
+
+def test_those_who_asked_the_same_get_the_same_answer(server: Server) -> None:
+    tasks = [server.submit({"prompt": MAGENTA, "seed": 1}) for _ in range(3)]
+    server.draw()
+    assert [server.poll(task)["status"] for task in tasks] == ["Content Moderated"] * 3
+    again = server.submit({"prompt": MAGENTA, "seed": 1})
+    assert server.poll(again)["status"] == "Pending"  # a refused picture is kept for nobody
+
+
+@pytest.mark.parametrize(("prompt", "status"), [(REFUSED, "Request Moderated"), (MAGENTA, "Content Moderated")])
+def test_a_webhook_tells_of_it(post: Callable[..., Post], prompt: str, status: str) -> None:
+    here = post()
+    here.ready(prompt=prompt)
+    here.deliver()
+    told = json.loads(here.receiver.seen[0].body)
+    assert (told["status"], told["result"]) == (status, None)
+    assert told["details"]["Moderation Reasons"]

@@ -13,8 +13,7 @@ from fluxserve.accounts.credits import to_credits
 from fluxserve.api.dialect import Body, Dialect
 from fluxserve.errors import FluxserveError, JsonValue
 from fluxserve.service.forecast import Outlook
-from fluxserve.service.service import Listed
-from fluxserve.service.views import View
+from fluxserve.service.views import Listed, View
 from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
 

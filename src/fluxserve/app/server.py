@@ -40,6 +40,7 @@ from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, PublicBindWithoutKey
 from fluxserve.fleet.local import LocalFleet
+from fluxserve.moderation import pictures
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
@@ -98,6 +99,7 @@ class Server:
         self._settings = settings
         self._announce = announce
         self._engine = engine.choose(settings)
+        self._blind = ""
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -106,6 +108,8 @@ class Server:
         settings = self._settings
         self._listen_to_signals()
         checkpoints = dict(plan(settings))
+        if settings.moderation == "on" and engine.worker_count(settings):
+            self._blind = await asyncio.to_thread(pictures.missing, pictures.suited_to(self._engine))
         with locked(settings), run_folder(settings) as folder, listening(settings) as listener:
             async with open_store(settings) as store:
                 secrets = load_or_create(settings.data_dir)
@@ -296,7 +300,7 @@ class Server:
         if self._stop.is_set():
             reason = "The server is stopping."
         elif not gateway.ready:
-            reason = engine.missing(self._settings) or fleet.status
+            reason = engine.missing(self._settings) or self._blind or fleet.status
         return Readiness(
             ready=not reason,
             reason=reason,

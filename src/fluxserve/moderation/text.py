@@ -28,6 +28,11 @@ def score(text: str, lexicon: Lexicon) -> dict[str, float]:
     }
 
 
+def names_minor(text: str, lexicon: Lexicon) -> bool:
+    """Whether a minor is spoken of."""
+    return MINOR in _Search(text, lexicon).places()
+
+
 class _Search:
     """One text. What a word means is worked out once, however often it stands there."""
 

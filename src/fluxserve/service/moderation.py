@@ -1,15 +1,22 @@
-"""What is refused here: a prompt before anything is drawn for it, by what it asks for and what its caller tolerates.
+"""What is refused here: prompts before anything is drawn for them, pictures before anybody sees them.
 
-What it does not know: how a text is scored, and what becomes of a refused task.
+By what they ask for or show, and what their caller tolerates. A picture whose scores are not all there is not let
+through.
+What it does not know: how a text or a picture is scored, and what becomes of a refused task.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Mapping
+from typing import Literal
 
 from fluxserve.catalogue import Generation
+from fluxserve.errors import ModerationFailed
 from fluxserve.moderation import lexicon, thresholds
-from fluxserve.moderation.text import score
+from fluxserve.moderation.text import names_minor, score
+from fluxserve.moderation.thresholds import CHILD_SAFETY, SEXUAL
 from fluxserve.store.submissions import Refusal
 
 #: Longer texts are read in a thread: whatever else the server does waits for no more than this takes.
@@ -39,3 +46,31 @@ class Moderation:
             scores = await asyncio.to_thread(score, generation.prompt, self._lexicon)
         refused = self._thresholds.refused(scores, generation.safety_tolerance, has_pictures=has_pictures)
         return Refusal(categories=refused, about="prompt") if refused else None
+
+    def refuse_from(self, generation: Generation) -> dict[str, float] | None:
+        """By category, from which score on a picture of this task is refused; None: none is."""
+        if not self.is_on:
+            return None
+        return self._thresholds.for_pictures(
+            generation.safety_tolerance,
+            has_pictures=bool(generation.pictures),
+            names_minor=names_minor(generation.prompt, self._lexicon),
+        )
+
+    def judge_scores(
+        self,
+        generation: Generation,
+        scores: Mapping[str, float] | None,
+        about: Literal["input_picture", "picture"] = "picture",
+    ) -> Refusal | None:
+        """Why a picture with these scores is refused; None: it is not. Raises ModerationFailed where one is missing."""
+        refuse_from = self.refuse_from(generation)
+        if refuse_from is None:
+            return None
+        known = scores or {}
+        if not all(0.0 <= known.get(name, math.nan) <= 1.0 for name in refuse_from):
+            raise ModerationFailed("The picture was not looked at, and so is not delivered.")
+        refused = tuple(name for name, least in refuse_from.items() if known[name] >= least)
+        if SEXUAL in refused and names_minor(generation.prompt, self._lexicon):
+            refused = (CHILD_SAFETY, *refused)
+        return Refusal(categories=refused, about=about) if refused else None

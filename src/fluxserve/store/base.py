@@ -30,13 +30,15 @@ QUARANTINE = "Quarantined"
 class Drawn:
     """What a finished task answers beside its picture. `duration` is seconds of drawing.
 
-    `warnings` follow from what drew it, and add to those of the request.
+    `warnings` follow from what drew it, and add to those of the request. `scores` are what it was judged by, which
+    nobody is told; None: it was not.
     """
 
     drawn_by: str
     duration: float
     facts: Mapping[str, Fact] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

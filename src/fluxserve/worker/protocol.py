@@ -4,9 +4,8 @@
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
 they come, and Show for each whose Previews somebody wants to see. Weights says whose turn it is where checkpoints take
-turns. Progress, Waypoint and Heartbeat keep the lease;
-Finished and Failed carry the fence of the claim, and the server answers each with Settled. After a lost connection the
-worker says Hello again with the fences it holds.
+turns. Progress, Waypoint and Heartbeat keep the lease; Finished, Failed and Withheld carry the fence of the claim, and
+the server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
 
 A courier says CourierHello and gets Welcome or Refused; then the server sends Errands, and a Report answers each.
 """
@@ -15,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 6
+VERSION: Final = 7
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -43,6 +42,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
     `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
     first task on. `away`: see Weights. `orphan`: its own server process has ended, it only hands in what it holds.
+    `classifier` names what judges its pictures; empty: nothing does.
     """
 
     version: int
@@ -54,6 +54,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     capacity: int
     want: int = 0
     away: dict[str, float] = {}
+    classifier: str = ""
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()
@@ -98,7 +99,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One claimed task, what the worker may go on from, and the files of the pictures that the generation names.
 
     Of what it holds, the lowest `turn` is drawn first; what is drawn in company is shared fairly between `flow`s, which
-    are equal for the tasks of one key and say nothing else.
+    are equal for the tasks of one key and say nothing else. `refuse_from`: by category, from which
+    score on a picture of it is refused; None: none is.
     """
 
     task_id: str
@@ -108,6 +110,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     flow: str
     waypoint: bytes | None = None
     pictures: dict[str, bytes] = {}
+    refuse_from: dict[str, float] | None = None
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True, tag="tasks"):
@@ -158,7 +161,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The picture, encoded. `duration` is seconds of drawing; `warnings` follow from what drew it."""
+    """The picture, encoded. `duration` is seconds of drawing; `warnings` follow from what drew it.
+
+    `scores` by category, where the assignment says what is refused.
+    """
 
     task_id: str
     fence: int
@@ -167,6 +173,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     duration: float
     facts: dict[str, Fact]
     warnings: tuple[str, ...] = ()
+    scores: dict[str, float] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -176,6 +183,18 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     fence: int
     code: str
     message: str
+
+
+class Withheld(msgspec.Struct, frozen=True, kw_only=True, tag="withheld"):
+    """The picture was refused and is gone; or an input picture was, and nothing was drawn."""
+
+    task_id: str
+    fence: int
+    scores: dict[str, float]
+    about: Literal["input_picture", "picture"]
+
+
+Outcome = Finished | Failed | Withheld
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="returned"):
@@ -262,6 +281,7 @@ FromWorker = (
     | Heartbeat
     | Finished
     | Failed
+    | Withheld
     | Returned
     | CourierHello
     | Report

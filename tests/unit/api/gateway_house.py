@@ -134,6 +134,7 @@ class GatewayHouse:
         fingerprints: Mapping[str, str] | None = None,
         away: Mapping[str, float] | None = None,
         orphan: bool = False,
+        classifier: str = "hand",
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in; `fingerprints` where not all models have the same one."""
@@ -148,7 +149,7 @@ class GatewayHouse:
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=tuple(fingerprints), engine="none",
                 fingerprints=dict(fingerprints), capacity=capacity, want=want, away=dict(away or {}), token=TOKEN,
-                orphan=orphan, held=held,
+                classifier=classifier, orphan=orphan, held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

@@ -120,7 +120,7 @@ class House:
         """A task that was drawn."""
         await self.submit(key)
         task = await self.claim()
-        assert await self.service.complete(task.id, task.fence, b"picture", "jpeg", DRAWN)
+        assert await self.service.complete(task.id, task.fence, task.generation, b"picture", DRAWN)
         (record,) = await self.store.get_many([task.id])
         assert record is not None
         return record
