@@ -72,10 +72,10 @@ def test_credits_are_granted_and_shown(server: Server) -> None:
     shown = server.command("credits", "show").stdout.splitlines()
     assert "payers\t8.5\t8.5\t0" in shown
     for account, amount, problem in (
-        ("nobody", "1", "no account or key nobody"), ("payers", "-1", "not a positive number"),
+        ("nobody", "1", "no account or key nobody"), ("payers", "0", "not a positive number"),
         (shown[1].split("\t")[0], "1", "is unlimited"),
     ):  # fmt: skip
-        refused = server.command("credits", "grant", "--", account, amount)
+        refused = server.command("credits", "grant", account, amount)
         assert refused.returncode == 1
         assert problem in refused.stderr
     assert server.command("fsck").returncode == 0

@@ -33,6 +33,9 @@ class Readiness(BaseModel):
     ready: bool = Field(description="A worker has its weights loaded and warm.")
     reason: str = Field(description="Why not, and what to do; empty when ready.")
     workers: int = Field(description="Workers that are connected and warm.")
+    left_out: list[str] = Field(
+        default=[], description="Weights that could not be loaded, and what to do; what they draw waits."
+    )
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
     moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
 

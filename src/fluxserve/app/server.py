@@ -115,8 +115,8 @@ class Server:
                 secrets = load_or_create(settings.data_dir)
                 keyring = Keyring(store, secrets.pepper)
                 await keyring.load()
-                signing = await asyncio.to_thread(open_signing, settings)
                 new_key = await first_key(settings, keyring)
+                signing = await asyncio.to_thread(open_signing, settings)
                 parts = self._wire(store, keyring, secrets, signing, folder, checkpoints)
                 await parts.gateway.adopt(await parts.service.start())
                 _calm_collector()
@@ -230,7 +230,9 @@ class Server:
 
     async def _serve(self, parts: Parts, folder: Path, listener: socket.socket, running: Running) -> None:
         sockets = await open_sockets(self._settings, folder, parts.gateway, parts.administration)
-        http = HttpServer(http_config(parts.app, self._settings))
+        config = http_config(parts.app, self._settings)
+        listener.listen(config.backlog)  # whoever reads the address may call at once
+        http = HttpServer(config)
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
@@ -305,6 +307,7 @@ class Server:
             ready=not reason,
             reason=reason,
             workers=gateway.ready,
+            left_out=gateway.left_out,
             unfinished_tasks=len(service.views),
             moderation=self._settings.moderation,
         )

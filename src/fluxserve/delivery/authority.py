@@ -92,7 +92,7 @@ class Authority:
             pair = new_authority(now)
             self._anchors(pair.certificate)  # first: what is signed from now on has to be verifiable
             self._keep(AUTHORITY_FILE, pair.pem)
-            logger.info("A certificate authority was made", extra={"action": "authority_made"})
+            logger.debug("A certificate authority was made", extra={"action": "authority_made"})
         return pair
 
     def _signing(self, now: dt.datetime, authority: Pair) -> Pair:

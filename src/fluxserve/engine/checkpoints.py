@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from fluxserve.engine.families import FAMILIES, LICENSES_TO_ACCEPT, Family
 from fluxserve.engine.native_sizes import NativeSizes, nearest
 from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.engine.single_file import Piece
-from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, ConfigurationError, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
 _COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
@@ -140,12 +140,26 @@ class Checkpoint:
 
 def plan(settings: Settings) -> Mapping[str, Checkpoint]:
     """The checkpoint of every model: what `settings.models` says, else mini. Raises ConfigurationError."""
+    planned, refused = plan_in_part(settings)
+    for error in refused:
+        raise error
+    return planned
+
+
+def plan_in_part(settings: Settings) -> tuple[Mapping[str, Checkpoint], Sequence[ConfigurationError]]:
+    """The checkpoint of every model that has a sound one, and what is wrong with others. Raises UnknownSetting."""
     unknown = sorted(set(settings.models) - set(MODELS))
     if unknown:
         raise UnknownSetting(f"[models] names {', '.join(unknown)}; the models are {', '.join(MODELS)}.")
     values = {model: settings.models.get(model, MINI) for model in MODELS}
-    found = {value: find(value) for value in dict.fromkeys(values.values())}
-    return {model: found[value] for model, value in values.items()}
+    found: dict[str | Composed, Checkpoint] = {}
+    refused: list[ConfigurationError] = []
+    for value in dict.fromkeys(values.values()):
+        try:
+            found[value] = find(value)
+        except (CheckpointMissing, CheckpointRefused) as error:
+            refused.append(error)
+    return {model: found[value] for model, value in values.items() if value in found}, refused
 
 
 def find(value: str | Composed, environ: Mapping[str, str] = os.environ) -> Checkpoint:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import first_block, forward, networks, sampling, soundness, waypoint, weights
@@ -37,12 +37,13 @@ from fluxserve.engine.speed import Speed
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 from fluxserve.engine.warming import warm, warm_company
 from fluxserve.engine.weights import Parts
-from fluxserve.errors import CheckpointRefused, DrawingFailed
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, DrawingFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 #: Makes the parts of a folder: see `weights.load`.
 Load = Callable[[Path, Runtime, Mapping[str, Piece], Beside], Parts]
 
@@ -53,7 +54,8 @@ class Known:
 
     `runtime`: with its plan, and with the speed that held when it was tried.
     `company`: how many pictures of a drawn size may share a forward pass; one where a size is not named. `weights`: the
-    hash of its files. `fit`: how they are held, and what that takes.
+    hash of its files. `fit`: how they are held, and what that takes. `loaded_in`: seconds that reading them took, not
+    those of importing libraries before or of all that was found out after.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +67,7 @@ class Known:
     runtime: Runtime
     fingerprint: str
     previewer: Previewer
+    loaded_in: float
 
     @property
     def speed(self) -> Speed:
@@ -99,6 +102,11 @@ class Drawer(Known):
     def known(self) -> Known:
         """Without the weights."""
         return Known(**{field.name: getattr(self, field.name) for field in fields(Known)})
+
+    def alone(self, stage: Stage, act: Callable[[], _T]) -> _T:
+        """Act with what `stage` needs for itself on the device; the rest of the networks is off it meanwhile."""
+        with self.network.alone(stage):
+            return act()
 
     def start(
         self,
@@ -255,7 +263,10 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
     started = time.monotonic()
     found = fit(checkpoint, runtime)
     runtime = planned(runtime, found)
+    weights.import_classes(checkpoint.path)
+    began = time.monotonic()
     network = networks.create(checkpoint, load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
+    loaded_in = time.monotonic() - began
     runtime = warm(checkpoint, network, runtime)
     weights_word = _hash_of(checkpoint)
     company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
@@ -274,6 +285,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
         runtime=runtime,
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
+        loaded_in=loaded_in,
         adapters=Adapters(network.transformer, runtime),
     )
     logger.info(
@@ -302,7 +314,7 @@ def open_again(known: Known) -> Drawer:
     try:
         parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
         network = networks.create(checkpoint, parts)
-    except CheckpointRefused as error:
+    except (CheckpointRefused, CheckpointMissing) as error:
         if _is_as_before(known):
             raise DrawingFailed(f"{checkpoint.name} could not be loaded again: {error.message}") from None
         raise changed from None
@@ -324,7 +336,7 @@ def _is_as_before(known: Known) -> bool:
     """Whether its files are those that it was opened from."""
     try:
         return _hash_of(known.checkpoint) == known.weights
-    except (CheckpointRefused, OSError):
+    except (CheckpointRefused, CheckpointMissing, OSError):
         return False
 
 
