@@ -30,6 +30,7 @@
     │   ├── InputsFull
     │   ├── StreamsFull
     │   ├── StoreUnavailable
+    │   ├── ModerationUnavailable       a judge that has to be asked does not answer
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -220,6 +221,10 @@ class StreamsFull(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The database could not take the write; nothing was changed."""
+
+
+class ModerationUnavailable(Unavailable):
+    """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
 
 
 class ShuttingDown(Unavailable):

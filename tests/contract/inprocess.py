@@ -29,6 +29,7 @@ from fluxserve.engine.pixels import decode, encode
 from fluxserve.moderation.fake import FakeClassifier
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
+from fluxserve.service.judges import Judges
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Fetch, Preparer
@@ -81,7 +82,10 @@ class Server:
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=sharing,
             signing=self.signing, webhooks=self.webhooks,
-            moderation=Moderation(is_on=settings.moderation == "on"), now=lambda: self.now, rng=random.Random(1),
+            moderation=Moderation(
+                is_on=settings.moderation == "on",
+                judges=Judges(settings.moderation_judges, timeout=settings.moderation_timeout),
+            ), now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),

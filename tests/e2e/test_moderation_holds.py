@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -51,3 +54,40 @@ def test_without_a_working_classifier_nothing_is_ready(
     until(lambda: "not those that were tested" in server.log, 20.0, "the worker says why it ends")
     assert server.poll(task)["status"] == "Pending"
     assert pictures(server) == []
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Refuses what speaks of a pear."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = json.dumps({"scores": {"hate": 1.0 if "pear" in asked["text"] else 0.0}}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Nothing."""
+
+
+def test_a_judge_in_the_house_is_asked_and_callers_urls_lead_no_nearer_to_it(make_server: MakeServer) -> None:
+    judge = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=judge.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{judge.server_port}/judge"
+    try:
+        server = make_server(moderation_judges=json.dumps([{"url": url, "kind": "http", "key": "hush"}])).start()
+        apple, pear = server.submit("a red apple"), server.submit("a green pear")
+        assert server.wait(apple)["status"] == "Ready"
+        assert server.wait(pear)["status"] == "Request Moderated"
+        with server.client() as client:
+            refused = client.post("/v1/flux-dev", json={"prompt": "an apple", "webhook_url": url})
+        assert refused.status_code == 422
+        judge.shutdown()
+        judge.server_close()
+        with server.client() as client:
+            assert client.post("/v1/flux-dev", json={"prompt": "a red apple"}).status_code == 503
+        assert "hush" not in server.log
+        assert server.stop() == 0
+    finally:
+        judge.server_close()

@@ -43,6 +43,7 @@ from fluxserve.fleet.local import LocalFleet
 from fluxserve.moderation import pictures
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
+from fluxserve.service.judges import Judges
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
 from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Preparer
@@ -149,7 +150,8 @@ class Server:
         )
         decoders, input_files = Decoders(), input_storage(settings)
         inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
-        moderation = Moderation(is_on=settings.moderation == "on")
+        judges = Judges(settings.moderation_judges, timeout=settings.moderation_timeout)
+        moderation = Moderation(is_on=settings.moderation == "on", judges=judges)
         service = Service(
             settings=settings,
             store=store,
@@ -191,6 +193,7 @@ class Server:
             on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
+        judges.ask = couriers.ask
         gateway = Gateway(
             service,
             token=settings.worker_token.get_secret_value() if settings.worker_token else None,
@@ -205,7 +208,7 @@ class Server:
             storage=storage,
             checkpoints=checkpoints,
             missing=engine.missing(settings),
-            readiness=lambda: self._readiness(service, gateway, fleet),
+            readiness=lambda: self._readiness(service, gateway, couriers, fleet),
             now=time.time,
         )
         return Parts(
@@ -236,6 +239,8 @@ class Server:
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
+        if self._asks_judges:
+            parts.fleet.need_courier()
         with self._published(running.url):
             self._announce(running)
             # None of the parts ends by itself; if one does, the server is broken and has to go.
@@ -297,12 +302,18 @@ class Server:
         """The first signal drains, the second hurries."""
         (self._hurry if self._stop.is_set() else self._stop).set()
 
-    def _readiness(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> Readiness:
+    @property
+    def _asks_judges(self) -> bool:
+        return self._settings.moderation == "on" and bool(self._settings.moderation_judges)
+
+    def _readiness(self, service: Service, gateway: Gateway, couriers: Couriers, fleet: LocalFleet) -> Readiness:
         reason = ""
         if self._stop.is_set():
             reason = "The server is stopping."
         elif not gateway.ready:
             reason = engine.missing(self._settings) or self._blind or fleet.status
+        elif self._asks_judges and not couriers.ready:
+            reason = "The courier that asks the judges of moderation_judges is not connected."
         return Readiness(
             ready=not reason,
             reason=reason,

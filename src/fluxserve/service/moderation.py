@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from fluxserve.catalogue import Generation
-from fluxserve.errors import ModerationFailed
+from fluxserve.errors import ModerationFailed, ModerationUnavailable
 from fluxserve.moderation import lexicon, thresholds
 from fluxserve.moderation.text import names_minor, score
 from fluxserve.moderation.thresholds import CHILD_SAFETY, SEXUAL
+from fluxserve.service.judges import Judges
 from fluxserve.store.submissions import Refusal
 
 #: Longer texts are read in a thread: whatever else the server does waits for no more than this takes.
@@ -26,25 +27,38 @@ _SHORT = 2000
 class Moderation:
     """Judges requests by one table. `is_on` False: nothing is refused."""
 
-    def __init__(self, *, is_on: bool) -> None:
+    def __init__(self, *, is_on: bool, judges: Judges | None = None) -> None:
+        """`judges`: those elsewhere, whose scores count beside our own."""
         self.is_on = is_on
+        self.judges = judges or Judges((), timeout=0.0)
         self._lexicon = lexicon.load()
         self._thresholds = thresholds.load()
 
     @property
     def identity(self) -> str:
         """Changes with whatever may change what is refused."""
-        return f"{self._lexicon.rules.version}.{self._thresholds.version}" if self.is_on else "off"
+        versions = f"{self._lexicon.rules.version}.{self._thresholds.version}"
+        return f"{versions} {self.judges.identity}" if self.is_on else "off"
 
     async def judge_prompt(self, generation: Generation, *, has_pictures: bool) -> Refusal | None:
-        """Why the prompt is refused; None: it is not. `has_pictures`: it is to be drawn from some."""
+        """Why the prompt is refused; None: it is not. `has_pictures`: it is to be drawn from some.
+
+        Raises ModerationUnavailable.
+        """
         if not self.is_on:
             return None
         if len(generation.prompt) <= _SHORT:
             scores = score(generation.prompt, self._lexicon)
         else:
             scores = await asyncio.to_thread(score, generation.prompt, self._lexicon)
-        refused = self._thresholds.refused(scores, generation.safety_tolerance, has_pictures=has_pictures)
+        tolerance = generation.safety_tolerance
+        refused = self._thresholds.refused(scores, tolerance, has_pictures=has_pictures)
+        if not refused:
+            try:
+                found = await self.judges.judge_text(generation.prompt)
+            except ModerationFailed:
+                raise ModerationUnavailable("The prompt cannot be judged at the moment. Try again later.") from None
+            refused = self._thresholds.refused(found, tolerance, has_pictures=has_pictures)
         return Refusal(categories=refused, about="prompt") if refused else None
 
     def refuse_from(self, generation: Generation) -> dict[str, float] | None:
@@ -74,3 +88,14 @@ class Moderation:
         if SEXUAL in refused and names_minor(generation.prompt, self._lexicon):
             refused = (CHILD_SAFETY, *refused)
         return Refusal(categories=refused, about=about) if refused else None
+
+    async def judge_picture(
+        self, generation: Generation, picture: bytes, scores: Mapping[str, float] | None
+    ) -> Refusal | None:
+        """Why a drawn picture is refused, by its scores or by judges elsewhere. Raises ModerationFailed."""
+        refusal = self.judge_scores(generation, scores)
+        if refusal is not None or not self.is_on:
+            return refusal
+        found = await self.judges.judge_picture(picture, generation.output_format)
+        refused = self._thresholds.refused(found, generation.safety_tolerance, has_pictures=bool(generation.pictures))
+        return Refusal(categories=refused, about="picture") if refused else None

@@ -366,7 +366,7 @@ class Service:
         """
         suffix = generation.output_format
         try:
-            if (refusal := self.moderation.judge_scores(generation, drawn.scores)) is not None:
+            if (refusal := await self.moderation.judge_picture(generation, picture, drawn.scores)) is not None:
                 return await self.refuse(task_id, fence, refusal)
             sealed = await self.signing.seal(picture, suffix, drawn)
         except (NotSigned, ModerationFailed) as error:

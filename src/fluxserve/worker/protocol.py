@@ -243,7 +243,10 @@ class CourierHello(msgspec.Struct, frozen=True, kw_only=True, tag="courier"):
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    """One call to an address that a caller chose (see `delivery.outbound.Call`); `number` names it to the server."""
+    """One call to an address that a caller chose (see `delivery.outbound.Call`); `number` names it to the server.
+
+    `own`: the operator chose it in the settings, so that hosts that are named there may be called too.
+    """
 
     number: int
     method: str
@@ -255,6 +258,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     secure: bool = False
     whole: bool = False
     redirects: int = 0
+    own: bool = False
 
 
 class Errands(msgspec.Struct, frozen=True, kw_only=True, tag="errands"):
