@@ -1,16 +1,20 @@
-"""How long a text is looked at: the longest prompts there are, honest or made to be slow, and half of each."""
+"""How long texts are looked at: the longest there are, honest or made to be slow, and half of each; and pictures."""
 
 from __future__ import annotations
 
 import random
 import statistics
 import time
+from collections.abc import Callable
 
+from fluxserve.catalogue import Size
+from fluxserve.moderation import pictures
 from fluxserve.moderation.lexicon import Lexicon, load
 from fluxserve.moderation.text import score
 
 LENGTH, ROUNDS = 10_000, 100
-MOST_MS = 5.0
+MOST_MS, MOST_PICTURE_MS = 5.0, 70.0
+PICTURE_HEADINGS = ["picture", "processor p50 ms", "p95", "wall p50 ms", "p95", "goal"]
 HEADINGS = [
     "text of 10,000 characters",
     "processor p50 ms",
@@ -65,10 +69,28 @@ def rows() -> list[list[str]]:
     return found
 
 
+def picture_rows() -> list[list[str]]:
+    """A row for each size of noise, which is the slowest to go through JPEG."""
+    rng, classifier = random.Random(7), pictures.create("opennsfw")
+    classifier.warm()
+    found = []
+    for size in (Size(512, 512), Size(1024, 1024), Size(2048, 2048)):
+        rgb = rng.randbytes(size.area * 3)
+        times = [_clocked(lambda size=size, rgb=rgb: classifier.score(size, rgb)) for _ in range(ROUNDS)]
+        wall, processor = ([one[which] for one in times] for which in (0, 1))
+        cells = [f"{_at(values, percent):.1f}" for values in (processor, wall) for percent in (50, 95)]
+        found.append([str(size), *cells, f"wall p95 {MOST_PICTURE_MS:.0f} ms"])
+    return found
+
+
 def _timed(text: str, lexicon: Lexicon) -> tuple[float, float]:
     """Milliseconds on the wall and of the processor."""
+    return _clocked(lambda: score(text, lexicon))
+
+
+def _clocked(call: Callable[[], object]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.thread_time()
-    score(text, lexicon)
+    call()
     return (time.perf_counter() - wall) * 1000, (time.thread_time() - processor) * 1000
 
 

@@ -215,11 +215,11 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
     return [
         Submission(
             id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, inputs=(),
-            preparation=None, extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None,
-            sealed_secret=None,
+            preparation=None, refusal=None, extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1",
+            webhook_url=None, sealed_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
-            cost=order.cost, work=order.work, weight=1.0, max_active=None, now=0.0,
+            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_of_model=None, now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip
@@ -401,10 +401,12 @@ def signing() -> None:
     table(f"Signing a picture, one thread, {provenance.ROUNDS} rounds in turns", provenance.HEADINGS, provenance.rows())
 
 
-def texts() -> None:
-    """How long a prompt is looked at."""
+def looks() -> None:
+    """How long a prompt and a picture are looked at."""
     title = f"Scores of a text, one thread, {moderation.ROUNDS} rounds"
     table(title, moderation.HEADINGS, moderation.rows())
+    title = f"Scores of a picture, one thread, {moderation.ROUNDS} rounds"
+    table(title, moderation.PICTURE_HEADINGS, moderation.picture_rows())
 
 
 PARTS = {
@@ -418,7 +420,7 @@ PARTS = {
     "stages": stages,
     "thin": thin,
     "provenance": signing,
-    "moderation": texts,
+    "moderation": looks,
 }
 
 

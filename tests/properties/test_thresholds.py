@@ -44,6 +44,18 @@ def test_pictures_to_draw_from_make_it_stricter(scores: dict[str, float], tolera
     assert TABLE.refused(scores, tolerance, has_pictures=True) == expected
 
 
+@given(TOLERANCE, TOLERANCE, st.booleans(), st.booleans())
+def test_of_pictures_too_more_tolerance_never_refuses_more(
+    one: int, other: int, has_pictures: bool, names_minor: bool
+) -> None:
+    low, high = (
+        TABLE.for_pictures(tolerance, has_pictures=has_pictures, names_minor=names_minor)
+        for tolerance in sorted((one, other))
+    )
+    assert all(low[name] <= least for name, least in high.items())
+    assert TABLE.for_pictures(one, has_pictures=has_pictures, names_minor=True)["sexual"] <= 0.3
+
+
 def test_every_category_has_a_row_and_one_without_is_refused() -> None:
     assert load().rules.categories.keys() == TABLE.refuse_from.keys()
     assert TABLE.refused({"something new": 0.01}, 6) == ("something new",)
@@ -63,6 +75,8 @@ def test_other_tolerances_are_none(tolerance: int) -> None:
         ("sexual = [0.15,", "sexual = [0.0,", "above 0"),
         ("child_safety = [0.30,", "child_safety = [0.20,", "one threshold for every tolerance"),
         ('"never", "never"]', '"always", "never"]', "Invalid enum"),
+        ("sexual = [0.30, 0.35,", "sexual = [0.40, 0.35,", "never fall"),
+        ("sexual = [0.30, 0.35,", "erotic = [0.30, 0.35,", "thresholds of sexual"),
     ],
 )
 def test_a_table_that_breaks_a_promise_is_refused(row: str, broken: str, message: str, tmp_path: Path) -> None:
