@@ -1,13 +1,14 @@
-"""Finding every one of many texts in one, in a single pass over it (Aho and Corasick, 1975)."""
+"""Finding every one of many texts in one, in a single pass over it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from operator import add
 
 
 class Automaton:
-    """Finds `terms` in texts; what belongs to a term is told when it is found."""
+    """Finds `terms` in texts (Aho and Corasick, 1975); what belongs to a term is told when it is found."""
 
     def __init__(self, terms: Mapping[str, tuple[str, ...]]) -> None:
         self._next: list[dict[str, int]] = [{}]
@@ -52,4 +53,26 @@ class Automaton:
             state = ways[state].get(character, 0)
             if told[state]:
                 found.append((place, told[state]))
+        return found
+
+
+class Index:
+    """The same for short terms in a script of many characters: most pairs of characters begin none."""
+
+    def __init__(self, terms: Mapping[str, tuple[str, ...]]) -> None:
+        #: By the first two characters of a term, or its only one: what may follow, and what belongs to it then.
+        self._rests: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        for term, told in terms.items():
+            self._rests.setdefault(term[:2], []).append((term[2:], told))
+        self._alone = {head: rests[0][1] for head, rests in self._rests.items() if len(head) == 1}
+
+    def find(self, text: str) -> list[tuple[int, tuple[str, ...]]]:
+        """Where terms end in a text, and what belongs to each."""
+        found = [(place, self._alone[one]) for place, one in enumerate(text) if one in self._alone]
+        rests = self._rests
+        pairs = map(add, text, text[1:])
+        for begin, further in [(place, rests[pair]) for place, pair in enumerate(pairs) if pair in rests]:
+            for rest, told in further:
+                if text.startswith(rest, begin + 2):
+                    found.append((begin + 1 + len(rest), told))
         return found

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import msgspec
 
-from fluxserve.moderation.automaton import Automaton
+from fluxserve.moderation.automaton import Automaton, Index
 from fluxserve.moderation.words import fold, words_of
 
 FOLDER = Path(__file__).parent / "lexicon"
 RULES_FILE = "rules.toml"
 #: Letters of a stem, at most.
 LONGEST_STEM = 20
+#: Letters by which most words are told apart from terms.
+HEAD = 3
 #: Shorter terms are not looked for inside runs of letters: each would be in some run of honest ones.
 LEAST_IN_RUN = 4
 
@@ -76,9 +78,27 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """How the words begin that may begin a term: with HEAD letters, or with a stem that has fewer."""
+
+    whole: frozenset[str]
+    short: tuple[str, ...]
+
+    @classmethod
+    def of(cls, root: Node) -> Heads:
+        """Those of all terms."""
+        short = tuple(stem for stem in root.stems if len(stem) < HEAD)
+        return cls(whole=frozenset(word[:HEAD] for word in (*root.following, *root.stems)), short=short)
+
+    def may_begin(self, word: str) -> bool:
+        """Whether a word, as it is written, may; most cannot."""
+        return word[:HEAD] in self.whole or word.startswith(self.short)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lexicon:
-    """Everything that is looked up: word by word from `root`; `unspaced` finds terms in scripts without spaces,
-    `in_runs` those in letters that stood alone, whose words nobody parted.
+    """Everything that is looked up: word by word from `root`, where a word begins as `heads` say; `unspaced` finds
+    terms in scripts without spaces, `in_runs` those in letters that stood alone, whose words nobody parted.
     """
 
     rules: Rules
@@ -86,7 +106,8 @@ class Lexicon:
     ages: frozenset[str]
     young: frozenset[str]
     in_runs: Automaton
-    unspaced: Automaton
+    unspaced: Index
+    heads: Heads
     languages: tuple[str, ...]
 
 
@@ -108,7 +129,8 @@ def load(folder: Path = FOLDER) -> Lexicon:
         ages=frozenset(_folded(word for language in languages.values() for word in language.ages)),
         young=frozenset(_folded(word for language in languages.values() for word in language.young)),
         in_runs=Automaton(alone),
-        unspaced=Automaton(unspaced),
+        unspaced=Index(unspaced),
+        heads=Heads.of(root),
         languages=tuple(languages),
     )
 

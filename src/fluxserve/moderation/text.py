@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from fluxserve.moderation.lexicon import LONGEST_STEM, Lexicon, Node, Rule
-from fluxserve.moderation.words import readings, words_of
+from fluxserve.moderation.words import is_plain, readings, words_of
 
 MINOR = "minor"
 _ADULT = 18
@@ -55,7 +55,9 @@ class _Search:
                 for group in go_on(node, number + 1):
                     found.setdefault(group, []).append(number)
         if len(words.spaced) < len(words.written):
-            for number, groups in self._lexicon.unspaced.find(words.written):
+            written = words.written
+            characters = "".join([one if len(one) == 1 else " " for one in written] if words.spaced else written)
+            for number, groups in self._lexicon.unspaced.find(characters):
                 for group in groups:
                     found.setdefault(group, []).append(number)
         for number in self._young_places():
@@ -76,6 +78,8 @@ class _Search:
         return known
 
     def _work_out(self, word: str) -> tuple[tuple[str, ...], tuple[Node, ...]]:
+        if not self._lexicon.heads.may_begin(word) and is_plain(word):
+            return _NOTHING
         steps = _steps(self._lexicon.root, word)
         if not steps:
             return _NOTHING
@@ -102,8 +106,9 @@ class _Search:
     def _young_places(self) -> Iterator[int]:
         """Where an age under eighteen begins: 15yo, 15 years, fifteen years."""
         written, ages = self._words.written, self._lexicon.ages
-        numbers = {word: self._rest_of_age(word) for word in set(written)}
-        numbers = {word: rest for word, rest in numbers.items() if rest is not None}
+        young = self._lexicon.young
+        likely = [word for word in set(written) if word in young or word[0].isdecimal()]
+        numbers = {word: rest for word in likely if (rest := self._rest_of_age(word)) is not None}
         if numbers:
             for number, word in enumerate(written):
                 if word in numbers:
@@ -114,8 +119,8 @@ class _Search:
 
     def _rest_of_age(self, word: str) -> str | None:
         """What stands behind a number under eighteen in a word; None: the word begins with none."""
-        if not word[0].isdecimal():
-            return "" if word in self._lexicon.young else None
+        if word in self._lexicon.young:
+            return ""
         rest = word.lstrip("0123456789")
         digits = word[: len(word) - len(rest)]
         return rest if 0 < len(digits) < 3 and 0 < int(digits) < _ADULT else None

@@ -91,13 +91,21 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     seen = _without(_unseen(), text)
-    apart = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", seen).casefold())
+    folded = unicodedata.normalize("NFKC", seen).casefold()
+    if max(folded, default="") <= _BASIC and not _may_have_accents().search(folded):
+        return unicodedata.normalize("NFC", folded)
+    apart = unicodedata.normalize("NFD", folded)
     return unicodedata.normalize("NFC", _without(_accents(), apart))
+
+
+def is_plain(word: str) -> bool:
+    """Nothing of it stands for anything else."""
+    return word.isascii() and word.isalpha() and not _STRETCHED.search(word)
 
 
 def readings(word: str) -> tuple[str, ...]:
     """A word as it is written, and in the ways that it may be meant."""
-    if word.isascii() and word.isalpha() and not _STRETCHED.search(word):  # nearly all of them
+    if is_plain(word):  # nearly all of them
         return (word[:_LONGEST],)
     found = {word[:_LONGEST]: None}
     if _OTHER_SCRIPTS.search(word):
@@ -138,6 +146,13 @@ def _unseen() -> Characters:
 def _accents() -> Characters:
     every = map(chr, range(sys.maxunicode + 1))
     return _class_of(c for c in every if unicodedata.category(c) == "Mn" and c not in _KANA_MARKS)
+
+
+@cache
+def _may_have_accents() -> re.Pattern[str]:
+    """Characters up to _BASIC that come apart into one and an accent, and accents."""
+    every = map(chr, range(ord(_BASIC) + 1))
+    return _pattern(c for c in every if _accents()[1].search(unicodedata.normalize("NFD", c)))
 
 
 def _class_of(characters: Iterable[str]) -> Characters:

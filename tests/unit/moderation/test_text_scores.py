@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxserve.moderation import thresholds
+from fluxserve.moderation.automaton import Automaton, Index
 from fluxserve.moderation.lexicon import FOLDER, RULES_FILE, load
-from fluxserve.moderation.text import score
+from fluxserve.moderation.text import _steps, score
 from fluxserve.moderation.thresholds import TOLERANCES
+from fluxserve.moderation.words import is_plain
 
 LEXICON, THRESHOLDS = load(), thresholds.load()
 #: What a language needs before it counts as one that is read.
@@ -151,3 +153,18 @@ def test_a_rule_or_a_term_that_says_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "en.toml").write_text('[groups]\nminor = ["!?"]\n', "utf-8")
     with pytest.raises(ValueError, match="no word"):
         load.__wrapped__(tmp_path)
+
+
+@given(st.text("abdehilnoprstux", min_size=1, max_size=8))
+def test_a_word_that_is_passed_over_begins_no_term(word: str) -> None:
+    if not LEXICON.heads.may_begin(word) and is_plain(word):
+        assert _steps(LEXICON.root, word) == []
+
+
+@given(
+    st.dictionaries(st.text("abc裸体", min_size=1, max_size=4), st.just(("g",)), max_size=6),
+    st.text("abc裸体 ", max_size=40),
+)
+def test_both_ways_to_find_terms_find_the_same(terms: dict[str, tuple[str, ...]], text: str) -> None:
+    found = {place for place, _ in Index(terms).find(text)}
+    assert found == {place for place, _ in Automaton(terms).find(text)}
