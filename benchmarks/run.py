@@ -206,7 +206,7 @@ def store() -> None:
 
 NEW_KEY = NewKey(
     id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
-    rate_per_minute=None, weight=1.0, now=0.0,
+    max_work=None, rate_per_minute=None, weight=1.0, now=0.0,
 )  # fmt: skip
 
 
@@ -219,7 +219,8 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
             webhook_url=None, sealed_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
-            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_of_model=None, now=0.0,
+            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_work=None, max_of_model=None,
+            now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip
