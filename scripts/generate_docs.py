@@ -185,7 +185,7 @@ def settings_page() -> str:
             NOTE,
             "Read once at the start: defaults, then the TOML file (`--config FILE` or `FLUXSERVE_CONFIG`), then the",
             "environment, then the command line. Durations are in seconds, sizes in bytes. In the environment a list",
-            "is one text with commas, and `models` is JSON. An unknown name stops the start.\n",
+            "is one text with commas, and tables are JSON. An unknown name stops the start.\n",
             table(("Setting", "Variable", "Default", "Values", "Meaning"), rows),
         ]
     )
@@ -210,6 +210,8 @@ def _values(schema: Mapping[str, object]) -> str:
         return ", ".join(f"`{value}`" for value in cast("list[str]", schema["enum"]))
     words = {"array": "list of names", "object": "table", "string": "text", "integer": "whole number"}
     kind = str(schema["type"])
+    if "$ref" in cast("Mapping[str, object]", schema.get("items", {})):
+        return "list of tables"
     bounds = [
         f"over {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else "",
         f"from {schema['minimum']:g}" if "minimum" in schema else "",

@@ -267,16 +267,18 @@ FIELDS = (
     Field(
         name="safety_tolerance",
         models=tuple(model for model in EVERY if model not in FLUX2),
-        accepted={"0": None, "2": None, "6": None},
+        attribute="safety_tolerance",
+        default=dict.fromkeys(EVERY, 2),
+        accepted={"0": 0, "2": 2, "6": 6},
         refused={"-1": "greater_than_equal", "7": "less_than_equal", **NOT_WHOLE},
-        warns=True,
     ),
     Field(
         name="safety_tolerance",
         models=FLUX2,
-        accepted={"0": None, "5": None},
+        attribute="safety_tolerance",
+        default=dict.fromkeys(FLUX2, 2),
+        accepted={"0": 0, "5": 5},
         refused={"-1": "greater_than_equal", "6": "less_than_equal"},
-        warns=True,
     ),
     Field(
         name="output_format",

@@ -20,8 +20,9 @@ import msgspec
 from fluxserve.api.worker_outcomes import hold
 from fluxserve.catalogue.params import MAX_FILE
 from fluxserve.delivery.fetching import REDIRECTS, TIMEOUT_S, Fetched
+from fluxserve.delivery.outbound import Answer, Call
 from fluxserve.delivery.webhooks import LOST, UNSIGNED, Reply
-from fluxserve.errors import SecretLost, Unavailable, WorkerProtocolError
+from fluxserve.errors import OutboundFailed, SecretLost, Unavailable, WorkerProtocolError
 from fluxserve.service.postbox import Waiting
 from fluxserve.service.watches import Signal
 from fluxserve.service.webhooks import Webhooks
@@ -162,6 +163,25 @@ class Couriers:
             )
         )
         return Fetched(status=report.status, body=report.body, problem=report.problem, retry_after=report.retry_after)
+
+    @property
+    def ready(self) -> int:
+        """Couriers that are connected."""
+        return len(self._carriers)
+
+    async def ask(self, call: Call) -> Answer:
+        """One call to an address of the operator's. Raises OutboundFailed, at once where no courier is there."""
+        self._need()
+        headers = tuple((name.decode(), value.decode()) for name, value in call.headers)
+        report = await self.run(
+            p.Errand(
+                number=0, method=call.method, url=call.url, limit=call.limit, timeout=call.timeout, headers=headers,
+                body=call.body, whole=call.whole, own=True,
+            )
+        )  # fmt: skip
+        if report.status is None:
+            raise OutboundFailed(report.problem or LOST, "The address brought no answer")
+        return Answer(status=report.status, headers={}, body=report.body)
 
     # Webhooks
 

@@ -146,7 +146,9 @@ class Gateway:
         with contextlib.suppress(OSError):  # it says nothing in time, or it is gone
             try:
                 hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
-                reason = objection(hello, is_local=is_local, token=self._token)
+                reason = objection(
+                    hello, is_local=is_local, token=self._token, moderates=self._service.moderation.is_on
+                )
             except WorkerProtocolError:
                 hello, reason = None, "The hello cannot be read: use equal versions of fluxserve."
             if reason is None and isinstance(hello, p.Hello):
@@ -292,7 +294,7 @@ class Gateway:
             self._wake_all()  # those that were held back from what this one could take
         laden = {one.id: one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)}
         if light := [one for one in records if one.id not in laden]:
-            session.send(p.Tasks(assignments=tuple(_assignment(record) for record in light)))
+            session.send(p.Tasks(assignments=tuple(map(self._assignment, light))))
             self._show(session, [record.id for record in light])
         for task_id in laden:
             session.claims[task_id].is_sent = False
@@ -310,10 +312,24 @@ class Gateway:
             return
         waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
         if (claim := session.claim_of(record.id, record.fence)) is not None:  # not cancelled meanwhile
-            session.send(p.Tasks(assignments=(_assignment(record, waypoint, pictures),)))
+            session.send(p.Tasks(assignments=(self._assignment(record, waypoint, pictures),)))
             self._show(session, [record.id])
             await session.flush()
             claim.is_sent = True
+
+    def _assignment(
+        self, record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
+    ) -> p.Assignment:
+        return p.Assignment(
+            task_id=record.id,
+            fence=record.fence,
+            generation=record.generation,
+            turn=record.turn,
+            flow=record.key_id,
+            waypoint=waypoint,
+            pictures=dict(pictures or {}),
+            refuse_from=self._service.moderation.refuse_from(record.generation),
+        )
 
     def _show(self, session: Session, task_ids: Iterable[str]) -> None:
         """Ask for previews of those of the session's tasks whose previews are wanted."""
@@ -354,7 +370,7 @@ class Gateway:
             case p.Returned(held=held, recycled=recycled):
                 session.draining, session.told = True, session.told or not recycled
                 self._take_back(session, held)
-            case p.Finished() | p.Failed():
+            case p.Finished() | p.Failed() | p.Withheld():
                 self._outcomes.hand_in(session, message)
             case p.Hello() | p.CourierHello() | p.Report():
                 raise WorkerProtocolError("A second hello, or a courier's message.")
@@ -468,17 +484,3 @@ class Gateway:
             session.draining = True
             if session.is_local:
                 session.send(p.Drain())
-
-
-def _assignment(
-    record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
-) -> p.Assignment:
-    return p.Assignment(
-        task_id=record.id,
-        fence=record.fence,
-        generation=record.generation,
-        turn=record.turn,
-        flow=record.key_id,
-        waypoint=waypoint,
-        pictures=dict(pictures or {}),
-    )

@@ -144,7 +144,6 @@ SAFETY_TOLERANCE = Param(
     default=2,
     minimum=0,
     maximum=6,
-    no_effect="safety_tolerance is accepted, but nothing is moderated here yet",
 )
 IMAGE_PROMPT_STRENGTH = Param(
     name="image_prompt_strength",

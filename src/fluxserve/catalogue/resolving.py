@@ -45,6 +45,7 @@ def resolve(
         recipe=draft.recipe,
         pictures=tuple(pictures[param.name] for param in spec.params if param.name in pictures),
         finetune=None if finetune_sha256 is None else _finetune(fields, finetune_sha256),
+        safety_tolerance=cast("int", fields["safety_tolerance"]),
     )
     inputs = [picture.size for picture in generation.pictures]
     return Resolved(

@@ -121,7 +121,7 @@ class ModelSpec:
 class Generation:
     """What to draw, fully resolved. Frozen once the request was accepted; a retry draws the same picture.
 
-    The pixels of `pictures` travel beside it.
+    The pixels of `pictures` travel beside it. `safety_tolerance`, from 0 to 6, decides whether anybody may see it.
     """
 
     model: str
@@ -134,6 +134,7 @@ class Generation:
     recipe: Recipe = _TEXT_TO_IMAGE
     pictures: tuple[InputPicture, ...] = ()
     finetune: Finetune | None = None
+    safety_tolerance: int = 2
 
     @property
     def batch_key(self) -> str:

@@ -10,19 +10,24 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from fluxserve.catalogue import InputPicture, Resolved, find, foresee, resolve
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.outbound import fault_of
-from fluxserve.errors import Fact, FieldRefused, FluxserveError
+from fluxserve.errors import Fact, FieldRefused, FluxserveError, JsonValue
 from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.inputs import Inputs, pictures_of
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order, refusal
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import Store, TaskRecord, Verdict
-from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Refusal, Submission
+
+#: The warning of a request that says what is tolerated where nothing is refused.
+UNMODERATED = "safety_tolerance changes nothing: moderation is switched off here"
 
 
 class Acceptance:
@@ -36,6 +41,7 @@ class Acceptance:
         inputs: Inputs,
         sharing: Sharing,
         webhooks: Webhooks,
+        moderation: Moderation,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -43,6 +49,7 @@ class Acceptance:
         self._inputs = inputs
         self._sharing = sharing
         self._webhooks = webhooks
+        self._moderation = moderation
         self._allowance = Allowance.parse(settings.outbound_allow)
         self._finetunes = FinetuneHashes(settings.finetunes)
         self._model_limits = settings.model_limits
@@ -58,9 +65,14 @@ class Acceptance:
         files = await self._inputs.decode(order.spec, order.pictures, dict.fromkeys(order.urls))
         pictures = pictures_of(files)
         resolved = await self._resolved(order, pictures)
+        refused = await self._moderation.judge_prompt(
+            resolved.generation, has_pictures=bool(order.urls or resolved.generation.pictures)
+        )
         task_id = str(uuid.uuid4())
-        inputs = await self._inputs.write(task_id, files)
+        inputs = await self._inputs.write(task_id, {} if refused else files)
         submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)
+        if refused is not None:
+            submission = _refused(submission, refused)
         try:
             submitted = (await self._store.submit_many([submission]))[0]
         except FluxserveError:  # nothing was written down
@@ -98,7 +110,7 @@ class Acceptance:
             key_id=record.key_id,
             generation=resolved.generation,
             inputs=inputs,
-            warnings=resolved.warnings,
+            warnings=self._warnings(resolved, request.values),
             recipe=recipe,
             repeatable=recipe is not None and request.repeatable,
             fingerprints=self._sharing.fingerprints(record.generation.model),
@@ -141,8 +153,9 @@ class Acceptance:
             generation=resolved.generation,
             inputs=inputs,
             preparation=_preparation(order, resolved) if order.urls else None,
+            refusal=None,
             extras=order.extras,
-            warnings=resolved.warnings,
+            warnings=self._warnings(resolved, order.values),
             dialect=order.dialect,
             origin=order.origin,
             webhook_url=order.text("webhook_url"),
@@ -161,8 +174,19 @@ class Acceptance:
             now=self._now(),
         )
 
+    def _warnings(self, resolved: Resolved, values: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        is_unused = "safety_tolerance" in values and not self._moderation.is_on
+        return (*resolved.warnings, UNMODERATED) if is_unused else resolved.warnings
+
     def _limit_of(self, order: Order) -> int | None:
         return None if order.key.max_active is None else self._model_limits.get(order.spec.name)
+
+
+def _refused(submission: Submission, refusal: Refusal) -> Submission:
+    """It ends as it comes, costs nothing, and has nothing to do with any other."""
+    return replace(
+        submission, refusal=refusal, preparation=None, recipe=None, repeatable=False, fingerprints=(), cost=0
+    )
 
 
 def _preparation(order: Order, resolved: Resolved) -> Preparation:

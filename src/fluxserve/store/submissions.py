@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
@@ -17,6 +18,15 @@ class KeptInput:
     name: str
     object_name: str
     size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why moderation ended a task: for which categories, and `about` what of it. `charged`: it cost its price."""
+
+    categories: tuple[str, ...]
+    about: Literal["prompt", "input_picture", "picture"]
+    charged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +74,13 @@ class Submission(Entrant):
 
     With a `preparation` it takes no place yet: its generation is a guess, but for the pictures that it names, and its
     cost the most that it can be.
+    A `refusal` ends it in the same transaction, before anything of it is queued.
     `sealed_secret` signs its webhook; whoever can read the database alone cannot open it.
     """
 
     account_id: str
     preparation: Preparation | None
+    refusal: Refusal | None
     extras: Mapping[str, object]
     dialect: str
     origin: str
