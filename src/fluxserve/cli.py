@@ -281,9 +281,10 @@ def list_models(context: typer.Context, config: Config = None) -> None:
         {f"{checkpoint.describe()} [{', '.join(map(str, checkpoint.origin))}]" for checkpoint in here.values()}
     ):
         out.print(f"\n{escape(line)}", soft_wrap=True)
-    for line in dict.fromkeys(catalogue.MODELS[name].plainly for name, drawn_by in here.items() if drawn_by.is_plain):
-        if line:
-            out.print(f"\n{line}", soft_wrap=True)
+    for line in dict.fromkeys(
+        line for name, drawn_by in here.items() for line in drawn_by.does_otherwise(catalogue.MODELS[name])
+    ):
+        out.print(f"\n{line}", soft_wrap=True)
     for name, reason in catalogue.NOT_DRAWN.items():
         out.print(f"\n{name}: {reason}", soft_wrap=True)
     if missing := engine.missing(settings):

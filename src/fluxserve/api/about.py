@@ -76,7 +76,7 @@ class ModelList(BaseModel):
 
 def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Model:
     """A model as the list shows it; `missing` is what has to be installed before anything here draws."""
-    otherwise = spec.plainly.removesuffix(".") if checkpoint.is_plain else ""
+    otherwise = [line.removesuffix(".") for line in checkpoint.does_otherwise(spec)]
     return Model(
         id=spec.name,
         title=spec.title,
@@ -86,7 +86,7 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
         price=to_credits(spec.price.millicredits),
         price_further=to_credits(spec.price.further),
         price_is_published=spec.price.published,
-        runs_on=". ".join(filter(None, (checkpoint.describe(), otherwise, missing))),
+        runs_on=". ".join(filter(None, (checkpoint.describe(), *otherwise, missing))),
         license=checkpoint.license or "not stated",
     )
 

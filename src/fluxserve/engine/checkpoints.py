@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from fluxserve import mini
-from fluxserve.catalogue import MODELS, Size
+from fluxserve.catalogue import MODELS, ModelSpec, Size
 from fluxserve.catalogue.recipes import Control, Fill, Recipe
 from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import fitting, layout, single_file
@@ -35,6 +35,10 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: What the transformer reads beside latents and words: nothing more, pictures as tokens that stand beside the latents,
 #: a masked picture and its mask as channels, or a picture of edges or depths as channels.
 Reads = Literal["nothing", "references", "masked", "control"]
+_NO_REDUX = "Without a Redux folder beside the weights (redux) image_prompt is left out, and a warning says so."
+_NO_DEPTH = (
+    "Without a network that sees depth beside the weights (depth) control_image is refused: send preprocessed_image."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +100,14 @@ class Checkpoint:
         is_stranger = isinstance(recipe, Fill | Control) and (made_for is None or not isinstance(recipe, made_for))
         return _USUAL_GUIDANCE if is_stranger else math.inf
 
-    @property
-    def is_plain(self) -> bool:
-        """Made to draw from prompts alone: pictures are no part of what it learnt."""
-        return self.reads == "nothing"
+    def does_otherwise(self, spec: ModelSpec) -> Sequence[str]:
+        """What it does with pictures that `spec` takes and it did not learn to read, in a sentence each."""
+        told = [spec.plainly] if spec.plainly and self.reads == "nothing" else []
+        if spec.param("image_prompt") is not None and self.beside.redux is None:
+            told.append(_NO_REDUX)
+        if spec.takes_depths and self.reads == "control" and self.beside.depth is None:
+            told.append(_NO_DEPTH)
+        return told
 
     @property
     def rows_per_picture(self) -> int:
