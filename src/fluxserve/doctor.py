@@ -57,6 +57,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_data(settings),
         _provenance(settings),
         _moderation(settings),
+        _upsampler(settings),
     ]
 
 
@@ -170,6 +171,13 @@ def _provenance(settings: Settings) -> Finding:
     except FluxserveError as error:
         return Finding("bad", "provenance", error.message)
     return Finding("ok", "provenance", told)
+
+
+def _upsampler(settings: Settings) -> Finding:
+    if settings.prompt_upsampler is None:
+        return Finding("note", "upsampling", "no prompt_upsampler is set: prompts are drawn as they stand")
+    model = settings.prompt_upsampler.model or "its own choice of model"
+    return Finding("ok", "upsampling", f"{model} at {settings.prompt_upsampler.url}; it is not called by this command")
 
 
 def _moderation(settings: Settings) -> Finding:

@@ -121,21 +121,35 @@ class Composed(BaseModel):
         return self
 
 
-class Judge(BaseModel):
-    """A judge of texts, pictures or both, at an address of the operator's own."""
+class Endpoint(BaseModel):
+    """Something that is asked over HTTP at an address of the operator's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s]*)?$")
-    kind: Literal["openai", "http"] = "openai"
     model: str | None = None
     key: SecretStr | None = None
-    asked_about: Literal["texts", "pictures", "both"] = "texts"
 
     @property
     def host(self) -> str:
         """Without a port; an IPv6 address without its brackets."""
         return (urlsplit(self.url).hostname or "").lower()
+
+    @property
+    def bearer(self) -> list[tuple[bytes, bytes]]:
+        """The header that shows the key, if there is one."""
+        return [] if self.key is None else [(b"authorization", b"Bearer " + self.key.get_secret_value().encode())]
+
+
+class Judge(Endpoint):
+    """A judge of texts, pictures or both."""
+
+    kind: Literal["openai", "http"] = "openai"
+    asked_about: Literal["texts", "pictures", "both"] = "texts"
+
+
+class Upsampler(Endpoint):
+    """A language model that enriches prompts, behind an OpenAI-compatible endpoint: `url` up to its `/v1`."""
 
 
 #: The two kinds of a model's value; no names of settings.
@@ -280,6 +294,15 @@ class Settings(BaseSettings):
         10.0, gt=0, le=600, description="Longest look at a picture or a prompt; what takes longer is not delivered."
     )
 
+    prompt_upsampler: Upsampler | None = Field(
+        None,
+        description="The language model that enriches prompts where requests want that (docs/upsampling.md): a table "
+        "of `url`, `model` and `key` of an OpenAI-compatible endpoint; none: prompts are drawn as they stand.",
+    )
+    prompt_upsampler_timeout: float = Field(
+        10.0, gt=0, le=600, description="Longest wait for an enriched prompt; then the prompt is drawn as it stands."
+    )
+
     outbound_allow: Names = Field(
         (),
         description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "
@@ -402,6 +425,7 @@ def _not_json(error: SettingsError) -> ConfigurationError:
     examples = {
         "model_limits": '{"flux-kontext-max": 6}',
         "models": '{"flux-dev": "mini"}',
+        "prompt_upsampler": '{"url": "http://127.0.0.1:11434/v1", "model": "qwen3"}',
         "moderation_judges": '[{"url": "http://judge.lan/v1/moderations"}]',
     }
     name = next((name for name in examples if f'"{name}"' in str(error)), "models")

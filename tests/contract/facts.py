@@ -63,7 +63,7 @@ class Field:
     """One field of some models. `accepted` maps texts to what they come to where `attribute` shows it, else to None.
 
     `attribute` is the field of the Generation that it ends in; `default` is its value when nothing is said.
-    `warns`: using the field says in `details.warnings` that it changes nothing yet. `tried` are those of the models
+    `warns`: using the field alone says in `details.warnings` that it changes nothing. `tried` are those of the models
     that every value is sent to; the others say the same of the field in their schemas.
     """
 
@@ -298,10 +298,10 @@ FIELDS = (
     ),
     Field(
         name="prompt_upsampling", models=(*FIRST, *KREA, *KONTEXT, *TOOLS), accepted={"true": None},
-        refused=NOT_A_FLAG, warns=True,
+        refused=NOT_A_FLAG,
     ),
     Field(
-        name="prompt_upsampling", models=("flux-2-flex",), accepted={"true": None}, refused=NOT_A_FLAG, warns=True,
+        name="prompt_upsampling", models=("flux-2-flex",), accepted={"true": None}, refused=NOT_A_FLAG,
     ),
     Field(
         name="image_prompt",

@@ -35,6 +35,7 @@ from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -85,7 +86,11 @@ class Server:
             moderation=Moderation(
                 is_on=settings.moderation == "on",
                 judges=Judges(settings.moderation_judges, timeout=settings.moderation_timeout),
-            ), now=lambda: self.now, rng=random.Random(1),
+            ),
+            upsampling=Upsampling(
+                settings.prompt_upsampler, timeout=settings.prompt_upsampler_timeout, steady=lambda: self.now
+            ),
+            now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),

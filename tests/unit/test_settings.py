@@ -130,6 +130,7 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
     texts = {
         "models": "{}",
         "moderation_judges": "[]",
+        "prompt_upsampler": '{"url": "http://127.0.0.1:11434/v1"}',
         "public_url": "https://flux.example.com",
         "speed": "auto, fused",
         "worker_listen": "127.0.0.1:9000",

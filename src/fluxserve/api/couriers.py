@@ -150,13 +150,17 @@ class Couriers:
         finally:
             carrier.errands.pop(number, None)
 
-    async def fetch(self, url: str) -> Fetched:
-        """The file at a URL of a caller; a courier that could bring it is waited for, unless the server stops."""
-        self._need()
+    async def _wait_for_room(self) -> None:
+        """Until a courier could run an errand, or the server stops."""
         with self._changed.watching(changed := asyncio.Event()):
             while not self._stopping and not any(carrier.room for carrier in self._carriers.values()):
                 changed.clear()
                 await changed.wait()
+
+    async def fetch(self, url: str) -> Fetched:
+        """The file at a URL of a caller; a courier that could bring it is waited for, unless the server stops."""
+        self._need()
+        await self._wait_for_room()
         report = await self.run(
             p.Errand(
                 number=0, method="GET", url=url, limit=MAX_FILE, timeout=TIMEOUT_S, whole=True, redirects=REDIRECTS
@@ -170,8 +174,13 @@ class Couriers:
         return len(self._carriers)
 
     async def ask(self, call: Call) -> Answer:
-        """One call to an address of the operator's. Raises OutboundFailed, at once where no courier is there."""
+        """One call to an address of the operator's; a courier is waited for as long as the call may take.
+
+        Raises OutboundFailed.
+        """
         self._need()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wait_for_room(), call.timeout)
         headers = tuple((name.decode(), value.decode()) for name, value in call.headers)
         report = await self.run(
             p.Errand(

@@ -50,6 +50,7 @@ from fluxserve.service.preparation import Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import EngineChoice, Settings
@@ -153,6 +154,7 @@ class Server:
         inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
         judges = Judges(settings.moderation_judges, timeout=settings.moderation_timeout)
         moderation = Moderation(is_on=settings.moderation == "on", judges=judges)
+        upsampling = Upsampling(settings.prompt_upsampler, timeout=settings.prompt_upsampler_timeout)
         service = Service(
             settings=settings,
             store=store,
@@ -174,6 +176,7 @@ class Server:
                 rng=random.SystemRandom(),
             ),
             moderation=moderation,
+            upsampling=upsampling,
             now=time.time,
             rng=random.SystemRandom(),
         )
@@ -194,7 +197,7 @@ class Server:
             on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
-        judges.ask = couriers.ask
+        judges.ask = upsampling.ask = couriers.ask
         gateway = Gateway(
             service,
             token=settings.worker_token.get_secret_value() if settings.worker_token else None,
@@ -240,7 +243,7 @@ class Server:
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
-        if self._asks_judges:
+        if self._asks_judges or self._settings.prompt_upsampler is not None:
             parts.fleet.need_courier()
         with self._published(running.url):
             self._announce(running)

@@ -116,6 +116,15 @@ class ModelSpec:
         """The field called `name`, if the model has it."""
         return next((param for param in self.params if param.name == name), None)
 
+    def wants_upsampling(self, values: Mapping[str, object]) -> bool:
+        """Whether a request with these fields wants its prompt enriched; some models do unless they are told not to."""
+        if not values.get("prompt"):
+            return False
+        if (asked := self.param("prompt_upsampling")) is not None:
+            told = values.get(asked.name)
+            return bool(asked.default if told is None else told)
+        return self.param("disable_pup") is not None and not values.get("disable_pup")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:

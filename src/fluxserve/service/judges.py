@@ -55,9 +55,7 @@ class Judges:
         return found
 
     async def _answer(self, judge: Judge, body: bytes) -> Mapping[str, float]:
-        headers = [(b"content-type", b"application/json")]
-        if judge.key is not None:
-            headers.append((b"authorization", b"Bearer " + judge.key.get_secret_value().encode()))
+        headers = [(b"content-type", b"application/json"), *judge.bearer]
         call = Call(
             method="POST", url=judge.url, limit=MAX_ANSWER, timeout=self._timeout, headers=headers, body=body,
             whole=True,

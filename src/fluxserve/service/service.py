@@ -25,6 +25,7 @@ from fluxserve.service.preparing import Preparing
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Enriched, Upsampling
 from fluxserve.service.views import Listed, Listing, View, Views
 from fluxserve.service.watches import Signal, Watches
 from fluxserve.service.waypoints import Waypoints
@@ -84,6 +85,7 @@ class Service:
         signing: Signing,
         webhooks: Webhooks,
         moderation: Moderation,
+        upsampling: Upsampling,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -107,9 +109,10 @@ class Service:
         self._inputs = inputs
         self._sharing = sharing
         self.moderation = moderation
+        self.upsampling = upsampling
         self._acceptance = Acceptance(
             settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, moderation=moderation,
-            now=now, rng=rng,
+            upsampling=upsampling, now=now, rng=rng,
         )  # fmt: skip
         self._now = now
         self._stopping = False
@@ -179,9 +182,10 @@ class Service:
         request: Preparation,
         pictures: Mapping[str, InputPicture],
         inputs: tuple[KeptInput, ...],
+        enriched: Enriched | None = None,
     ) -> bool:
-        """A task's pictures are all there (see `Acceptance.prepare`); False where it has ended."""
-        prepared = await self._acceptance.prepare(record, request, pictures, inputs)
+        """A task's pictures and prompt are there (see `Acceptance.prepare`); False where it has ended."""
+        prepared = await self._acceptance.prepare(record, request, pictures, inputs, enriched)
         if prepared is None:
             return False
         logger.info("Task prepared", extra={"action": "prepared", **prepared.log_context})

@@ -55,7 +55,7 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """What a request said whose pictures are to be fetched from `urls`, by field.
+    """What a request said whose pictures are to be fetched from `urls`, by field, or whose prompt is to be enriched.
 
     `values` are its other fields but those of webhooks, with the seed that was chosen; `repeatable`: by its caller.
     `weight` is its key's.
@@ -66,6 +66,7 @@ class Preparation:
     ignored: tuple[str, ...]
     repeatable: bool
     weight: float
+    upsamples: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,4 +96,4 @@ class Submission(Entrant):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Entrant):
-    """A task whose pictures are all there: what it comes to, at no more than was reserved for it."""
+    """A task whose pictures and prompt are all there: what it comes to, at no more than was reserved for it."""

@@ -27,6 +27,7 @@ from fluxserve.service.moderation import Moderation
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -106,7 +107,8 @@ class GatewayHouse:
             inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
             signing=Signing(),
             webhooks=self.webhooks,
-            moderation=Moderation(is_on=self.settings.moderation == "on"), now=lambda: NOW, rng=random.Random(1),
+            moderation=Moderation(is_on=self.settings.moderation == "on"),
+            upsampling=Upsampling(None, timeout=0.0), now=lambda: NOW, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0

@@ -24,6 +24,7 @@ from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -71,7 +72,7 @@ class House:
             keyring=self.keyring, sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache),
             signing=Signing(),
             webhooks=self.webhooks, moderation=Moderation(is_on=self.settings.moderation == "on"),
-            now=lambda: self.time, rng=random.Random(1),
+            upsampling=Upsampling(None, timeout=0.0), now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,
