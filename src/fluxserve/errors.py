@@ -30,6 +30,7 @@
     │   ├── InputsFull
     │   ├── StreamsFull
     │   ├── StoreUnavailable
+    │   ├── PictureOutOfReach
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -218,6 +219,10 @@ class StreamsFull(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The database could not take the write; nothing was changed."""
+
+
+class PictureOutOfReach(Unavailable):
+    """The file of a picture cannot be read for now."""
 
 
 class ShuttingDown(Unavailable):
