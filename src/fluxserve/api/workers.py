@@ -140,7 +140,8 @@ class Gateway:
     ) -> Session | None:
         with contextlib.suppress(OSError):  # it says nothing in time, or it is gone
             try:
-                hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
+                async with asyncio.timeout(HELLO_TIMEOUT_S):
+                    hello = await p.read_from_worker(reader, limit=p.MAX_HELLO)
                 reason = objection(hello, is_local=is_local, token=self._token)
             except WorkerProtocolError:
                 hello, reason = None, "The hello cannot be read: use equal versions of fluxserve."
@@ -218,7 +219,8 @@ class Gateway:
             while not session.closed:
                 woken = True
                 try:
-                    await asyncio.wait_for(session.look.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):
+                        await session.look.wait()
                 except TimeoutError:
                     woken = False
                 session.look.clear()
