@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -13,13 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-import msgspec
-
 from fluxserve.catalogue import Generation
 from fluxserve.engine.base import NO_PICTURES, Event, Pixels
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import Settings
-from fluxserve.worker import protocol
 
 
 @dataclass
@@ -135,55 +131,3 @@ def _path(target: object) -> str:
             return str(Path(f"/proc/self/fd/{target}").readlink())
         return ""
     return os.fspath(target)  # type: ignore[call-overload, no-any-return]
-
-
-@dataclass
-class Relay:
-    """Stands between a server and its workers, and cuts the connection at a message: it arrives, or it is lost."""
-
-    port: int
-    calls: Calls
-    delivers: bool
-    _carrying: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._carrying.add(task)
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.port)
-        ways = [
-            asyncio.create_task(self._carry(one, other, name))
-            for one, other, name in ((reader, server_writer, "to the server"), (server_reader, writer, "from it"))
-        ]
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # from `close`
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in (writer, server_writer):
-                end.transport.abort()
-            for way in ways:
-                way.cancel()
-            self._carrying.discard(task)
-            await asyncio.gather(*ways, return_exceptions=True)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
-        while (body := await protocol.read_frame(reader)) is not None:
-            cut = self.calls.fails(f"{name}: {_kind(body)}")
-            if self.delivers or not cut:
-                writer.write(len(body).to_bytes(4, "big") + body)
-                with contextlib.suppress(OSError):
-                    await writer.drain()
-            if cut:
-                await asyncio.sleep(0.01 if self.delivers else 0.0)  # what was written leaves before the end
-                return
-
-    async def close(self) -> None:
-        """End every connection."""
-        for task in list(self._carrying):
-            task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
-
-
-def _kind(body: bytes) -> str:
-    return str(msgspec.msgpack.decode(body)["type"])

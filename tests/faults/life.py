@@ -14,12 +14,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
-from failing import Calls, FailingConnection, FailingEngine, Relay
+from failing import Calls, FailingConnection, FailingEngine
+from fronts import FaultProxy, Front, Relay, Weather
 from starlette.applications import Starlette
 
 from fluxserve.api import DIALECTS
@@ -57,6 +59,8 @@ from sample_pictures import PNG
 HOST = "hooks.test"
 TOKEN = "a-token-for-workers"
 GRANT = 10_000_000
+#: An answer, in which a test looks for what it expects.
+Json = dict[str, Any]
 #: A life without faults takes less than one second.
 PATIENCE_S = 30.0
 ORDER = {
@@ -88,10 +92,14 @@ class World:
 
 
 @asynccontextmanager
-async def whole_world() -> AsyncIterator[World]:
-    """One without faults."""
-    async with receiving() as receiver:
-        world = World(receiver, Network(receiver.port, {HOST: [PUBLIC]}).client(HOST), Decoders())
+async def whole_world(weather: Weather | None = None) -> AsyncIterator[World]:
+    """One in which receivers are in this weather."""
+    async with receiving() as receiver, AsyncExitStack() as stack:
+        port = receiver.port
+        if weather is not None:
+            front = FaultProxy(port, weather, random.Random(2))
+            port = (await stack.enter_async_context(front.listening())).port
+        world = World(receiver, Network(port, {HOST: [PUBLIC]}).client(HOST), Decoders())
         try:
             yield world
         finally:
@@ -101,9 +109,19 @@ async def whole_world() -> AsyncIterator[World]:
 class Life:
     """A server with one task, in a folder of its own."""
 
-    def __init__(self, folder: Path, faults: Faults, world: World) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        *,
+        faults: Faults | None = None,
+        weather: Weather | None = None,
+        workers: int = 1,
+    ) -> None:
         self.folder = folder
-        self.faults = faults
+        self.faults = faults or Faults("nothing", Calls())
+        self.weather = weather
+        self.workers = workers
         self.world = world
         self.settings = settings = Settings(
             data_dir=folder, min_free_disk=0, fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
@@ -151,7 +169,6 @@ class Life:
             settings=settings, store=self.store, storage=storages["results"], waypoints=waypoints, inputs=inputs,
             views=self.service.views, now=lambda: time.time() + 2 * ORPHAN_AGE_S,
         )  # fmt: skip
-        self.workers = 0
         self.statuses: Counter[str] = Counter()
 
     def _watch_database(self) -> None:
@@ -159,41 +176,46 @@ class Life:
         self.store._writer._connection = FailingConnection(self.store._writer._connection, calls)  # type: ignore[assignment]
         self.store._reader = FailingConnection(self.store._reader, calls)  # type: ignore[assignment]
 
+    def _front(self, port: int) -> Front:
+        if self.weather is not None:
+            return FaultProxy(port, self.weather, random.Random(1))
+        return Relay(port, self.faults.calls_of("connection"), delivers=self.faults.delivers)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything that goes on beside requests."""
-        listener = await asyncio.start_server(self.gateway.serve_remote, "127.0.0.1", 0)
-        relay = Relay(listener.sockets[0].getsockname()[1], self.faults.calls_of("connection"), self.faults.delivers)
-        front = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
-        address = f"tcp:127.0.0.1:{front.sockets[0].getsockname()[1]}"
-        parts = (
-            self._keep_worker(address), self._keep_courier(address), self.gateway.reap(), self.couriers.reap(),
-            self.couriers.post(),
-        )  # fmt: skip
-        tasks = [asyncio.create_task(part) for part in parts]
-        try:
-            yield
-            assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await relay.close()
-            for server in (front, listener):
-                server.close()
-            await self.gateway.write_down_all(PATIENCE_S)
-            await self.couriers.settled(PATIENCE_S)
-            await self.http.aclose()
-            await self.store.close()
+        async with AsyncExitStack() as stack:
+            listener = await asyncio.start_server(self.gateway.serve_remote, "127.0.0.1", 0)
+            stack.push_async_callback(self._close, listener)
+            front = await stack.enter_async_context(self._front(listener.sockets[0].getsockname()[1]).listening())
+            address = f"tcp:127.0.0.1:{front.port}"
+            parts = (
+                *(self._keep_worker(address, f"w{number}") for number in range(self.workers)),
+                self._keep_courier(address), self.gateway.reap(), self.couriers.reap(), self.couriers.post(),
+            )  # fmt: skip
+            tasks = [asyncio.create_task(part) for part in parts]
+            try:
+                yield
+                assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_worker(self, address: str) -> None:
+    async def _close(self, listener: asyncio.Server) -> None:
+        listener.close()
+        await self.gateway.write_down_all(PATIENCE_S)
+        await self.couriers.settled(PATIENCE_S)
+        await self.http.aclose()
+        await self.store.close()
+
+    async def _keep_worker(self, address: str, name: str) -> None:
         """As a fleet does: one that breaks is followed by another."""
         calls = self.faults.calls_of("engine")
         while True:
-            self.workers += 1
             engine: FakeEngine = FailingEngine(self.settings, calls)
             worker = Worker(
-                engine=engine, settings=self.settings, server=address, worker_id="w1", token=TOKEN, parented=False
+                engine=engine, settings=self.settings, server=address, worker_id=name, token=TOKEN, parented=False
             )
             with contextlib.suppress(RuntimeError):
                 await worker.run()
@@ -205,30 +227,37 @@ class Life:
         )  # fmt: skip
         await courier.run()
 
-    async def live(self) -> str:
-        """Ask, wait, download, be told: how the task ended. An answer is a 200, or a 503 that is asked for again."""
+    async def live(self, count: int = 1, within: float = PATIENCE_S) -> list[str]:
+        """So many tasks at once are asked for, waited for, downloaded and told: how each ended."""
         key, _ = await self.keyring.create(
             name="k", account=None, grant=GRANT, max_active=None, rate_per_minute=None, weight=1.0, now=time.time()
         )
         self.http.headers["x-key"] = key
         self.faults.calls.armed = True
-        async with self.running(), asyncio.timeout(PATIENCE_S):
-            headers = {"idempotency-key": "once"}
-            task = await self._ask("POST", "/v1/flux-dev", content=json.dumps(ORDER).encode(), headers=headers)
-            while (polled := await self._ask("GET", f"{task['polling_url']}&wait=5"))["status"] == "Pending":
-                pass
-            if polled["status"] == "Ready":
-                await self._ask("GET", polled["result"]["sample"])
-            while not self._webhook_is_delivered(task["id"]):  # noqa: ASYNC110 - it is written down by another thread
-                await asyncio.sleep(0.05)
+        async with self.running(), asyncio.timeout(within):
+            polled = await asyncio.gather(*map(self._live_one, range(count)))
             self.faults.calls.armed = False
             await self.gateway.write_down_all(PATIENCE_S)
-            again = await self._ask("POST", "/v1/flux-dev", content=json.dumps(ORDER).encode(), headers=headers)
-            assert again["id"] == task["id"]
-            await self._check(task["id"], polled)
-        return str(polled["status"])
+            await self._check(polled)
+        return [str(one["status"]) for one in polled]
 
-    async def _ask(self, method: str, url: str, **words: object) -> dict:  # type: ignore[type-arg]
+    async def _live_one(self, number: int) -> Json:
+        task = await self._submit(number)
+        while (polled := await self._ask("GET", f"{task['polling_url']}&wait=5"))["status"] == "Pending":
+            pass
+        if polled["status"] == "Ready":
+            await self._ask("GET", polled["result"]["sample"])
+        while not self._webhook_is_delivered(task["id"]):  # noqa: ASYNC110 - it is written down by another thread
+            await asyncio.sleep(0.05)
+        assert (await self._submit(number))["id"] == task["id"]
+        return polled
+
+    async def _submit(self, number: int) -> Json:
+        order = json.dumps({**ORDER, "seed": number}).encode()
+        return await self._ask("POST", "/v1/flux-dev", content=order, headers={"idempotency-key": f"order {number}"})
+
+    async def _ask(self, method: str, url: str, **words: object) -> Json:
+        """An answer is a 200, or a 503 that is asked for again."""
         while True:
             answer = await self.http.request(method, url, **words)  # type: ignore[arg-type]
             if answer.status_code == 200:
@@ -246,19 +275,21 @@ class Life:
         with closing(sqlite3.connect(f"{path}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
 
-    async def _check(self, task_id: str, polled: dict) -> None:  # type: ignore[type-arg]
-        """Books, files, webhook: what is in the way of none of them is left behind, and nothing is missing."""
+    async def _check(self, polled: Sequence[Json]) -> None:
+        """Books, files, webhooks: nothing is left behind, and nothing is missing."""
         assert await self.store.fsck() == []
         assert len(self.service.views) == 0
-        assert self._rows("SELECT count(*) FROM tasks") == self._rows("SELECT count(*) FROM outbox") == [(1,)]
-        cost = int(1000 * polled["cost"]) if polled["status"] == "Ready" else 0
+        ids, ready = {one["id"] for one in polled}, [one for one in polled if one["status"] == "Ready"]
+        assert len(ids) == len(polled)
+        assert self._rows("SELECT count(*) FROM tasks") == self._rows("SELECT count(*) FROM outbox") == [(len(ids),)]
+        cost = sum(int(1000 * one["cost"]) for one in ready)
         assert self._rows("SELECT balance FROM accounts") == [(GRANT - cost,)]
-        assert task_id in [json.loads(seen.body)["task_id"] for seen in self.world.receiver.seen]
+        assert ids <= {json.loads(seen.body)["task_id"] for seen in self.world.receiver.seen}
         await self.sweeper.sweep()
-        ((name,),) = self._rows("SELECT object_name FROM tasks")
-        assert self._files("results") == ([] if name is None else [name])
-        assert (name is not None) == (polled["status"] == "Ready")
+        names = sorted(name for (name,) in self._rows("SELECT object_name FROM tasks") if name is not None)
+        assert self._files("results") == names
+        assert len(names) == len(ready)
         assert self._files("waypoints") == self._files("inputs") == []
 
     def _files(self, folder: str) -> Sequence[object]:
-        return [f"{path.parent.name}/{path.name}" for path in (self.folder / folder).glob("??/*")]
+        return sorted(f"{path.parent.name}/{path.name}" for path in (self.folder / folder).glob("??/*"))

@@ -40,9 +40,10 @@ async def lived(folder: Path, of: str, delivers: bool, failing: list[range]) -> 
     async def live(place: Path, calls: Calls, world: World) -> tuple[Calls, str]:
         async with room:
             try:
-                return calls, await Life(place, Faults(of, calls, delivers), world).live()
+                (status,) = await Life(place, world, faults=Faults(of, calls, delivers)).live()
             except Exception as error:  # noqa: BLE001 - the other lives go on, and then it is told
-                return calls, f"{calls.failing} {calls.failed}: {error!r} {traceback.format_exc()}"
+                status = f"{calls.failing} {calls.failed}: {error!r} {traceback.format_exc()}"
+            return calls, status
 
     files = failing_files(dict(zip(folders, all_calls, strict=True))) if of == "files" else nullcontext()
     with files:
@@ -65,7 +66,7 @@ async def test_whichever_call_fails_a_task_ends_and_the_books_are_right(
     ends = await lived(tmp_path, of, delivers, lives)
     assert [problem for _, problem in ends if problem not in ("Ready", "Error")] == []
     hit = sum(bool(calls.failed) for calls, _ in ends)
-    assert hit > 0.8 * len(lives)  # how many heartbeats and waypoints there are, and with them calls, the clock decides
+    assert hit > 0.6 * len(lives)  # how many heartbeats and steps there are, and with them calls, the clock decides
     with capsys.disabled():
         told = Counter(status for _, status in ends)
         print(f"\n  {kind}: {count} calls in a life, {hit} lives with a fault; they ended: {dict(told)}")
