@@ -1,6 +1,6 @@
 """The bare pipeline beside which the server is measured: diffusers' own FluxPipeline, one picture after another.
 
-    python benchmarks/bare.py THREADS [FOLDER SIDE STEPS]
+    python benchmarks/bare.py THREADS [FOLDER SIDE STEPS DTYPE]
 
 Each line on standard input is a number of pictures, each answer the seconds they took as JPEG of the size asked for.
 """
@@ -29,7 +29,7 @@ def answer(draw: Callable[[int], None]) -> None:
         print(time.perf_counter() - began, flush=True)
 
 
-def main(threads: int, folder: Path, side: int, steps: int) -> None:
+def main(threads: int, folder: Path, side: int, steps: int, dtype: str) -> None:
     """Load the weights, draw once to be warm, then draw what is asked for."""
     import torch
     from diffusers import FluxPipeline
@@ -41,7 +41,7 @@ def main(threads: int, folder: Path, side: int, steps: int) -> None:
     torch.set_num_threads(threads)
     checkpoint = find(str(folder))
     drawn = drawn_size(checkpoint, Size(side, side))
-    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(number: int, made: int = steps) -> None:
@@ -66,5 +66,5 @@ def main(threads: int, folder: Path, side: int, steps: int) -> None:
 if __name__ == "__main__":
     from fluxserve import mini
 
-    given = sys.argv[2:] or [str(mini.folder()), str(SIZE), str(STEPS)]
-    main(int(sys.argv[1]), Path(given[0]), int(given[1]), int(given[2]))
+    given = sys.argv[2:] or [str(mini.folder()), str(SIZE), str(STEPS), "float32"]
+    main(int(sys.argv[1]), Path(given[0]), int(given[1]), int(given[2]), given[3])

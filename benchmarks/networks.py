@@ -6,7 +6,6 @@ What is compared takes turns in every round, and what counts is the median of th
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import machine
 from fluxserve import bench
 from fluxserve.catalogue import MODELS, Generation, Size
+from fluxserve.engine import device
+from fluxserve.engine.checkpoints import find
 from fluxserve.engine.published import build
 from fluxserve.settings import Settings
 from pictures import SETTINGS, Caller, drawing
@@ -87,19 +88,21 @@ def _seconds(engine: object, size: Size) -> float:
 
 
 def thin() -> list[list[str]]:
-    """Both in float32, which is what the server chooses where the processor does not multiply bfloat16."""
-    cores = len(os.sched_getaffinity(0))
+    """Both in the number format, and with the threads, that the server chooses here."""
     with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as home:
         folder = build(Path(home) / "thin", "thin", numbers=True)
+        chosen = device.resolve(Settings(device="cpu"), find(str(folder)).weight_bytes)
+        cores = str(chosen.threads)
         settings = {
             **SETTINGS,
             "FLUXSERVE_MODELS": json.dumps(dict.fromkeys(MODELS, str(folder))),
             "FLUXSERVE_ACCEPT_LICENSES": "flux-1-dev",
-            "FLUXSERVE_DTYPE": "float32",
+            "FLUXSERVE_DTYPE": chosen.dtype,
+            "FLUXSERVE_THREADS": cores,
             "FLUXSERVE_TOKEN_BUDGET": "1",
             "FLUXSERVE_STEP_PATIENCE": "600",
         }
-        torch = drawing("bare.py", str(cores), str(folder), str(THIN_SIDE), str(THIN_STEPS))
+        torch = drawing("bare.py", cores, str(folder), str(THIN_SIDE), str(THIN_STEPS), chosen.dtype)
         with torch as bare, machine.server(core=None, settings=settings) as server:
             machine.wait_until_ready(server.port, seconds=600)
             caller = Caller(server, THIN_SIDE, THIN_STEPS)
@@ -109,8 +112,8 @@ def thin() -> list[list[str]]:
     beside, ours = (1 / statistics.median(rates) for rates in zip(*pairs, strict=True))
     picture = f"{THIN_SIDE}x{THIN_SIDE}, {THIN_STEPS} step"
     return [
-        [f"diffusers' pipeline, {picture}", "float32", str(cores), f"{beside:.2f}", "", ""],
-        ["whole server", "float32", str(cores), f"{ours:.2f}", spread, str(LEAST)],
+        [f"diffusers' pipeline, {picture}", chosen.dtype, cores, f"{beside:.2f}", "", ""],
+        ["whole server", chosen.dtype, cores, f"{ours:.2f}", spread, str(LEAST)],
     ]
 
 

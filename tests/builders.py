@@ -66,6 +66,7 @@ def new_key(
     account: str = "alice",
     credits_: int | None = None,
     max_active: int | None = None,
+    max_work: float | None = None,
     weight: float = 1.0,
     now: float = NOW,
 ) -> NewKey:
@@ -79,6 +80,7 @@ def new_key(
         unlimited=credits_ is None,
         grant=credits_ or 0,
         max_active=max_active,
+        max_work=max_work,
         rate_per_minute=None,
         weight=weight,
         now=now,
@@ -97,6 +99,7 @@ def submission(
     recipe: bytes | None = None,
     fingerprints: tuple[str, ...] = (),
     max_active: int | None = None,
+    max_work: float | None = None,
     max_of_model: int | None = None,
     inputs: tuple[KeptInput, ...] = (),
     extras: Mapping[str, object] | None = None,
@@ -127,6 +130,7 @@ def submission(
         work=work,
         weight=entry.key.weight,
         max_active=max_active,
+        max_work=max_work,
         max_of_model=max_of_model,
         now=now,
     )

@@ -7,7 +7,6 @@ Predicted: cuDNN's and FlashAttention-3's take 0.6 of FlashAttention-2's time on
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for tokens in (16,) if bench.tiny else TOKENS:
         for choice in KERNELS:
             bench.measure("attention", f"{choice}, {tokens} tokens", lambda c=choice, t=tokens: _of(bench, c, t))  # type: ignore[misc]
-    return 0
+    return bench.answer
 
 
 def _of(bench: lab.Bench, choice: AttentionChoice, tokens: int) -> dict[str, float]:
@@ -42,4 +41,4 @@ def _of(bench: lab.Bench, choice: AttentionChoice, tokens: int) -> dict[str, flo
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    lab.run(main)

@@ -1,21 +1,27 @@
 """What the scripts of this folder share: networks of the published sizes with random numbers, a clock, a results file.
 
 Speed does not depend on the values of weights, so they are drawn on the device from a normal distribution (never zeros,
-which a GPU multiplies faster). Each script is one command; what it has measured already it does not measure again, so
-it can be run until it is done. Before it times anything it holds it against a float32 reference. With
-`--device cpu --tiny` all of it runs anywhere, at sizes that prove the path and measure nothing.
+which a GPU multiplies faster). Each script is one command that ends within nine minutes, whatever it is at then; it
+answers 75 where something is left for lack of time. What was measured is not measured again, so it is run until it
+answers 0. Before it times anything it holds it against a float32 reference; what fails is written down, and tried again
+by another commit or with `--again`. After each measurement the device is empty again. With `--device cpu --tiny` all of
+it runs anywhere, at sizes that prove the path and measure nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -36,6 +42,19 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 #: Tokens of a text: as many as the engine gives each of these weights.
 WORDS = {"FLUX.1-dev": 512, "FLUX.1-schnell": 256}
 ROUNDS = 5
+#: No more rounds are begun once those of a measurement have taken so long.
+_LONG_S = 40.0
+#: What has begun may end so long after the time that was given; then it is ended.
+_OVER_S = 40.0
+#: How often a script is told that it has to end: code that must not be interrupted may not hear it at once.
+_AGAIN_S = 5.0
+#: What a script answers that has to be run again (`EX_TEMPFAIL`).
+UNFINISHED = 75
+_LONGEST_LINE = 200
+
+
+class TimeIsUp(BaseException):
+    """In the midst of whatever a script is at when it has to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,27 +67,35 @@ class Bench:
     again: bool
     ends: float
     model: str = "FLUX.1-dev"
+    tried: set[tuple[str, str]] = field(default_factory=set)
+    left: list[str] = field(default_factory=list)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of everything that is measured."""
         return torch.bfloat16
 
+    def has_time(self, takes: float = 0.0) -> bool:
+        """Whether another measurement may begin that takes about so many seconds."""
+        now = time.monotonic()
+        return now < self.ends and now + takes < self.ends + _OVER_S
+
     @property
-    def has_time(self) -> bool:
-        """Whether another measurement may begin."""
-        return time.monotonic() < self.ends
+    def answer(self) -> int:
+        """Of the script: 0 where nothing is left to be measured."""
+        return UNFINISHED if self.left else 0
 
     @property
     def machine(self) -> str:
         """What measures."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu, tiny"
 
-    def seconds(self, work: Callable[[], object], rounds: int = ROUNDS) -> float:
-        """The median of some rounds, after one to warm up."""
-        work()
-        times = []
-        for _ in range(1 if self.tiny else rounds):
+    def seconds(self, work: Callable[[], object], rounds: int = ROUNDS, *, is_warm: bool = False) -> float:
+        """The median of some rounds, fewer where they take long, after one to warm up unless all is warm."""
+        if not is_warm:
+            work()
+        times: list[float] = []
+        while len(times) < (1 if self.tiny else rounds) and sum(times) < _LONG_S:
             self.settle()
             began = time.perf_counter()
             work()
@@ -82,30 +109,81 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def found(self, stage: str, what: str) -> dict[str, float] | None:
-        """What was measured before, here and for this model; None: it is to be measured now."""
-        for row in _rows(self.out):
-            if (row["stage"], row["what"], row["model"], row["machine"]) == (stage, what, self.model, self.machine):
-                return None if self.again else {k: v for k, v in row.items() if isinstance(v, float)}
-        return None
+        """What was measured before, here and for this model; None: nothing was, or it failed."""
+        row = self._row(stage, what)
+        return None if row is None or "failed" in row else {k: v for k, v in row.items() if isinstance(v, float)}
 
-    def measure(self, stage: str, what: str, act: Callable[[], dict[str, float]]) -> dict[str, float] | None:
-        """What `act` measures, unless that is known; None where there is no time left, or it fails here."""
-        known = self.found(stage, what)
-        if known is not None:
-            return known
-        if not self.has_time:
+    def has_failed(self, stage: str, what: str) -> bool:
+        """Whether it failed, by this very commit."""
+        row = self._row(stage, what)
+        return row is not None and "failed" in row and row["commit"] == _commit()
+
+    def is_done(self, stage: str, what: str) -> bool:
+        """Whether it needs no trying: it was measured, or failed by this very commit."""
+        return self.found(stage, what) is not None or self.has_failed(stage, what)
+
+    def measure(
+        self,
+        stage: str,
+        what: str,
+        act: Callable[[], Mapping[str, float | str]],
+        takes: float = 0.0,
+        *,
+        anew: bool = False,
+    ) -> Mapping[str, float | str] | None:
+        """What `act` measures, unless that is known; None where it fails, or there is no time for what it `takes`.
+
+        `anew`: also where it is known, because others need what it makes.
+        """
+        if not anew and self.is_done(stage, what):
+            return self.found(stage, what)
+        if not self.has_time(takes):
+            self.left.append(f"{stage}: {what}")
             print(f"{stage}: no time left for {what}; run the command again")
             return None
+        free()
         try:
             figures = act()
-        except (RuntimeError, ImportError, NotImplementedError) as error:
-            print(f"{stage}: {what} fails here: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        except Exception as error:  # noqa: BLE001 - whatever fails is a result; others are measured all the same
+            words = (str(error).splitlines() or [""])[0][:_LONGEST_LINE]
+            self._write(stage, what, {"failed": f"{type(error).__name__}: {words}"})
+            print(f"{stage}: {what} fails here: {type(error).__name__}: {words}", flush=True)
+            del error
+            self._check_device()
             return None
+        finally:
+            free()
+        self._write(stage, what, figures)
+        print(f"{stage}: {what}: " + ", ".join(f"{name} {_told(value)}" for name, value in figures.items()), flush=True)
+        return figures
+
+    def _row(self, stage: str, what: str) -> dict[str, object] | None:
+        """The last one."""
+        if not self.again or (stage, what) in self.tried:
+            for row in _rows(self.out):
+                if (row["stage"], row["what"], row["model"], row["machine"]) == (stage, what, self.model, self.machine):
+                    return row
+        return None
+
+    def _write(self, stage: str, what: str, figures: Mapping[str, float | str]) -> None:
+        self.tried.add((stage, what))
         row = {"stage": stage, "what": what, "model": self.model, "machine": self.machine, "commit": _commit()}
         with self.out.open("a") as file:
             file.write(json.dumps({**row, **figures}) + "\n")
-        print(f"{stage}: {what}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
-        return figures
+
+    def _check_device(self) -> None:
+        """After some failures a GPU answers nothing more in this process."""
+        try:
+            self.settle()
+        except RuntimeError:
+            sys.exit("The device does not answer any more: run the command again for the rest.")
+
+
+def free() -> None:
+    """Give the device back what nothing needs any more: prepared layers know each other, so they go by collection."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def begin(description: str, arguments: Sequence[str] | None, models: Sequence[str] = ()) -> Bench:
@@ -121,6 +199,8 @@ def begin(description: str, arguments: Sequence[str] | None, models: Sequence[st
     options = parser.parse_args(arguments)
     torch.backends.cudnn.deterministic = True
     ends = time.monotonic() + 60 * options.minutes
+    signal.signal(signal.SIGALRM, _tell_that_time_is_up)
+    signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes + _OVER_S, _AGAIN_S)
     return Bench(
         device=torch.device(options.device),
         tiny=options.tiny,
@@ -129,6 +209,22 @@ def begin(description: str, arguments: Sequence[str] | None, models: Sequence[st
         ends=ends,
         model=options.model if models else "",
     )
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Run a script and end the process with its answer, also where threads are still at work."""
+    try:
+        answer = main()
+    except TimeIsUp:
+        print("Time is up: run the command again for the rest.")
+        answer = UNFINISHED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(answer)
+
+
+def _tell_that_time_is_up(*_: object) -> NoReturn:
+    raise TimeIsUp
 
 
 def shape_of(model: str) -> str:
@@ -229,15 +325,24 @@ def warm(network: Module, given: dict[str, object]) -> None:
 
 
 def off_by(bench: Bench, speed: Speed, size: int) -> float:
-    """How far a pass of two blocks of each kind is from float32's, in lengths of that."""
-    reference = made_float32(bench)
-    exact = passed(reference, inputs(bench, reference, size, dtype=torch.float32))
-    del reference
-    fast = made_fast(bench, speed, thin=True)
-    given = inputs(bench, fast, size)
-    warm(fast, given)
-    found = passed(fast, given).float()
+    """How far a pass of two blocks of each kind is from float32's, in lengths of that. Leaves the device empty."""
+    exact = _exact(bench, size)
+    free()
+    found = _fast(bench, speed, size)
+    free()
     return float((found - exact).norm() / exact.norm())
+
+
+def _exact(bench: Bench, size: int) -> Tensor:
+    reference = made_float32(bench)
+    return passed(reference, inputs(bench, reference, size, dtype=torch.float32))
+
+
+def _fast(bench: Bench, speed: Speed, size: int) -> Tensor:
+    network = made_fast(bench, speed, thin=True)
+    given = inputs(bench, network, size)
+    warm(network, given)
+    return passed(network, given).float()
 
 
 def made_float32(bench: Bench) -> Module:
@@ -266,6 +371,10 @@ def _nowhere(bench: Bench) -> Bench:
     from dataclasses import replace
 
     return replace(bench, device=torch.device("meta"))
+
+
+def _told(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def ceiling(bench: Bench, what: str) -> float | None:

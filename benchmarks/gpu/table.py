@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print(stage: str, rows: Sequence[Mapping[str, object]]) -> None:
     figures = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float)))
+    figures += [name for name in ("held", "failed") if any(name in row for row in rows)]
     heads = ("model", "what", *figures, "machine", "commit")
     print(f"\n### {stage}\n\n| {' | '.join(name.replace('_', ' ') for name in heads)} |\n|{'---|' * len(heads)}")
     for row in rows:

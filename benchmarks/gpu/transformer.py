@@ -7,7 +7,6 @@ One change at a time, each with the gain that was predicted for it, as a share o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = lab.begin("A transformer's step, one change at a time.", arguments, MODELS)
     for what, variant in VARIANTS.items():
         bench.measure("transformer", what, lambda w=what, v=variant: _of(bench, w, v))  # type: ignore[misc]
-    return 0
+    return bench.answer
 
 
 def _of(bench: lab.Bench, what: str, variant: Variant) -> dict[str, float]:
@@ -91,4 +90,4 @@ def _of(bench: lab.Bench, what: str, variant: Variant) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    lab.run(main)

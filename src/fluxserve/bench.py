@@ -25,7 +25,7 @@ from fluxserve.errors import ConfigurationError, EngineNotInstalled, LicenseNotA
 from fluxserve.settings import MINI, Settings
 
 if TYPE_CHECKING:
-    from fluxserve.engine.stages import Measured, Report
+    from fluxserve.engine.stages import Measured, Report, Tell
 
 HEADINGS = ("stage", "times", "seconds", "TFLOP", "TFLOP/s", "floor s", "of the floor")
 _GIGA = 1e9
@@ -43,21 +43,21 @@ class Wish:
     rounds: int
 
 
-def measure(settings: Settings, wish: Wish) -> Report:
-    """Raises ConfigurationError for what is not there or does not fit, and EngineError."""
+def measure(settings: Settings, wish: Wish, tell: Tell = lambda _: None) -> Report:
+    """Raises ConfigurationError for what is not there or does not fit, and EngineError. `tell`: what begins now."""
     if not engine.is_installed():
         raise EngineNotInstalled(f"There is nothing to measure: {engine.INSTALL_HINT}")
     if wish.shape is not None:
-        return _measure_shape(settings, wish, wish.shape)
+        return _measure_shape(settings, wish, wish.shape, tell)
     spec = find(wish.model)
     checkpoint = checkpoints.find(settings.models.get(spec.name, MINI))
     needed = checkpoint.license_needed
     if needed is not None and needed not in accepted_licenses(settings):
         raise LicenseNotAccepted(f"{checkpoint.name} is licensed under {needed}: set accept_licenses first.")
-    return _measure(settings, wish, checkpoint, wish.steps or spec.steps, wish.references or 0)
+    return _measure(settings, wish, checkpoint, wish.steps or spec.steps, wish.references or 0, tell)
 
 
-def _measure_shape(settings: Settings, wish: Wish, name: str) -> Report:
+def _measure_shape(settings: Settings, wish: Wish, name: str, tell: Tell) -> Report:
     from fluxserve.engine import published
 
     if name not in SHAPES:
@@ -67,11 +67,18 @@ def _measure_shape(settings: Settings, wish: Wish, name: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="fluxserve-bench-") as folder:
         built = published.build(Path(folder) / shape.title, name)
         checkpoint = checkpoints.find(str(built))
-        return _measure(settings, wish, checkpoint, wish.steps or shape.steps, references, at_random=True)
+        return _measure(settings, wish, checkpoint, wish.steps or shape.steps, references, tell, at_random=True)
 
 
 def _measure(
-    settings: Settings, wish: Wish, checkpoint: Checkpoint, steps: int, references: int, *, at_random: bool = False
+    settings: Settings,
+    wish: Wish,
+    checkpoint: Checkpoint,
+    steps: int,
+    references: int,
+    tell: Tell,
+    *,
+    at_random: bool = False,
 ) -> Report:
     from fluxserve.engine import stages
 
@@ -82,7 +89,7 @@ def _measure(
         )
     runtime = device.resolve(settings, checkpoint.weight_bytes)
     picture = stages.Wish(size=wish.size, steps=steps, references=references)
-    return stages.measure(checkpoint, runtime, picture, rounds=wish.rounds, at_random=at_random)
+    return stages.measure(checkpoint, runtime, picture, rounds=wish.rounds, at_random=at_random, tell=tell)
 
 
 def about(report: Report) -> Sequence[str]:
@@ -94,9 +101,17 @@ def about(report: Report) -> Sequence[str]:
         f"fluxserve {__version__}, torch {metadata.version('torch')}, {_machine(report)}",
         f"{report.checkpoint.name} in {runtime.dtype}, {runtime.threads} threads, plan {runtime.plan.name}: "
         f"{report.wish.size}{drawn}, {report.wish.steps} steps{references}",
+        f"speed: {', '.join(runtime.speed.words) or 'plain'}{_foretold(report)}",
         f"ceilings: copy {report.copy_rate / _GIGA:.1f} GB/s, product {report.product_rate / TERA:.3f} TFLOP/s",
         "the floor of a stage is its exact count of operations at the rate of the product",
     )
+
+
+def _foretold(report: Report) -> str:
+    from fluxserve.engine.stages import FORETELL
+
+    count = sum(stage.times for stage in report.stages if stage.name == FORETELL)
+    return f"; {count} of {report.wish.steps} steps are foretold" if count else ""
 
 
 def rows(report: Report) -> Sequence[Sequence[str]]:
@@ -132,6 +147,9 @@ def as_json(report: Report) -> str:
         "dtype": runtime.dtype,
         "threads": runtime.threads,
         "plan": runtime.plan.name,
+        "speed": runtime.speed.words,
+        "numerics": "throughput" if runtime.speed.throughput else "exact",
+        "step_cache": runtime.speed.step_cache,
         "size": str(report.wish.size),
         "drawn_at": str(report.drawn),
         "steps": report.wish.steps,

@@ -199,7 +199,9 @@ def generate_command(
         "fluxserve-data"
     ),
     fresh: Annotated[bool, typer.Option(help="Start a server for this call, in a fresh folder.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the picture.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait while the picture comes no nearer and no worker gets ready.")
+    ] = 600.0,
 ) -> None:
     """Draw one picture: on a running server, or on one that is started for the call."""
     from fluxserve import generate
@@ -249,7 +251,7 @@ def bench_command(
     wish = bench.Wish(
         model=model, shape=shape, size=catalogue.Size(width, height), steps=steps, references=references, rounds=rounds
     )
-    report = bench.measure(read_settings(config, {}), wish)
+    report = bench.measure(read_settings(config, {}), wish, lambda what: err.print(what, markup=False))
     if as_json:
         out.print(bench.as_json(report), markup=False, soft_wrap=True)
         return
@@ -281,9 +283,10 @@ def list_models(context: typer.Context, config: Config = None) -> None:
         {f"{checkpoint.describe()} [{', '.join(map(str, checkpoint.origin))}]" for checkpoint in here.values()}
     ):
         out.print(f"\n{escape(line)}", soft_wrap=True)
-    for line in dict.fromkeys(catalogue.MODELS[name].plainly for name, drawn_by in here.items() if drawn_by.is_plain):
-        if line:
-            out.print(f"\n{line}", soft_wrap=True)
+    for line in dict.fromkeys(
+        line for name, drawn_by in here.items() for line in drawn_by.does_otherwise(catalogue.MODELS[name])
+    ):
+        out.print(f"\n{line}", soft_wrap=True)
     for name, reason in catalogue.NOT_DRAWN.items():
         out.print(f"\n{name}: {reason}", soft_wrap=True)
     if missing := engine.missing(settings):

@@ -26,6 +26,13 @@ def create_key(
     account: Annotated[str | None, typer.Option(help="Account it spends from; by default one of its own.")] = None,
     granted: Annotated[str | None, typer.Option("--credits", help="Credits to grant; by default unlimited.")] = None,
     max_active: Annotated[int, typer.Option(min=1, help="Most unfinished tasks at a time.")] = DEFAULT_MAX_ACTIVE,
+    max_work: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Most predicted TFLOP of its unfinished tasks together; one alone may be more. By default no limit.",
+        ),
+    ] = None,
     rate: Annotated[int | None, typer.Option(min=1, help="Most submits a minute; by default no limit.")] = None,
     weight: Annotated[
         float, typer.Option(min=0.01, max=100, help="Its share of the drawing beside other keys: 2 is twice that of 1.")
@@ -38,7 +45,7 @@ def create_key(
         raise ConfigurationError("A key needs a name: say what it is for.")
     command = admin.CreateKey(
         name=name, account=account, grant=None if granted is None else parse_credits(granted), max_active=max_active,
-        rate_per_minute=rate, weight=weight,
+        max_work=max_work, rate_per_minute=rate, weight=weight,
     )  # fmt: skip
     (row,) = admin.rows(administration.administer(read_settings(config, {"data_dir": data_dir}), command))
     out.print(row.text, markup=False, soft_wrap=True)
@@ -56,12 +63,14 @@ def list_keys(config: Config = None, data_dir: DataDir = None) -> None:
     lines = [
         (
             row.id, row.name, row.account, _balance(row.balance),
-            _limit(row.max_active), _limit(row.rate_per_minute), f"{row.weight:g}", day(row.created_at),
-            day(row.revoked_at),
+            _limit(row.max_active), _limit(row.max_work), _limit(row.rate_per_minute), f"{row.weight:g}",
+            day(row.created_at), day(row.revoked_at),
         )
         for row in rows
     ]  # fmt: skip
-    show_table(("id", "name", "account", "credits", "active", "per minute", "weight", "made", "revoked"), lines)
+    show_table(
+        ("id", "name", "account", "credits", "active", "TFLOP", "per minute", "weight", "made", "revoked"), lines
+    )
 
 
 @keys.command(name="revoke")
@@ -106,5 +115,5 @@ def _balance(value: int | None) -> str:
     return "unlimited" if value is None else format_credits(value)
 
 
-def _limit(value: int | None) -> str:
-    return "no limit" if value is None else str(value)
+def _limit(value: float | None) -> str:
+    return "no limit" if value is None else f"{value:g}"

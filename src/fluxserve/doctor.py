@@ -123,6 +123,8 @@ def _checkpoint(
     open_question = needed is not None and needed not in accepted_licenses(settings)
     question = f'; set accept_licenses = ["{needed}"] first' if open_question else ""
     findings = [Finding("bad" if open_question else "ok", "models", f"{drawn}: {checkpoint.describe()}{question}")]
+    told = dict.fromkeys(line for name in names for line in checkpoint.does_otherwise(MODELS[name]))
+    findings += [Finding("note", "models", line) for line in told]
     if found is not None:
         short = "" if found.is_enough else "; it will run out of memory: choose memory_plan = auto"
         grade: Grade = "ok" if found.is_enough else "bad"

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fluxserve.app.folder import address_path, key_path
@@ -38,6 +39,7 @@ from fluxserve.errors import ConfigurationError, EngineNotInstalled
 from fluxserve.settings import load
 
 DEFAULT_URL = "http://127.0.0.1:8808"
+#: A server answers within this time of its start; its worker may take longer.
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 #: The field that `--image` fills, where a model has more than one for pictures.
@@ -57,6 +59,7 @@ class Place:
 class Wish:
     """What to draw and where to put it; `output` None: named after the prompt, in the current folder.
 
+    `timeout`: seconds that it is waited for while it comes no nearer and no worker gets ready.
     `images` and `mask`: files of pictures, or URLs of some, for the fields that the model has for them.
     """
 
@@ -117,7 +120,7 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         _tell_if_not_ready(place, console)
         with Client(place.url, place.key) as client:
             task = client.create(wish.model, wish.prompt, wish.parameters)
-            picture = _follow(client, task, wish, console)
+            picture = _follow_until_drawn(place, client, task, wish, console)
     except AuthenticationFailed:
         raise ConfigurationError(
             f"The server at {place.url} refused the API key: give the right one with --key or FLUXSERVE_API_KEY."
@@ -141,10 +144,17 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
 
 def _tell_if_not_ready(place: Place, console: Console) -> None:
     """A picture may take for ever where nothing draws: say what the server says of it."""
-    with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-        state = httpx.get(f"{place.url}/readyz", timeout=5.0)
-        if state.status_code != 200:
-            console.print(f"waiting: {state.json()['reason']}", markup=False, soft_wrap=True)
+    if reason := _readiness(place.url).get("reason"):
+        console.print(f"waiting: {reason}", markup=False, soft_wrap=True)
+
+
+def _readiness(url: str) -> Mapping[str, object]:
+    """What the server says of itself; nothing where it does not answer, or is another."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        state = httpx.get(f"{url}/readyz", timeout=5.0).json()
+        if isinstance(state, dict):
+            return state
+    return {}
 
 
 def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture:
@@ -154,11 +164,22 @@ def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         shown = bar.add_task("drawing", total=steps)
-        for news in client.events(task, timeout=wish.timeout):
+        for news in client.events(task, timeout=wish.timeout, while_moving=True):
             if isinstance(news, Result):
                 return client.download(news)
             bar.update(shown, completed=news.progress * steps, description=stage(news))
     raise AssertionError("events end with a result, or raise")
+
+
+def _follow_until_drawn(place: Place, client: Client, task: Task, wish: Wish, console: Console) -> Picture:
+    """Go on waiting where nothing moves because the worker is still getting ready. Raises TaskTimeout."""
+    while True:
+        try:
+            return _follow(client, task, wish, console)
+        except TaskTimeout:
+            if not _readiness(place.url).get("starting"):
+                raise
+            _tell_if_not_ready(place, console)
 
 
 def stage(news: News) -> str:
@@ -276,8 +297,8 @@ def _own_server(console: Console) -> Iterator[Place]:
             start_new_session=True,
         )
         try:
-            with console.status("starting a server"):
-                place = _wait_until_ready(process, data_dir)
+            with console.status("starting a server") as status:
+                place = _wait_until_ready(process, data_dir, status.update)
             if place is None:
                 log.seek(0)
                 console.print(log.read().decode(errors="replace")[-4000:], markup=False)
@@ -292,14 +313,18 @@ def _own_server(console: Console) -> Iterator[Place]:
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Place | None:
+def _wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, tell: Callable[[str], None]) -> Place | None:
+    """The server once it draws, however long its worker takes to get there; None where it ends, or its worker does."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None:
         url, key = _read(address_path(data_dir)), _read(key_path(data_dir))
-        if url and key:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200:
-                    return Place(url=url, key=key)
+        state = _readiness(url) if url and key else {}
+        if state.get("ready") and url and key:
+            return Place(url=url, key=key)
+        if not state.get("starting") and (state or time.monotonic() > deadline):
+            return None
+        if reason := state.get("reason"):
+            tell(f"starting a server: {escape(str(reason))}")
         time.sleep(0.05)
     return None
 

@@ -210,8 +210,8 @@ class Settings(BaseSettings):
     )
     numerics: Numerics = Field(
         "exact",
-        description="exact: pixels do not depend on company; throughput: they may, and such pictures answer no equal "
-        "request (docs/speed.md).",
+        description="exact: pixels do not depend on company; throughput: they may, and such pictures answer no later "
+        "equal request, but those that wait for the same drawing (docs/speed.md).",
     )
     step_cache: StepCacheChoice = Field(
         "off", description="Foretell some steps instead of making them, which changes pixels (docs/speed.md)."

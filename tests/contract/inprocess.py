@@ -98,12 +98,13 @@ class Server:
         account: str | None = None,
         grant: int | None = None,
         max_active: int | None = None,
+        max_work: float | None = None,
         rate_per_minute: int | None = None,
     ) -> str:
         """A key; `account` None: one of its own; `grant` in thousandths, None: unlimited."""
         text, _ = self._runner.run(
             self.keyring.create(
-                name="test", account=account, grant=grant, max_active=max_active,
+                name="test", account=account, grant=grant, max_active=max_active, max_work=max_work,
                 rate_per_minute=rate_per_minute, weight=1.0, now=self.now,
             )
         )  # fmt: skip

@@ -43,15 +43,18 @@ def test_health_is_that_the_process_answers(shared: Server) -> None:
 
 
 def test_readiness_says_why_not_and_what_to_do(server: Server) -> None:
-    keys = ["ready", "reason", "workers", "unfinished_tasks"]
+    keys = ["ready", "reason", "starting", "workers", "left_out", "unfinished_tasks"]
     ready = server.ask("GET", "/readyz")
     assert (ready.status_code, list(ready.json())) == (200, keys)
     assert (ready.json()["ready"], ready.json()["reason"]) == (True, "")
-    server.readiness = Readiness(ready=False, reason="No worker is connected.", workers=0, unfinished_tasks=3)
+    server.readiness = Readiness(
+        ready=False, reason="No worker is connected.", workers=0, left_out=["x is broken"], unfinished_tasks=3
+    )
     not_ready = server.ask("GET", "/readyz")
     assert (not_ready.status_code, list(not_ready.json())) == (503, keys)
     assert not_ready.json() == {
-        "ready": False, "reason": "No worker is connected.", "workers": 0, "unfinished_tasks": 3,
+        "ready": False, "reason": "No worker is connected.", "starting": False, "workers": 0,
+        "left_out": ["x is broken"], "unfinished_tasks": 3,
     }  # fmt: skip
     assert not_ready.headers["cache-control"] == "no-store"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from inprocess import WORKER, Json, Server
 
+from fluxserve.api.bfl import NOT_SERVED
 from fluxserve.catalogue import MODELS
 
 PREFIXES = ("/v1", "/flux/v1")
@@ -66,3 +67,12 @@ def test_a_task_that_is_handed_out_ahead_has_a_position_and_counts_for_those_beh
 def test_an_equal_request_waits_as_long_as_the_one_that_it_follows(server: Server) -> None:
     tasks = [server.submit({"seed": seed}) for seed in (1, 2, 2)]
     assert [details(server, task)["queue_position"] for task in tasks] == [0, 1, 1]
+
+
+def test_a_task_that_no_worker_here_draws_says_so_until_one_comes(server: Server) -> None:
+    task = server.submit()
+    assert "warnings" not in details(server, task)  # a worker may be on its way
+    server.run(server.service.welcome(WORKER, {"flux-schnell": "f"}))
+    assert details(server, task)["warnings"] == [NOT_SERVED]
+    server.run(server.service.welcome("another", {"flux-dev": "f"}))
+    assert "warnings" not in details(server, task)

@@ -101,6 +101,19 @@ def test_of_some_models_a_limited_key_may_have_fewer_unfinished_tasks(
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_keys_unfinished_tasks_may_be_so_much_work_together(server: Server, prefix: str) -> None:
+    key = server.new_key(max_work=1300.0)  # two of 512x512 in 28 steps, at 609 TFLOP each, and not three
+    large, small = (b'{"prompt": "x", "width": 512, "height": 512, "steps": %d}' % steps for steps in (28, 1))
+    for _ in range(2):
+        assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=large).status_code == 200
+    error = refused(server.ask("POST", f"{prefix}/flux-dev", key=key, body=large), 429, prefix, "rate_limit_exceeded")
+    assert "may be 1300 TFLOP together, and this one is 608.7" in str(error["message"])
+    assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=small).status_code == 200
+    server.draw()
+    assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=large).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_key_asks_what_its_account_has_left(server: Server, prefix: str) -> None:
     key = server.new_key(grant=10_500)
     path = f"{prefix}/credits"

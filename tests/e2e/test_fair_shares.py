@@ -11,6 +11,8 @@ import httpx
 import pytest
 from servers import MakeServer, Server
 
+from fluxserve.client import Client, Progress, Result
+
 SETTINGS = {"engine": "diffusion", "device": "cpu", "result_cache": "0"}
 LONG: dict[str, object] = {"width": 512, "height": 512, "steps": 28}
 SHORT: dict[str, object] = {"width": 256, "height": 256, "steps": 4}
@@ -102,3 +104,28 @@ def test_a_short_task_is_ready_before_the_long_ones_of_its_own_key_that_came_bef
     states = dict(server.rows("SELECT id, state FROM tasks"))
     assert [states[task] for task in long].count("ready") <= 1
     assert server.stop() == 0
+
+
+def test_a_short_task_waits_at_most_two_steps_behind_a_long_one(make_server: MakeServer) -> None:
+    """As callers see it: steps of the long one between the answer to the submit and the first step of the short one."""
+    server = begin(make_server)
+    steps: list[float] = []
+    with ThreadPoolExecutor(1) as watching, Client(server.url, server.key) as client:
+        long = client.create("flux-dev", "an apple", LONG | {"steps": 50})
+        server.wait_until_running(long.id)
+        done = watching.submit(lambda: steps.extend(time.monotonic() for _ in client.events(long, timeout=PATIENCE_S)))
+        waited = []
+        for number in range(1, 6):
+            task = client.create("flux-dev", f"an apple {number}", SHORT)
+            accepted = time.monotonic()
+            stepped = next(time.monotonic() for news in client.events(task, timeout=PATIENCE_S) if _has_moved(news))
+            waited.append((accepted, stepped))
+        assert not done.done()  # the long one is still drawn
+        done.result(PATIENCE_S)
+    counts = [sum(accepted < step <= stepped for step in steps) for accepted, stepped in waited]
+    print(f"steps of a long task before the first step of each of five short ones: {counts}")
+    assert statistics.median(counts) <= 2, counts
+
+
+def _has_moved(news: Progress | Result) -> bool:
+    return isinstance(news, Result) or news.progress > 0

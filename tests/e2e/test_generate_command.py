@@ -100,6 +100,14 @@ def test_a_server_started_for_the_call_ends_with_it(tmp_path: Path) -> None:
     assert not [process for process in processes() if str(tmp_path / "temporary") in process.command]
 
 
+@pytest.mark.skipif(not ENGINE_IS_INSTALLED, reason="needs the packages of the extra `local`")
+def test_a_server_whose_worker_cannot_draw_is_not_waited_for(tmp_path: Path) -> None:
+    ended = run("generate", "x", "--fresh", cwd=tmp_path, device="cuda:99", within=60.0)
+    assert ended.returncode == 1
+    assert "torch finds no such device here" in ended.stderr
+    assert ended.stderr.endswith("error: The server did not start; its last lines are above.\n")
+
+
 def test_a_failed_task_is_an_error(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server().start()
     ended = run("generate", "[[error]]", "--data-dir", str(server.data_dir), cwd=tmp_path)

@@ -183,6 +183,14 @@ def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     refused(serve(tmp_path / "data", "--config", str(tmp_path / "settings.toml")), "wrokers")
 
 
+def test_words_for_speed_that_are_none_or_cannot_be_done_here_stop_the_start(tmp_path: Path) -> None:
+    refused(serve(tmp_path / "data", speed="compiled,fast"), "speed.1", "channels-last")
+    local = ("--engine", "diffusion")
+    refused(serve(tmp_path / "data", *local, device="cpu", speed="graphs"), "speed = graphs", "Leave it out")
+    refused(serve(tmp_path / "data", *local, speed="plain,fused"), "speed = fused, plain", "Name it alone")
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     refused(serve(tmp_path / "data", workers="many"), "workers")
     (tmp_path / "settings.toml").write_text("workers = = 2\n")

@@ -1,13 +1,14 @@
 """What makes transformers faster computes what plain ones do: the published classes at tiny sizes, on a CPU."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
-from flux2_folders import tiny_transformer
+from flux2_folders import tiny_autoencoder, tiny_transformer
 from tiny import tiny_networks
 from torch import Tensor
 from torch._dynamo import register_backend
@@ -15,7 +16,7 @@ from torch.fx import GraphModule
 from torch.nn import Linear, Module
 
 from fluxserve.engine import eight_bits, lora
-from fluxserve.engine.faster import eighths, plainly, prepare, switch_of
+from fluxserve.engine.faster import eighths, plainly, prepare, prepare_decoder, switch_of
 from fluxserve.engine.faster.fused import Part
 from fluxserve.engine.faster.graphs import record_passes
 from fluxserve.engine.faster.switch import Learning
@@ -110,6 +111,20 @@ def test_compiled_blocks_compute_what_plain_ones_do(family: str) -> None:
     for rows, tokens in ((1, 48), (1, 40), (2, 56)):
         expected = velocity(prepared(family), rows, tokens)
         torch.testing.assert_close(velocity(fast, rows, tokens), expected, atol=1e-3, rtol=0)
+
+
+@ONE_FAMILY
+def test_a_compiled_decoder_makes_the_pictures_of_the_plain_one(family: str) -> None:
+    torch.manual_seed(2)
+    plain = (tiny_networks()[1] if family == "flux1" else tiny_autoencoder()).eval()
+    fast = deepcopy(plain)
+    switch = prepare_decoder(fast, Speed(compiled=True, backend="aot_eager", channels_last=True))
+    for learns, side in ((Learning.ALONE, 8), (Learning.NOTHING, 12)):
+        latents = torch.randn(1, plain.config.latent_channels, side, side)
+        with torch.inference_mode(), switch.learning(learns):
+            expected, found = (one.decode(latents, return_dict=False)[0] for one in (plain, fast))
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 @pytest.mark.parametrize(

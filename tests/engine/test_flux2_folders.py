@@ -137,7 +137,7 @@ def test_weights_that_are_cut_off_or_of_another_network_are_refused_as_they_load
         load(klein, CPU)
     other = "transformer" if part == "vae" else part
     shutil.copy(next((dev / other).glob("*.safetensors")), file)
-    with pytest.raises(CheckpointRefused, match="cannot be loaded"):
+    with pytest.raises(CheckpointRefused, match=r"knows no tensor|lacks the tensor"):
         load(klein, CPU)
 
 

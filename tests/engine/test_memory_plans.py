@@ -141,8 +141,9 @@ def test_checking_tells_of_every_checkpoint_and_goes_on_after_a_bad_one(
     assert "There is no checkpoint folder" in found["flux-2-max"].text
     assert [found[name].grade for name in ("flux-pro", "flux-2-pro", "flux-2-max")] == ["bad"] * 3
     told = examine_models(settings, "flux-dev")
-    assert [one.grade for one in told] == ["ok", "ok"]
-    assert told[1].text == (
+    assert [one.grade for one in (told[0], told[-1])] == ["ok", "ok"]
+    assert {one.grade for one in told[1:-1]} == {"note"}  # pictures that the weights do not read
+    assert told[-1].text == (
         "text encoders 9.1 GiB, transformer 22.2 GiB, autoencoder 160 MiB; plan resident: everything on the device; "
         "expected peak 34.2 GiB of 40.0 GiB on cpu"
     )

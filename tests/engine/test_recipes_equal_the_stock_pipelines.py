@@ -18,12 +18,14 @@ from diffusers import (
     FluxPipeline,
     FluxPriorReduxPipeline,
 )
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from kinds import SIZE, begin, build_depth, build_kind, build_redux, end, half_white, picture, wish
+from PIL import Image
 from tiny import CPU
 from torch import Tensor
 from transformers import DPTForDepthEstimation, DPTImageProcessorPil, SiglipImageProcessorPil
 
-from fluxserve.catalogue import Size
+from fluxserve.catalogue import MODELS, Size
 from fluxserve.catalogue.recipes import Control, Edit, Fill, ImageToImage, Recipe, TextToImage
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
@@ -141,6 +143,54 @@ def test_filling_by_weights_made_for_it(opened: Callable[[str], Drawer]) -> None
         latents=drawer.network.noise(7, SIZE),
     )
     assert_equal(ours(drawer, Fill(), {"image": PICTURE, "mask": MASK}), expected)
+
+
+def test_expanding_by_weights_made_for_filling(opened: Callable[[str], Drawer]) -> None:
+    drawer = opened("fill")
+    pipeline = stock(FluxFillPipeline, drawer)
+    inner, margins = picture(1, Size(160, 192)), Fill(left=32, right=64, top=64, bottom=0)
+    levels = np.frombuffer(inner.data, dtype=np.uint8).reshape(192, 160, 3)
+    around = ((64, 0), (32, 64))
+    image = np.pad(levels, (*around, (0, 0)), constant_values=77)  # what lies under the mask is not looked at
+    mask = np.pad(np.zeros((192, 160), dtype=np.uint8), around, constant_values=255)
+    expected = theirs(
+        pipeline,
+        drawer,
+        image=Image.fromarray(image),
+        mask_image=Image.fromarray(mask),
+        latents=drawer.network.noise(7, SIZE),
+    )
+    assert_equal(ours(drawer, margins, {"image": inner}), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "top", "left"), [(SIZE, 16, 0), (Size(512, 256), 16, 0), (Size(256, 512), 0, 16)], ids=str
+)
+def test_editing_with_a_second_reference_beside_or_below_the_first(
+    opened: Callable[[str], Drawer], monkeypatch: pytest.MonkeyPatch, size: Size, top: int, left: int
+) -> None:
+    """The stock pipeline reads one; it is given the tokens that it makes of a second, in places of their own."""
+    drawer = opened("kontext")
+    pipeline = stock(FluxKontextPipeline, drawer)
+    first, second = picture(1), picture(2, size)
+    one_picture = pipeline.prepare_latents
+
+    def two_pictures(image: Tensor, *rest: object) -> tuple[Tensor, ...]:
+        ratio = size.width / size.height
+        _, width, height = min((abs(ratio - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+        step = drawer.checkpoint.token_side
+        scaled = pixels_of.to_image(second).resize((width // step * step, height // step * step), pixels_of.SCALED)
+        latents, tokens, places, first_places = one_picture(image, *rest)
+        _, more, _, more_places = one_picture(pipeline.image_processor.preprocess(scaled), *rest[:-2], None, None)
+        more_places[..., 1] += top
+        more_places[..., 2] += left
+        return latents, torch.cat([tokens, more], dim=1), places, torch.cat([first_places, more_places])
+
+    monkeypatch.setattr(pipeline, "prepare_latents", two_pictures)
+    expected = theirs(pipeline, drawer, image=pixels_of.to_image(first), max_area=SIZE.area)
+    pictures = {"input_image": first, "input_image_2": second}
+    assert_equal(ours(drawer, Edit(), pictures), expected)
+    assert np.abs(ours(drawer, Edit(), {"input_image": first}) - expected).max() > 1e-3
 
 
 def test_following_a_control_picture(opened: Callable[[str], Drawer]) -> None:
@@ -262,3 +312,19 @@ def test_a_folder_that_sees_no_depth_is_refused(opened: Callable[[str], Drawer],
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointMissing, match=r"config\.json missing"):
         find(Composed(base=base, depth=str(folder)))
+
+
+def test_what_weights_do_not_read_is_said_before_anybody_asks(
+    opened: Callable[[str], Drawer], with_redux: Drawer, tmp_path: Path
+) -> None:
+    depth, canny, krea = (MODELS[name] for name in ("flux-pro-1.0-depth", "flux-pro-1.0-canny", "flux-krea-dev"))
+    control = opened("control").checkpoint
+    (line,) = control.does_otherwise(depth)
+    assert line.startswith("Without a network that sees depth")
+    assert not control.does_otherwise(canny)
+    seeing = find(Composed(base=str(control.path), depth=str(build_depth(tmp_path / "tiny-depth"))))
+    assert not seeing.does_otherwise(depth)
+    (line,) = opened("plain").checkpoint.does_otherwise(krea)
+    assert line.startswith("Without a Redux folder")
+    assert not with_redux.checkpoint.does_otherwise(krea)
+    assert with_redux.checkpoint.does_otherwise(depth) == [depth.plainly]

@@ -15,6 +15,7 @@ from torch._dynamo import register_backend
 
 from fluxserve.catalogue import Finetune, Generation, Size
 from fluxserve.engine.checkpoints import Checkpoint, find
+from fluxserve.engine.company import Freely, without
 from fluxserve.engine.drawer import Drawer, open_drawer
 from fluxserve.engine.fingerprint import fingerprint
 from fluxserve.engine.forward import ALONE, Company
@@ -23,6 +24,7 @@ from fluxserve.engine.planning import fit, planned
 from fluxserve.engine.plans import PLANS
 from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.engine.trajectory import Trajectory
+from fluxserve.engine.warming import warm, warm_company
 from fluxserve.errors import MemoryTooSmall
 
 APPLE = Generation(
@@ -89,6 +91,13 @@ def test_a_fine_tune_of_a_fused_layer_draws_what_it_draws_plainly(
     both = [opened(checkpoints["dev"], speed, finetunes=tmp_path, finetune_cache=2**20) for speed in (FUSED, PLAIN)]
     fast, plain = (drawn(one, wanted).latents for one in both)
     assert fast.equal(plain)
+    in_8_bits = opened(
+        checkpoints["dev"],
+        Speed(float8=True, throughput=True),
+        finetunes=tmp_path, finetune_cache=2**20, memory_plan="float8", token_budget=2 * TINY_TOKENS,
+    )  # fmt: skip
+    assert set(facts(in_8_bits, drawn(in_8_bits))) >= {"linears", "numerics"}
+    assert not set(facts(in_8_bits, drawn(in_8_bits, wanted))) & {"linears", "numerics"}
     assert not fast.equal(drawn(both[1]).latents)
 
 
@@ -114,6 +123,7 @@ def test_rows_in_8_bits_are_drawn_in_company_as_alone_and_told_of(checkpoints: d
     drawer = opened(checkpoints["dev"], eighths, token_budget=3 * TINY_TOKENS, memory_plan="float8")
     assert drawer.company[Size(256, 256)] == Company(most=3)
     assert facts(drawer, drawn(drawer))["linears"] == "float8-dynamic"
+    assert "linears" not in facts(drawer, drawn(drawer, means=EXACT))  # whose products are of float32
     weight_only = opened(checkpoints["dev"], PLAIN, memory_plan="float8")
     found, expected = drawn(drawer).latents, drawn(weight_only).latents
     assert 0 < (found - expected).norm() / expected.norm() < 0.05
@@ -145,6 +155,41 @@ def test_what_comes_out_otherwise_at_the_start_is_left_out(
     assert drawn(drawer).latents.equal(drawn(drawers["dev"]).latents)
 
 
+def test_a_compiled_decoder_that_draws_something_else_is_left_out(
+    checkpoints: dict[str, Checkpoint], drawers: dict[str, Drawer], caplog: pytest.LogCaptureFixture
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(compiled=True, backend="wrong pictures"))
+    torch.compiler.reset()
+    assert "of 255 from the plain one" in caplog.text
+    assert drawer.speed == PLAIN
+    trajectory = drawn(drawer)
+    assert facts(drawer, trajectory)["pixels_sha256"] == facts(drawers["dev"], trajectory)["pixels_sha256"]
+
+
+def test_where_compiled_passes_fail_in_company_each_picture_is_drawn_alone(
+    checkpoints: dict[str, Checkpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(compiled=True, backend="for one"), token_budget=2 * TINY_TOKENS)
+    assert drawer.speed.compiled
+    assert not drawer.company
+    assert "each is drawn alone" in caplog.text
+    assert drawn(drawer).is_done
+    with torch.inference_mode():
+        company = {APPLE.size: Company(most=2)}
+        failed = warm_company(drawer.checkpoint, drawer.network, company, drawer.runtime)
+    torch.compiler.reset()
+    assert failed == {APPLE.size}
+    assert without(company, failed) == {}
+
+
+def test_for_throughput_a_size_that_fails_in_company_is_drawn_alone_and_others_are_not(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
+    company = without(Freely(checkpoints["dev"], 4 * TINY_TOKENS), {APPLE.size})
+    assert company[APPLE.size] == ALONE
+    assert company[Size(288, 224)].most == 4
+
+
 @register_backend(name="broken")
 def _broken(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
     """A compiler that finds no tool of its own."""
@@ -155,6 +200,21 @@ def _broken(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
 def _wrong(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
     """A compiler with a fault."""
     return lambda *inputs: tuple(2 * one for one in graph(*inputs))
+
+
+@register_backend(name="wrong pictures")
+def _wrong_pictures(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
+    """A compiler with a fault in convolutions."""
+    has_fault = any("conv" in str(node.target) for node in graph.graph.nodes)
+    return (lambda *inputs: tuple(2 * one for one in graph(*inputs))) if has_fault else graph.forward
+
+
+@register_backend(name="for one")
+def _for_one(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> object:
+    """A compiler that has no kernels for more than one picture."""
+    if any(isinstance(one, torch.Tensor) and one.ndim == 3 and one.shape[0] != 1 for one in inputs):
+        raise RuntimeError("no kernels for two")
+    return graph.forward
 
 
 @pytest.mark.long
@@ -189,6 +249,17 @@ def test_for_throughput_pictures_of_any_size_share_passes_and_say_so(checkpoints
         torch.testing.assert_close(trajectory.latents, drawn(exact, one).latents, atol=1e-3, rtol=0)
         assert facts(drawer, trajectory)["numerics"] == "throughput"
     assert "numerics" not in facts(exact, drawn(exact))
+
+
+def test_layers_that_have_no_widths_for_8_bits_are_not_said_to_multiply_in_them(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
+    drawer = opened(checkpoints["dev"], Speed(float8=True), memory_plan="float8")
+    assert drawer.speed.float8
+    for layer in drawer.network.transformer.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.in_features += 1
+    assert not warm(drawer.checkpoint, drawer.network, drawer.runtime).speed.float8
 
 
 def test_each_choice_has_a_fingerprint_of_its_own() -> None:

@@ -1,19 +1,22 @@
 """Stages as they are measured: what is run, what is counted, and what is refused before anything is loaded."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import CPU
+from torch._dynamo import register_backend
 
 from fluxserve import bench
 from fluxserve.catalogue import Size
 from fluxserve.engine import flops, published, stages, weights
 from fluxserve.engine.checkpoints import Checkpoint, find
+from fluxserve.engine.speed import PLAIN, Speed
 from fluxserve.errors import ConfigurationError, LicenseNotAccepted, MemoryTooSmall
-from fluxserve.settings import Settings
+from fluxserve.settings import Settings, StepCacheChoice
 
 SIZE = Size(256, 256)
 WISH = bench.Wish(model="flux-dev", shape=None, size=SIZE, steps=None, references=None, rounds=2)
@@ -32,6 +35,40 @@ def test_a_report_has_every_stage_of_every_round_and_a_picture_is_their_sum(chec
     assert by_name["predict"].of_floor(report.product_rate) == pytest.approx(
         step / report.product_rate / by_name["predict"].median
     )
+
+
+@register_backend(name="refusing")
+def _refusing(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
+    """A compiler that finds no tool of its own."""
+    raise RuntimeError(f"no kernels for {len(graph.graph.nodes)} operations")
+
+
+def test_what_is_measured_is_warm_and_told_with_the_speed_that_held(checkpoints: dict[str, Checkpoint]) -> None:
+    wish, told = stages.Wish(size=SIZE, steps=3), []
+    fused = stages.measure(checkpoints["dev"], replace(CPU, speed=Speed(fused=True)), wish, rounds=1, tell=told.append)
+    assert told == ["loading tiny-dev", "warming: fused", "round 1 of 1"]
+    assert bench.about(fused)[2] == "speed: fused"
+    facts = json.loads(bench.as_json(fused))
+    assert (facts["speed"], facts["numerics"], facts["step_cache"]) == (["fused"], "exact", "off")
+    compiled = replace(CPU, speed=Speed(compiled=True, backend="refusing"))
+    failed = stages.measure(checkpoints["dev"], compiled, wish, rounds=1)
+    torch.compiler.reset()
+    assert failed.runtime.speed == PLAIN
+    assert bench.about(failed)[2] == "speed: plain"
+    assert failed.flop == fused.flop
+
+
+@pytest.mark.parametrize(("cache", "foretold"), [("taylor", 3), ("first-block", 4)])
+def test_steps_that_are_foretold_are_a_stage_of_their_own(
+    checkpoints: dict[str, Checkpoint], cache: StepCacheChoice, foretold: int
+) -> None:
+    runtime = replace(CPU, speed=Speed(step_cache=cache))
+    report = stages.measure(checkpoints["dev"], runtime, stages.Wish(size=SIZE, steps=12), rounds=1)
+    by_name = {stage.name: stage for stage in report.stages}
+    assert (by_name["predict"].times, by_name["foretell"].times) == (12 - foretold, foretold)
+    assert (by_name["foretell"].flop > 0) == (cache == "first-block")
+    assert by_name["foretell"].flop < by_name["predict"].flop
+    assert bench.about(report)[2] == f"speed: step cache {cache}; {foretold} of 12 steps are foretold"
 
 
 @pytest.mark.parametrize("family", ["flux1", "flux2"])

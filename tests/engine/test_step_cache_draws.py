@@ -113,6 +113,8 @@ def test_taken_up_after_any_step_a_picture_is_the_undisturbed_one(
         assert end(drawer, taken_up).latents.equal(undisturbed)
     with torch.inference_mode():
         assert drawer.finish(trajectory, trajectory.means).facts["step_cache"] == cache
+        few = end(drawer, drawer.start("few", replace(APPLE, steps=4), 0))
+        assert "step_cache" not in drawer.finish(few, few.means).facts  # it has no step to spare
 
 
 @pairs("dev", "shifted", quick={"shifted": "first-block"})

@@ -212,9 +212,8 @@ def opened(checkpoints: dict[str, Checkpoint]) -> Callable[..., tuple[Pool, list
         fits = [fit(checkpoints[name], CPU) for name in names]
         largest = max(one.weights for one in fits)
         pool = Pool(Room(device=there * max(one.peak for one in fits), host=waiting * largest), CPU, open_drawer)
-        with torch.inference_mode():
-            for name in names:
-                pool.open(checkpoints[name])
+        for name in names:
+            pool.open(checkpoints[name])
         return pool, [checkpoints[name] for name in names]
 
     return make

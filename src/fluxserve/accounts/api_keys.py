@@ -21,6 +21,7 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 class ApiKey:
     """A key as the server knows it: everything but the key itself. None: no limit.
 
+    `max_active`: unfinished tasks. `max_work`: their predicted work together, in TFLOP, where there are several.
     While others wait too, its tasks get a share of the drawing in proportion to its `weight`.
     """
 
@@ -28,6 +29,7 @@ class ApiKey:
     account_id: str
     name: str
     max_active: int | None
+    max_work: float | None
     rate_per_minute: int | None
     weight: float
     created_at: float

@@ -32,7 +32,11 @@ class Readiness(BaseModel):
 
     ready: bool = Field(description="A worker has its weights loaded and warm.")
     reason: str = Field(description="Why not, and what to do; empty when ready.")
+    starting: bool = Field(False, description="The first workers beside the server are getting ready; none has failed.")
     workers: int = Field(description="Workers that are connected and warm.")
+    left_out: list[str] = Field(
+        default=[], description="Weights that could not be loaded, and what to do; what they draw waits."
+    )
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
 
 
@@ -71,7 +75,7 @@ class ModelList(BaseModel):
 
 def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Model:
     """A model as the list shows it; `missing` is what has to be installed before anything here draws."""
-    otherwise = spec.plainly.removesuffix(".") if checkpoint.is_plain else ""
+    otherwise = [line.removesuffix(".") for line in checkpoint.does_otherwise(spec)]
     return Model(
         id=spec.name,
         title=spec.title,
@@ -81,7 +85,7 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
         price=to_credits(spec.price.millicredits),
         price_further=to_credits(spec.price.further),
         price_is_published=spec.price.published,
-        runs_on=". ".join(filter(None, (checkpoint.describe(), otherwise, missing))),
+        runs_on=". ".join(filter(None, (checkpoint.describe(), *otherwise, missing))),
         license=checkpoint.license or "not stated",
     )
 

@@ -36,6 +36,7 @@ class CreateKey(msgspec.Struct, frozen=True, kw_only=True, tag="create_key"):
     account: str | None
     grant: int | None
     max_active: int | None
+    max_work: float | None
     rate_per_minute: int | None
     weight: float
 
@@ -83,6 +84,7 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     balance: int | None
     max_active: int | None
+    max_work: float | None
     rate_per_minute: int | None
     weight: float
     created_at: float
@@ -143,6 +145,7 @@ async def execute(
                 account=command.account,
                 grant=command.grant,
                 max_active=command.max_active,
+                max_work=command.max_work,
                 rate_per_minute=command.rate_per_minute,
                 weight=command.weight,
                 now=now(),
@@ -186,7 +189,7 @@ def _row(entry: KeyEntry, text: str | None = None) -> KeyRow:
     key = entry.key
     return KeyRow(
         id=key.id, name=key.name, account=entry.account_name, balance=entry.balance, max_active=key.max_active,
-        rate_per_minute=key.rate_per_minute, weight=key.weight, created_at=key.created_at,
+        max_work=key.max_work, rate_per_minute=key.rate_per_minute, weight=key.weight, created_at=key.created_at,
         revoked_at=key.revoked_at, text=text,
     )  # fmt: skip
 

@@ -34,6 +34,8 @@ STATUSES: dict[State, str] = {
 PROCESSING = "Processing"
 #: `details.error` of a task that its caller ended.
 CANCELLED = "cancelled"
+#: Where all workers that are connected draw other models.
+NOT_SERVED = "No worker here draws this model now: the task waits for one. /readyz says what could not be loaded."
 _encode = msgspec.json.Encoder().encode
 
 
@@ -99,7 +101,8 @@ def _render_unfinished(view: View, preview: bytes | None, outlook: Outlook | Non
 
 
 def _details_meanwhile(view: View, outlook: Outlook | None) -> Body | None:
-    details: Body = {"warnings": view.warnings} if view.warnings else {}
+    warnings = (*view.warnings, *(() if outlook is None or outlook.is_served else (NOT_SERVED,)))
+    details: Body = {"warnings": warnings} if warnings else {}
     if outlook is not None and outlook.position is not None:
         details["queue_position"] = outlook.position
     if outlook is not None and outlook.seconds is not None:

@@ -89,6 +89,11 @@ class Gateway:
         """Workers that are warm and take tasks."""
         return sum(not session.draining for session in self._sessions.values())
 
+    @property
+    def left_out(self) -> list[str]:
+        """What is wrong with weights that workers could not load, each said once."""
+        return list(dict.fromkeys(line for session in self._sessions.values() for line in session.hello.left_out))
+
     def is_connected(self, worker_id: str) -> bool:
         """Whether the worker has a connection."""
         return worker_id in self._sessions

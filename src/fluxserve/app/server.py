@@ -104,6 +104,7 @@ class Server:
         """1. check, 2. open, 3. wire, 4. serve until told to stop, 5. drain and close."""
         settings = self._settings
         self._listen_to_signals()
+        engine.check(settings)
         checkpoints = dict(plan(settings))
         with locked(settings), run_folder(settings) as folder, listening(settings) as listener:
             async with open_store(settings) as store:
@@ -223,7 +224,9 @@ class Server:
 
     async def _serve(self, parts: Parts, folder: Path, listener: socket.socket, running: Running) -> None:
         sockets = await open_sockets(self._settings, folder, parts.gateway, parts.administration)
-        http = HttpServer(http_config(parts.app, self._settings))
+        config = http_config(parts.app, self._settings)
+        listener.listen(config.backlog)  # whoever reads the address may call at once
+        http = HttpServer(config)
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
@@ -289,12 +292,21 @@ class Server:
         (self._hurry if self._stop.is_set() else self._stop).set()
 
     def _readiness(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> Readiness:
-        reason = ""
+        reason, starting = "", False
         if self._stop.is_set():
             reason = "The server is stopping."
+        elif not gateway.ready and (missing := engine.missing(self._settings)):
+            reason = missing
         elif not gateway.ready:
-            reason = engine.missing(self._settings) or fleet.status
-        return Readiness(ready=not reason, reason=reason, workers=gateway.ready, unfinished_tasks=len(service.views))
+            reason, starting = fleet.status, fleet.is_starting
+        return Readiness(
+            ready=not reason,
+            reason=reason,
+            starting=starting,
+            workers=gateway.ready,
+            left_out=gateway.left_out,
+            unfinished_tasks=len(service.views),
+        )
 
 
 def _for_ever(parts: Parts) -> tuple[Coroutine[None, None, None], ...]:

@@ -20,7 +20,10 @@ _CONTROL_PICTURES = (
     p.picture("preprocessed_image", "The structure itself, taken as it is instead of control_image."),
 )
 _PLAIN_REPAINT = "Weights that draw from prompts alone, mini among them, blend what they draw with what is kept."
-_PLAIN_CONTROL = "Weights that draw from prompts alone, mini among them, draw over control_image as image-to-image."
+_PLAIN_CONTROL = (
+    "Weights that draw from prompts alone, mini among them, draw over control_image as image-to-image, edges and "
+    "depths alike."
+)
 
 
 def _margin(side: str) -> p.Param:
@@ -122,6 +125,7 @@ DEPTH = ModelSpec(
     guidance=30,
     example={"control_image": EXAMPLE_PICTURE},
     plainly=_PLAIN_CONTROL,
+    takes_depths=True,
 )
 
 MODELS = (FILL, EXPAND, CANNY, DEPTH)

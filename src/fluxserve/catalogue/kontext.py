@@ -18,7 +18,10 @@ _PARAMS = (
     _RATIO,
     *(replace(param, default="png") if param is p.OUTPUT_FORMAT else param for param in COMMON),
 )
-PLAINLY = "Weights that draw from prompts alone, mini among them, draw edits as image-to-image."
+PLAINLY = (
+    "Weights that draw from prompts alone, mini among them, draw edits as image-to-image over the first picture and "
+    "leave others out."
+)
 
 KONTEXT_PRO = ModelSpec(
     name="flux-kontext-pro",

@@ -94,7 +94,8 @@ class ModelSpec:
     """One public model: what it accepts and costs, and the open weights nearest to it. There is one of each.
 
     `draft` reads a request; it raises FieldRefused where fields or pictures do not fit each other. `example` is what
-    an example has beside its prompt. `plainly` says what weights do that draw from prompts alone.
+    an example has beside its prompt. `plainly` says what weights do that draw from prompts alone. `takes_depths`: a
+    control picture is looked at for how near things are.
     """
 
     name: str
@@ -109,6 +110,7 @@ class ModelSpec:
     guidance: float = 3.5
     example: Mapping[str, JsonValue] = field(default_factory=lambda: {"width": 512, "height": 512})
     plainly: str = ""
+    takes_depths: bool = False
 
     def param(self, name: str) -> Param | None:
         """The field called `name`, if the model has it."""

@@ -61,6 +61,7 @@ class Client:
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`base_url` is the server's origin, `timeout` seconds for one HTTP call."""
         self._base = base_url.rstrip("/")
@@ -68,6 +69,7 @@ class Client:
         self._timeout = timeout
         self._http = httpx.Client(timeout=timeout, transport=transport)
         self._sleep = sleep
+        self._clock = clock
 
     def __enter__(self) -> Self:
         return self
@@ -104,22 +106,24 @@ class Client:
 
         The server is asked to answer at the task's end; one that answers at once is polled with back-off.
         """
-        polls = self._polls(task, _Patience(task, timeout), hold=min(LONG_POLL_S, self._timeout / 2))
+        polls = self._polls(task, _Patience(task, timeout, self._clock), hold=min(LONG_POLL_S, self._timeout / 2))
         return next(looked for looked in polls if isinstance(looked, Result))
 
     def events(
-        self, task: Task, *, previews: bool = False, timeout: float | None = 300.0
+        self, task: Task, *, previews: bool = False, timeout: float | None = 300.0, while_moving: bool = False
     ) -> Generator[Progress | Result, None, None]:
         """The task's progress as it comes, and the result last. Raises TaskFailed, TaskNotFound or TaskTimeout.
 
-        A server that has no stream of events, or none left, is polled instead. Whoever stops early closes it.
+        `timeout`: seconds in all or, `while_moving`, since the task last came nearer to its end. A server that has no
+        stream of events, or none left, is polled instead. Whoever stops early closes it.
         """
-        patience, attempt = _Patience(task, timeout), 0
+        patience, attempt = _Patience(task, timeout, self._clock, while_moving=while_moving), 0
         while attempt <= RETRIES:
             try:
                 for answer in self._stream(task, previews, min(LONGEST_SILENCE_S, max(patience.left, 0.1))):
                     if answer is not None:
                         looked, attempt = answers.outcome(task.id, answer), 0
+                        patience.saw(looked)
                         yield looked
                         if isinstance(looked, Result):
                             return
@@ -155,6 +159,7 @@ class Client:
                     raise
                 hold = 0.0  # something on the way may cut off what is held
                 continue
+            patience.saw(looked)
             yield looked
             if isinstance(looked, Result):
                 return
@@ -238,22 +243,39 @@ class _NoStreamError(Exception):
 
 
 class _Patience:
-    """How long a caller waits for a task; `timeout` None: for ever."""
+    """How long a caller waits for a task; `timeout` None: for ever. `while_moving`: since it last came nearer."""
 
-    def __init__(self, task: Task, timeout: float | None) -> None:
+    def __init__(
+        self, task: Task, timeout: float | None, clock: Callable[[], float], *, while_moving: bool = False
+    ) -> None:
         self._task = task
         self._timeout = math.inf if timeout is None else timeout
-        self._ends = time.monotonic() + self._timeout
+        self._clock = clock
+        self._while_moving = while_moving
+        self._ends = clock() + self._timeout
+        self._nearest: tuple[float, ...] = (-math.inf,) * 3
 
     @property
     def left(self) -> float:
         """Seconds."""
-        return self._ends - time.monotonic()
+        return self._ends - self._clock()
+
+    def saw(self, looked: Progress | Result) -> None:
+        """More progress, fewer before it, or fewer seconds left than ever before: it moves."""
+        if not self._while_moving or isinstance(looked, Result):
+            return
+        position, eta = looked.queue_position, looked.eta_seconds
+        now = (looked.progress, -math.inf if position is None else -position, -math.inf if eta is None else -eta)
+        if any(one > best for one, best in zip(now, self._nearest, strict=True)):
+            self._ends = self._clock() + self._timeout
+        self._nearest = tuple(map(max, now, self._nearest))
 
     def check(self, pause: float = 0.0) -> None:
         """Raise TaskTimeout when the time has come, or would during `pause`."""
-        if self.left < pause:
-            raise TaskTimeout(f"Task {self._task.id} was not ready after {self._timeout:.0f} s; wait again to go on.")
+        if self.left >= pause:
+            return
+        what = "came no nearer for" if self._while_moving else "was not ready after"
+        raise TaskTimeout(f"Task {self._task.id} {what} {self._timeout:.0f} s; wait again to go on.")
 
 
 def _json(response: httpx.Response) -> dict[str, object]:

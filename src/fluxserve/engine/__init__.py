@@ -12,11 +12,11 @@ from typing import cast
 
 from fluxserve.engine.base import Engine
 from fluxserve.engine.checkpoints import plan
-from fluxserve.engine.device import gpus, sensible_workers
+from fluxserve.engine.device import check_speed, gpus, sensible_workers
 from fluxserve.errors import EngineNotInstalled
 from fluxserve.settings import EngineChoice, Settings
 
-__all__ = ["ENGINES", "Engine", "choose", "create", "gpus", "is_installed", "missing", "worker_count"]
+__all__ = ["ENGINES", "Engine", "check", "choose", "create", "gpus", "is_installed", "missing", "worker_count"]
 
 #: name -> "module:Class", imported when used.
 ENGINES: dict[str, str] = {
@@ -44,6 +44,12 @@ def missing(settings: Settings) -> str:
         return ""
     remedy = "choose engine = auto" if is_installed() else INSTALL_HINT
     return f"Nothing here can draw yet: {remedy} and start again, or connect a worker. Tasks are accepted and wait."
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigurationError where local workers would refuse the settings, as far as that shows without torch."""
+    if choose(settings) == "diffusion" and settings.workers != 0:
+        check_speed(settings)
 
 
 def worker_count(settings: Settings) -> int:

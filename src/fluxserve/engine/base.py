@@ -68,6 +68,10 @@ class Engine(Protocol):
         """Public names of the models this engine can draw."""
 
     @property
+    def left_out(self) -> Sequence[str]:
+        """Once warm: what is wrong with weights that it draws nothing with, and what to do about it."""
+
+    @property
     def fingerprints(self) -> Mapping[str, str]:
         """By model, once warm: equal fingerprints promise equal pixels."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from fluxserve import mini
-from fluxserve.catalogue import MODELS, Size
+from fluxserve.catalogue import MODELS, ModelSpec, Size
 from fluxserve.catalogue.recipes import Control, Fill, Recipe
 from fluxserve.catalogue.sizes import fit_area
 from fluxserve.engine import fitting, layout, single_file
@@ -25,7 +25,7 @@ from fluxserve.engine.families import FAMILIES, LICENSES_TO_ACCEPT, Family
 from fluxserve.engine.native_sizes import NativeSizes, nearest
 from fluxserve.engine.sampling import NoiseSchedule
 from fluxserve.engine.single_file import Piece
-from fluxserve.errors import CheckpointMissing, CheckpointRefused, UnknownSetting
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, ConfigurationError, UnknownSetting
 from fluxserve.settings import MINI, Composed, Settings
 
 _COMMON = (Size(256, 256), Size(512, 512), Size(768, 1024), Size(1024, 768), Size(1024, 1024))
@@ -35,6 +35,10 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: What the transformer reads beside latents and words: nothing more, pictures as tokens that stand beside the latents,
 #: a masked picture and its mask as channels, or a picture of edges or depths as channels.
 Reads = Literal["nothing", "references", "masked", "control"]
+_NO_REDUX = "Without a Redux folder beside the weights (redux) image_prompt is left out, and a warning says so."
+_NO_DEPTH = (
+    "Without a network that sees depth beside the weights (depth) control_image is refused: send preprocessed_image."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +100,14 @@ class Checkpoint:
         is_stranger = isinstance(recipe, Fill | Control) and (made_for is None or not isinstance(recipe, made_for))
         return _USUAL_GUIDANCE if is_stranger else math.inf
 
-    @property
-    def is_plain(self) -> bool:
-        """Made to draw from prompts alone: pictures are no part of what it learnt."""
-        return self.reads == "nothing"
+    def does_otherwise(self, spec: ModelSpec) -> Sequence[str]:
+        """What it does with pictures that `spec` takes and it did not learn to read, in a sentence each."""
+        told = [spec.plainly] if spec.plainly and self.reads == "nothing" else []
+        if spec.param("image_prompt") is not None and self.beside.redux is None:
+            told.append(_NO_REDUX)
+        if spec.takes_depths and self.reads == "control" and self.beside.depth is None:
+            told.append(_NO_DEPTH)
+        return told
 
     @property
     def rows_per_picture(self) -> int:
@@ -140,12 +148,26 @@ class Checkpoint:
 
 def plan(settings: Settings) -> Mapping[str, Checkpoint]:
     """The checkpoint of every model: what `settings.models` says, else mini. Raises ConfigurationError."""
+    planned, refused = plan_in_part(settings)
+    for error in refused:
+        raise error
+    return planned
+
+
+def plan_in_part(settings: Settings) -> tuple[Mapping[str, Checkpoint], Sequence[ConfigurationError]]:
+    """The checkpoint of every model that has a sound one, and what is wrong with others. Raises UnknownSetting."""
     unknown = sorted(set(settings.models) - set(MODELS))
     if unknown:
         raise UnknownSetting(f"[models] names {', '.join(unknown)}; the models are {', '.join(MODELS)}.")
     values = {model: settings.models.get(model, MINI) for model in MODELS}
-    found = {value: find(value) for value in dict.fromkeys(values.values())}
-    return {model: found[value] for model, value in values.items()}
+    found: dict[str | Composed, Checkpoint] = {}
+    refused: list[ConfigurationError] = []
+    for value in dict.fromkeys(values.values()):
+        try:
+            found[value] = find(value)
+        except (CheckpointMissing, CheckpointRefused) as error:
+            refused.append(error)
+    return {model: found[value] for model, value in values.items() if value in found}, refused
 
 
 def find(value: str | Composed, environ: Mapping[str, str] = os.environ) -> Checkpoint:

@@ -10,7 +10,7 @@ What it does not know: steps, trajectories.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.forward import ALONE, Company
 from fluxserve.engine.measured import Measured, SizeFound
 from fluxserve.engine.networks import Network
-from fluxserve.engine.recovery import unless_out_of_memory
+from fluxserve.engine.recovery import release_memory, unless_out_of_memory
 
 logger = logging.getLogger(__name__)
 #: About the longest self-test of one size.
@@ -51,11 +51,18 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
 class Freely(Mapping[Size, Company]):
     """For throughput: as many pictures of any size as the token budget allows, whatever that does to bits."""
 
-    def __init__(self, checkpoint: Checkpoint, tokens: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokens: int, alone: Set[Size] = frozenset()) -> None:
         self._checkpoint = checkpoint
         self._tokens = tokens
+        self._alone = alone
+
+    def without(self, sizes: Set[Size]) -> Freely:
+        """The same, but pictures of these drawn sizes are drawn alone."""
+        return Freely(self._checkpoint, self._tokens, self._alone | sizes)
 
     def __getitem__(self, drawn: Size) -> Company:
+        if drawn in self._alone:
+            return ALONE
         return Company(most=max(1, min(self._tokens // self._checkpoint.tokens_at(drawn), MOST_PICTURES)))
 
     def __iter__(self) -> Iterator[Size]:
@@ -63,6 +70,25 @@ class Freely(Mapping[Size, Company]):
 
     def __len__(self) -> int:
         return len(common_sizes(self._checkpoint))
+
+
+def without(company: Mapping[Size, Company], sizes: Set[Size]) -> Mapping[Size, Company]:
+    """The same, but pictures of these drawn sizes are drawn alone."""
+    if isinstance(company, Freely):
+        return company.without(sizes)
+    return {size: one for size, one in company.items() if size not in sizes}
+
+
+def find_safely(checkpoint: Checkpoint, network: Network, runtime: Runtime, name: str) -> Mapping[Size, Company]:
+    """As `find_company`; where passes that are compiled or recorded fail, each picture is drawn alone."""
+    try:
+        return find_company(checkpoint, network, runtime, name)
+    except Exception:
+        if not runtime.speed.makes_passes:
+            raise
+        logger.exception("Pictures in company fail here: each is drawn alone", extra={"action": "company_failed"})
+    release_memory()
+    return {}
 
 
 def _freely(checkpoint: Checkpoint, network: Network, runtime: Runtime, name: str) -> Freely:

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +39,8 @@ _WAITING = 0.4
 #: Where drivers of GPUs show, without asking torch, which takes seconds to load.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 _GPU_FILE = re.compile(r"nvidia\d+")
+#: A compute capability that no NVIDIA GPU is beyond, where it is not known yet.
+_NEWEST = (99, 0)
 #: Memory that is not planned with: the driver's own and what allocators leave unused; on a CPU the whole system's.
 _RESERVE, _CPU_RESERVE = 2**30, 2 * 2**30
 #: Of a small memory no more than this share.
@@ -151,6 +153,33 @@ def resolve(settings: Settings, weight_bytes: int, processor: Processor | None =
     )
 
 
+def check_speed(settings: Settings) -> None:
+    """Raise ConfigurationError for what is asked for speed and no device here can do; at once, and without torch.
+
+    What only the device itself can tell, a worker refuses in its first seconds (`resolve`).
+    """
+    refused: list[ConfigurationError] = []
+    devices = _possible_devices(settings)
+    for device in devices:
+        numbers = settings.dtype if settings.dtype != "auto" else "bfloat16" if device != "cpu" else "float32"
+        around = replace(_surely(device, numbers), capability=_NEWEST if device.startswith("cuda") else (0, 0))
+        try:
+            choose(settings, around)
+        except ConfigurationError as error:
+            refused.append(error)
+    if len(refused) == len(devices):
+        raise refused[0]
+
+
+def _possible_devices(settings: Settings) -> Sequence[str]:
+    """What `auto` may turn out to be."""
+    if settings.device != "auto":
+        return (settings.device,)
+    if not _may_have_gpu():
+        return ("cpu",)
+    return ("mps", "cpu") if platform.system() == "Darwin" else ("cuda", "cpu")
+
+
 def _numbers(device: str, processor: Processor, *, is_tiny: bool) -> tuple[Numbers, str]:
     """The number format that is fastest there, and why. Tiny networks take their time in other things than products."""
     if device != "cpu":
@@ -247,20 +276,23 @@ def release_memory() -> None:
 
 def _around(device: str, dtype: str, *, tiny: bool) -> Surroundings:
     """What the device can do, and what is installed beside it."""
+    around = replace(_surely(device, dtype), tiny=tiny)
+    if around.kind != "cuda":
+        return around
+    import torch
+
+    return replace(around, capability=torch.cuda.get_device_capability(device))
+
+
+def _surely(device: str, dtype: str) -> Surroundings:
+    """The same, but for what has to be asked of the device."""
     kind = device.partition(":")[0]
     compiler = any(map(shutil.which, (os.environ.get("CXX") or "g++", "c++", "clang++", "gcc", "cc")))
-    capability = (0, 0)
-    if kind == "cuda":
-        import torch
-
-        capability = torch.cuda.get_device_capability(device)
     return Surroundings(
         kind=kind,
         dtype=dtype,
-        capability=capability,
         compiles=compiler and (kind != "cuda" or importlib.util.find_spec("triton") is not None),
         flash3=importlib.util.find_spec("flash_attn_interface") is not None,
-        tiny=tiny,
     )
 
 

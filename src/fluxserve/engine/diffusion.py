@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,17 +20,16 @@ from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import device, waypoint
 from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed
 from fluxserve.engine.batcher import Candidate, choose
-from fluxserve.engine.checkpoints import Checkpoint, plan
+from fluxserve.engine.checkpoints import Checkpoint, plan_in_part
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, Known, open_drawer
 from fluxserve.engine.duty import Duty
 from fluxserve.engine.lanes import Lane
-from fluxserve.engine.means import USUAL, Means, Stage, more_exact, with_less_memory
-from fluxserve.engine.networks import Network
+from fluxserve.engine.means import USUAL, Means, Stage, log_means, more_exact, with_less_memory
 from fluxserve.engine.pool import Origin, Pool
 from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
-from fluxserve.errors import BadPicture, EngineError, OutOfMemory, WaypointRefused
+from fluxserve.errors import BadPicture, ConfigurationError, EngineError, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _T = TypeVar("_T")
 _CAPACITY = 8
 #: Longest wait inside one `step` where only reading and decoding are left: a newcomer is noticed this soon.
 _LONGEST_WAIT_S = 0.005
-_WARM_SIZE = Size(256, 256)
+_WARM = Generation(model="", prompt="", size=Size(256, 256), seed=0, steps=1, guidance=3.5, output_format="png")
 _WARM_REF = "warm"
 
 
@@ -68,6 +67,7 @@ class DiffusionEngine:
         #: Of each model, its checkpoint and what is known of that.
         self._origins: dict[str, Origin] = {}
         self._known: dict[str, Known] = {}
+        self._left_out: tuple[str, ...] = ()
         #: A generation is in one of these: being read, stepping or parked, being decoded.
         self._wishes: dict[str, _Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
@@ -91,8 +91,13 @@ class DiffusionEngine:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every model of the catalogue: each is mapped to some checkpoint."""
-        return tuple(MODELS)
+        """Every model whose checkpoint works; all of the catalogue before `warm`."""
+        return tuple(self._known or MODELS)
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What is wrong with checkpoints that do not work, and what to do; other models are drawn all the same."""
+        return self._left_out
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -107,8 +112,8 @@ class DiffusionEngine:
 
     @property
     def active(self) -> int:
-        """Generations admitted and not yet finished."""
-        return len(self._wishes) + len(self._trajectories) + len(self._drawn)
+        """Generations admitted whose end was not told yet."""
+        return len(self._wishes) + len(self._trajectories) + len(self._drawn) + len(self._failed)
 
     @property
     def device_memory(self) -> int:
@@ -133,8 +138,14 @@ class DiffusionEngine:
         return self._recovery.spent_on
 
     def warm(self) -> None:
-        """Load each checkpoint once and draw one step with it. Raises ConfigurationError or EngineError."""
-        planned = plan(self._settings)
+        """Load each checkpoint once and draw one step with it; those where that fails are left out.
+
+        Raises ConfigurationError or EngineError where none works.
+        """
+        planned, wrong = plan_in_part(self._settings)
+        refused: list[ConfigurationError | EngineError] = list(wrong)
+        if not planned:
+            raise refused[0]
         checkpoints = {checkpoint.origin: checkpoint for checkpoint in planned.values()}
         weights = sum(checkpoint.weight_bytes for checkpoint in checkpoints.values())
         self._runtime = device.resolve(self._settings, weights)
@@ -146,17 +157,18 @@ class DiffusionEngine:
         self._decoding = Lane("decoder", self._runtime, self._news)
         for origin, checkpoint in checkpoints.items():
             models = [model for model, one in planned.items() if one.origin == origin]
-            self._origins |= dict.fromkeys(models, origin)
-            self._known |= dict.fromkeys(models, self._opened(checkpoint))
-            self._draw_once(models[0])
-
-    def _opened(self, checkpoint: Checkpoint) -> Known:
-        import torch
-
-        with torch.inference_mode():
-            known = self._pool.open(checkpoint)
-            device.finish(self._runtime)
-        return known
+            try:
+                self._origins |= dict.fromkeys(models, origin)
+                self._known |= dict.fromkeys(models, self._pool.open(checkpoint))
+                self._draw_once(models[0])
+            except (ConfigurationError, EngineError) as error:
+                refused.append(error)
+                self._known = {model: known for model, known in self._known.items() if model not in models}
+        if not self._known:
+            raise refused[0]
+        self._left_out = tuple(error.message for error in refused)
+        for line in self._left_out:
+            logger.error("A checkpoint is left out: %s", line, extra={"action": "checkpoint_left_out"})
 
     def admit(
         self,
@@ -185,6 +197,7 @@ class DiffusionEngine:
             marked.discard(ref)
         for lane in (self._reading, self._decoding):
             lane.forget(ref)
+        self._failed = [failed for failed in self._failed if failed.ref != ref]
 
     def show(self, ref: str) -> None:
         """Let the next step of `ref` be shown."""
@@ -411,7 +424,7 @@ class DiffusionEngine:
 
     def _start_over(self, trajectory: Trajectory, means: Means, error: EngineError) -> None:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
-        _log_means(trajectory.ref, means, error)
+        log_means(trajectory.ref, means, error)
         self._trajectories.pop(trajectory.ref, None)
         wish = _Wish(
             generation=trajectory.generation,
@@ -426,7 +439,7 @@ class DiffusionEngine:
         """Act; where memory runs out, again with the device for itself: whatever else was at work may have taken it."""
         outcome = self._recovery.attempt(act, ref)
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.is_movable:
-            return self._recovery.attempt(partial(_alone, drawer.network, stage, act), ref)
+            return self._recovery.attempt(partial(drawer.alone, stage, act), ref)
         return outcome
 
     def _moved(self, drawer: Drawer, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
@@ -464,7 +477,7 @@ class DiffusionEngine:
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory):
             tiled = with_less_memory(means, Stage.DECODE, fills_up=False)
             if tiled is not None:
-                _log_means(ref, tiled, outcome.error)
+                log_means(ref, tiled, outcome.error)
                 outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, tiled))
         device.release_memory()
         return trajectory, outcome
@@ -476,24 +489,8 @@ class DiffusionEngine:
         return self._origins[generation.model]
 
     def _draw_once(self, model: str) -> None:
-        generation = Generation(
-            model=model, prompt="", size=_WARM_SIZE, seed=0, steps=1, guidance=3.5, output_format="png"
-        )
-        self.admit(_WARM_REF, generation)
+        self.admit(_WARM_REF, replace(_WARM, model=model))
         while self.active:
             for event in self.step():
                 if isinstance(event, Failed):
                     raise event.error
-
-
-def _alone(network: Network, stage: Stage, act: Callable[[], _T]) -> _T:
-    with network.alone(stage):
-        return act()
-
-
-def _log_means(ref: str, means: Means, error: EngineError) -> None:
-    logger.warning(
-        "A picture is drawn by other means: %s",
-        ", ".join(means.words),
-        extra={"action": "other_means", "ref": ref, "error": type(error).__name__},
-    )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.engine import first_block, forward, networks, sampling, soundness, waypoint, weights
@@ -23,7 +23,7 @@ from fluxserve.engine.base import NO_PICTURES, Finished, Pixels
 from fluxserve.engine.beside import Beside
 from fluxserve.engine.cache import Cache
 from fluxserve.engine.checkpoints import Checkpoint, drawn_size
-from fluxserve.engine.company import find_company
+from fluxserve.engine.company import find_safely, without
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.faster import plainly
 from fluxserve.engine.fingerprint import fingerprint, weights_hash
@@ -37,12 +37,13 @@ from fluxserve.engine.speed import Speed
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 from fluxserve.engine.warming import warm, warm_company
 from fluxserve.engine.weights import Parts
-from fluxserve.errors import CheckpointRefused, DrawingFailed
+from fluxserve.errors import CheckpointMissing, CheckpointRefused, DrawingFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 #: Makes the parts of a folder: see `weights.load`.
 Load = Callable[[Path, Runtime, Mapping[str, Piece], Beside], Parts]
 
@@ -53,7 +54,8 @@ class Known:
 
     `runtime`: with its plan, and with the speed that held when it was tried.
     `company`: how many pictures of a drawn size may share a forward pass; one where a size is not named. `weights`: the
-    hash of its files. `fit`: how they are held, and what that takes.
+    hash of its files. `fit`: how they are held, and what that takes. `loaded_in`: seconds that reading them took, not
+    those of importing libraries before or of all that was found out after.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +67,7 @@ class Known:
     runtime: Runtime
     fingerprint: str
     previewer: Previewer
+    loaded_in: float
 
     @property
     def speed(self) -> Speed:
@@ -99,6 +102,11 @@ class Drawer(Known):
     def known(self) -> Known:
         """Without the weights."""
         return Known(**{field.name: getattr(self, field.name) for field in fields(Known)})
+
+    def alone(self, stage: Stage, act: Callable[[], _T]) -> _T:
+        """Act with what `stage` needs for itself on the device; the rest of the networks is off it meanwhile."""
+        with self.network.alone(stage):
+            return act()
 
     def start(
         self,
@@ -176,7 +184,7 @@ class Drawer(Known):
         first = trajectories[0]
         with (
             self.network.using(Stage.PREDICT, first.means),
-            plainly(self.adapters.transformer, when=first.lora is not None or first.means.exact),
+            plainly(self.adapters.transformer, when=not first.is_drawn_usually),
             self.adapters.applied(first.lora, first.strength),
             self._with_rest(trajectories),
         ):
@@ -226,7 +234,11 @@ class Drawer(Known):
                 "steps": trajectory.steps,
                 "fingerprint": means.fingerprint(self.fingerprint),
                 **({} if means.is_usual else {"drawn_with": ", ".join(means.words)}),
-                **self.speed.facts,
+                **self.speed.facts(
+                    is_usual=trajectory.is_drawn_usually,
+                    in_company=self.company_of(trajectory).most > 1,
+                    foretells=trajectory.foretells,
+                ),
             },
             warnings=(
                 *self.checkpoint.warnings_for(trajectory.generation.prompt),
@@ -255,11 +267,14 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
     started = time.monotonic()
     found = fit(checkpoint, runtime)
     runtime = planned(runtime, found)
+    weights.import_classes(checkpoint.path)
+    began = time.monotonic()
     network = networks.create(checkpoint, load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside))
+    loaded_in = time.monotonic() - began
     runtime = warm(checkpoint, network, runtime)
     weights_word = _hash_of(checkpoint)
-    company = find_company(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
-    warm_company(checkpoint, network, company, runtime)
+    company = find_safely(checkpoint, network, runtime, fingerprint(weights_word, runtime, {}))
+    company = without(company, warm_company(checkpoint, network, company, runtime))
     with network.using(Stage.ENCODE, USUAL):
         unconditional = network.encode("")
     padded = {size: found.most for size, found in company.items() if found.padded}
@@ -274,6 +289,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
         runtime=runtime,
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
+        loaded_in=loaded_in,
         adapters=Adapters(network.transformer, runtime),
     )
     logger.info(
@@ -302,15 +318,14 @@ def open_again(known: Known) -> Drawer:
     try:
         parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside)
         network = networks.create(checkpoint, parts)
-    except CheckpointRefused as error:
+    except (CheckpointRefused, CheckpointMissing) as error:
         if _is_as_before(known):
             raise DrawingFailed(f"{checkpoint.name} could not be loaded again: {error.message}") from None
         raise changed from None
     if not _is_as_before(known):  # looked at last, so that no file changes in between
         raise changed
-    if warm(checkpoint, network, runtime) != runtime:
+    if warm(checkpoint, network, runtime) != runtime or warm_company(checkpoint, network, known.company, runtime):
         raise DrawingFailed(f"{checkpoint.name} would be drawn by other kernels than before: restart the worker.")
-    warm_company(checkpoint, network, known.company, runtime)
     return with_weights(known, network)
 
 
@@ -324,7 +339,7 @@ def _is_as_before(known: Known) -> bool:
     """Whether its files are those that it was opened from."""
     try:
         return _hash_of(known.checkpoint) == known.weights
-    except (CheckpointRefused, OSError):
+    except (CheckpointRefused, CheckpointMissing, OSError):
         return False
 
 

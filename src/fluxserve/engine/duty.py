@@ -23,6 +23,8 @@ from fluxserve.errors import EngineError
 
 #: A stint that others wait for ends after so many times what swapping and swapping back take.
 STINT = 2
+#: Weights that could not be brought are not tried again for so long: each try takes the room of sound ones.
+RETRY_S = 15.0
 #: Weights that take so many times longer to come than the last time are not coming.
 _HANG_FACTOR = 10
 
@@ -100,7 +102,9 @@ class Duty:
         )
         self._on: frozenset[Origin] = frozenset()
         self._since: dict[Origin, float] = {}
-        self._coming: tuple[Origin, Future[Failed | None]] | None = None
+        #: Those that could not be brought, and until when that is taken for lasting.
+        self._broken: dict[Origin, tuple[EngineError, float]] = {}
+        self._coming: tuple[Origin, Future[tuple[Failed | None, float]]] | None = None
         #: Since when it is being brought; None while those that have to leave are still in use.
         self._began: float | None = None
 
@@ -123,8 +127,10 @@ class Duty:
 
         `needed`: the checkpoints that have something to do, and whether pictures of them are being decoded.
         """
-        failed = self._take_brought()
+        self._take_brought()
         now = self._clock()
+        self._broken = {origin: (error, until) for origin, (error, until) in self._broken.items() if now < until}
+        failed = {origin: error for origin, (error, _) in self._broken.items() if origin in needed}
         left = [origin for origin in needed if origin not in failed]
         self._since = {origin: self._since.get(origin, now) for origin in left}
         for origin in self._on:
@@ -154,24 +160,28 @@ class Duty:
             self._began = None
             self._coming = away[0], self._bringer.submit(self._bring, away[0], vacate, bring)
 
-    def _bring(self, origin: Origin, vacate: Callable[[], None], bring: Callable[[], None]) -> Failed | None:
+    def _bring(
+        self, origin: Origin, vacate: Callable[[], None], bring: Callable[[], None]
+    ) -> tuple[Failed | None, float]:
+        """How it failed, if it did, and when that was known."""
         try:
             with self._surroundings():
                 vacate()  # not as an attempt: who is waited for may need the thread that attempts are made in
                 self._began = self._clock()
-                return self._recovery.attempt(bring, str(origin[0]))
+                return self._recovery.attempt(bring, str(origin[0])), self._clock()
         finally:
             with self._news:
                 self._news.notify_all()
 
-    def _take_brought(self) -> Mapping[Origin, EngineError]:
+    def _take_brought(self) -> None:
         """Raises what no picture is to blame for; waits for what hangs, so that whoever watches the steps sees it."""
         if self._coming is None:
-            return {}
+            return
         (origin, brought), began = self._coming, self._began
         patience = max(HANGS_S, _HANG_FACTOR * self._pool.seconds(origin))
         hangs = began is not None and self._clock() - began > patience
         if not brought.done() and not hangs:
-            return {}
-        outcome, self._coming = brought.result(), None
-        return {} if outcome is None else {origin: outcome.error}
+            return
+        (outcome, ended), self._coming = brought.result(), None
+        if outcome is not None:
+            self._broken[origin] = outcome.error, ended + RETRY_S

@@ -118,6 +118,11 @@ class FakeEngine:
         return tuple(MODELS)
 
     @property
+    def left_out(self) -> Sequence[str]:
+        """It has no weights."""
+        return ()
+
+    @property
     def fingerprints(self) -> Mapping[str, str]:
         """One for all: the pictures depend on the code alone."""
         return dict.fromkeys(MODELS, FINGERPRINT)

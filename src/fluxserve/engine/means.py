@@ -9,9 +9,13 @@ What it does not know: networks, tensors, why something failed.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from fluxserve.errors import EngineError
+
+logger = logging.getLogger(__name__)
 _LENGTH = 16
 
 
@@ -67,3 +71,12 @@ def with_less_memory(means: Means, stage: Stage, *, fills_up: bool) -> Means | N
 def more_exact(means: Means, dtype: str) -> Means | None:
     """What may help a picture that came out bad; None where it was computed in float32 already."""
     return None if means.exact or dtype == "float32" else replace(means, exact=True)
+
+
+def log_means(ref: str, means: Means, error: EngineError) -> None:
+    """Tell whoever keeps the worker that a picture is drawn by `means` because of `error`."""
+    logger.warning(
+        "A picture is drawn by other means: %s",
+        ", ".join(means.words),
+        extra={"action": "other_means", "ref": ref, "error": type(error).__name__},
+    )

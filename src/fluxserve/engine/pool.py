@@ -102,11 +102,14 @@ class Pool:
 
     def open(self, checkpoint: Checkpoint) -> Known:
         """Load it for the first time, and find out about it. Raises ConfigurationError or EngineError."""
+        import torch
+
         self._vacate(self._leaving(fit(checkpoint, self._runtime).peak, keep=()))
-        began = time.monotonic()
-        drawer = self._open_drawer(checkpoint, self._runtime)
-        drawer.previewer.fit()
-        place = _Place(known=drawer.known, drawer=drawer, from_disk=time.monotonic() - began, used=next(self._uses))
+        with torch.inference_mode():
+            drawer = self._open_drawer(checkpoint, self._runtime)
+            drawer.previewer.fit()
+            finish(self._runtime)
+        place = _Place(known=drawer.known, drawer=drawer, from_disk=drawer.loaded_in, used=next(self._uses))
         self._places[checkpoint.origin] = place
         self._vacate(self._leaving(0, keep={checkpoint.origin}))
         return place.known

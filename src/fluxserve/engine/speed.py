@@ -76,12 +76,23 @@ class Speed:
         }
         return tuple(word for word, is_so in named.items() if is_so)
 
+    def facts(self, *, is_usual: bool, in_company: bool, foretells: bool) -> dict[str, str]:
+        """What a result's details tell of it: whatever draws a picture that differs from the usual one to the eye.
+
+        Of a picture whose passes are usual ones, which may share them, and some of whose steps are foretold; what was
+        not so, is not told of.
+        """
+        told = {
+            "numerics": "throughput" if self.throughput and in_company else "",
+            "step_cache": self.step_cache if foretells else "",
+            "linears": "float8-dynamic" if self.float8 and is_usual else "",
+        }
+        return {name: word for name, word in told.items() if word}
+
     @property
-    def facts(self) -> dict[str, str]:
-        """What a result's details tell of it: whatever draws a picture that differs from the usual one to the eye."""
-        told = {"numerics": "throughput" if self.throughput else "", "step_cache": self.step_cache}
-        told["linears"] = "float8-dynamic" if self.float8 else ""
-        return {name: word for name, word in told.items() if word not in ("", "off")}
+    def makes_passes(self) -> bool:
+        """Passes get kernels or a record of their own, for each number of pictures in them."""
+        return self.compiled or self.graphs
 
     @property
     def plainly(self) -> Speed:

@@ -1,7 +1,8 @@
 """How fast each stage of a picture is here, beside what the device can do at most.
 
-Stages run as the engine runs them for one picture alone, one after the other, in rounds that begin with the device's
-ceilings: whatever else the machine does hits all of them, and what counts is the median.
+Stages run as the engine runs them for one picture alone, by what was chosen for speed once it is warm, one after the
+other, in rounds that begin with the device's ceilings: whatever else the machine does hits all of them, and what counts
+is the median. Operations are those of the plain way, so that a floor does not depend on how anything is computed.
 What it does not know: tasks, how a report is printed.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fluxserve.catalogue import Generation, InputPicture, Size
 from fluxserve.catalogue.recipes import Edit
-from fluxserve.engine import device, flops, forward, networks, weights
+from fluxserve.engine import device, first_block, flops, forward, networks, step_cache, weights
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine.base import Pixels
 from fluxserve.engine.ceilings import Ceilings, seconds_of
@@ -24,10 +27,18 @@ from fluxserve.engine.marks import mark_of
 from fluxserve.engine.means import USUAL, Stage
 from fluxserve.engine.networks import Network
 from fluxserve.engine.planning import fit, planned
+from fluxserve.engine.step_cache import Rest, Velocity
 from fluxserve.engine.trajectory import Conditioning, Inputs
+from fluxserve.engine.warming import warm
+from fluxserve.settings import StepCacheChoice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PROMPT = "A paper boat floating on calm water at sunrise."
-LOOK, FILE = "look", "file"
+LOOK, FORETELL, FILE = "look", "foretell", "file"
+#: Told what begins now.
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was measured: each stage, and the medians of the ceilings, in bytes and operations a second."""
+    """What was measured: each stage, and the medians of the ceilings, in bytes and operations a second.
+
+    `runtime`: with the speed that held when it was tried.
+    """
 
     checkpoint: Checkpoint
     runtime: Runtime
@@ -89,8 +103,16 @@ class Report:
         return sum(stage.times * stage.flop for stage in self.stages)
 
 
-def measure(checkpoint: Checkpoint, runtime: Runtime, wish: Wish, *, rounds: int, at_random: bool = False) -> Report:
-    """Load the checkpoint, with numbers drawn at random where it has none, and go through the stages.
+def measure(
+    checkpoint: Checkpoint,
+    runtime: Runtime,
+    wish: Wish,
+    *,
+    rounds: int,
+    at_random: bool = False,
+    tell: Tell = lambda _: None,
+) -> Report:
+    """Load the checkpoint, with numbers drawn at random where it has none, get warm and go through the stages.
 
     Raises MemoryTooSmall before anything is loaded, CheckpointRefused or OutOfMemory.
     """
@@ -99,24 +121,24 @@ def measure(checkpoint: Checkpoint, runtime: Runtime, wish: Wish, *, rounds: int
     runtime = planned(runtime, fit(checkpoint, runtime))
     device.apply(runtime)
     with torch.inference_mode():
+        tell(f"loading {checkpoint.name}")
         parts = weights.load(checkpoint.path, runtime, checkpoint.pieces, checkpoint.beside, at_random=at_random)
-        course = _Course(checkpoint, networks.create(checkpoint, parts), wish)
+        network = networks.create(checkpoint, parts)
+        tell(f"warming: {', '.join(runtime.speed.words) or 'plain'}")
+        runtime = warm(checkpoint, network, runtime)
+        course = _Course(checkpoint, network, wish, runtime.speed.step_cache)
         counts = {name: course.flop_of(name) for name in course.stages}
         ceilings = Ceilings.on(runtime)
         copies, products = [], []
         seconds: dict[str, list[float]] = {name: [] for name in course.stages}
-        for _ in range(rounds):
+        for number in range(rounds):
+            tell(f"round {number + 1} of {rounds}")
             copies.append(ceilings.copy_rate())
             products.append(ceilings.product_rate())
             for name, act in course.stages.items():
                 seconds[name].append(seconds_of(runtime, act))
     stages = tuple(
-        Measured(
-            name=name,
-            seconds=tuple(seconds[name]),
-            flop=counts[name],
-            times=wish.steps if name == Stage.PREDICT else 1,
-        )
+        Measured(name=name, seconds=tuple(seconds[name]), flop=counts[name], times=course.times(name))
         for name in course.stages
     )
     return Report(
@@ -133,9 +155,12 @@ def measure(checkpoint: Checkpoint, runtime: Runtime, wish: Wish, *, rounds: int
 class _Course:
     """The stages of one picture over one network, each run once by now."""
 
-    def __init__(self, checkpoint: Checkpoint, network: Network, wish: Wish) -> None:
+    def __init__(self, checkpoint: Checkpoint, network: Network, wish: Wish, cache: StepCacheChoice) -> None:
         self._checkpoint = checkpoint
         self._network = network
+        self._steps = wish.steps
+        self._cache = cache
+        self._made = sum(step_cache.is_made(cache, step, wish.steps) for step in range(wish.steps))
         self.drawn = drawn_size(checkpoint, wish.size)
         self._generation = _generation(wish)
         self._pictures = {picture.name: _gradient(picture.size) for picture in self._generation.pictures}
@@ -147,28 +172,48 @@ class _Course:
             conditioning=self._encode(),
             inputs=inputs,
         )
-        self._predict()
+        self._rest = Rest()
+        velocity = self._predict()
+        self._velocities = [Velocity(sigma=sigma, velocity=velocity) for sigma in (1.0, 0.9)]
+        if self._foretold:
+            self._foretell()
         self._picture = self._decode()
         self._file()
         self._beside = 0 if inputs.tokens is None else inputs.tokens.shape[1]
 
     @property
+    def _foretold(self) -> int:
+        """How many steps are."""
+        return self._steps - self._made
+
+    @property
     def stages(self) -> Mapping[str, Callable[[], object]]:
         """By name, in their order."""
         looks = {LOOK: self._look} if self._pictures else {}
+        foretells = {FORETELL: self._foretell} if self._foretold else {}
         return {
             Stage.ENCODE: self._encode,
             **looks,
             Stage.PREDICT: self._predict,
+            **foretells,
             Stage.DECODE: self._decode,
             FILE: self._file,
         }
 
+    def times(self, name: str) -> int:
+        """How often a picture goes through the stage."""
+        return {Stage.PREDICT: self._made, FORETELL: self._foretold}.get(name, 1)
+
     def flop_of(self, name: str) -> int:
-        """The operations of a stage."""
+        """The operations of a stage, computed plainly: kernels of a compiler's own are not counted."""
         if name == Stage.PREDICT:
             return flops.of_step(self._checkpoint, self.drawn, self._beside)
-        return 0 if name == FILE else flops.counted(self.stages[name])
+        if name == FILE:
+            return 0
+        with ExitStack() as plainly:
+            for switch in self._network.switches:
+                plainly.enter_context(switch.off())
+            return flops.counted(self.stages[name])
 
     def _encode(self) -> Conditioning:
         with self._network.using(Stage.ENCODE, USUAL):
@@ -177,10 +222,23 @@ class _Course:
     def _look(self) -> Inputs:
         return self._network.look(self._generation, self._pictures, self.drawn, USUAL)
 
-    def _predict(self) -> object:
-        rows = [self._row] * self._checkpoint.rows_per_picture
+    def _predict(self) -> Tensor:
         with self._network.using(Stage.PREDICT, USUAL):
-            return forward.predict(self._network, [rows], self.drawn, ALONE)
+            if self._cache != "first-block":
+                return self._pass()
+            with first_block.whole(self._network.transformer) as self._rest:
+                return self._pass()
+
+    def _foretell(self) -> Tensor:
+        added = self._rest.added
+        if added is None:  # of `taylor` no pass leaves anything
+            return step_cache.foretold(self._velocities, 0.8)
+        with self._network.using(Stage.PREDICT, USUAL), first_block.short(self._network.transformer, added):
+            return self._pass()
+
+    def _pass(self) -> Tensor:
+        rows = [self._row] * self._checkpoint.rows_per_picture
+        return forward.predict(self._network, [rows], self.drawn, ALONE)[0][0]
 
     def _decode(self) -> Pixels:
         with self._network.using(Stage.DECODE, USUAL):

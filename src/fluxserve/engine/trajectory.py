@@ -152,6 +152,16 @@ class Trajectory:
         return guidance
 
     @property
+    def is_drawn_usually(self) -> bool:
+        """Whether its passes are made by what is chosen for speed: a fine-tune's and those in float32 are plain."""
+        return self.lora is None and not self.means.exact
+
+    @property
+    def foretells(self) -> bool:
+        """Whether any of its steps, from noise to the picture, is not made by the whole network."""
+        return not all(step_cache.is_made(self.step_cache, step, self.steps) for step in range(self.steps))
+
+    @property
     def is_made(self) -> bool:
         """Whether its step is made by the whole network."""
         return step_cache.is_made(self.step_cache, self.position, self.steps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from fluxserve.engine.eight_bits import Eighths
 
 logger = logging.getLogger(__name__)
+#: What helps where a folder's files do not belong together.
+_REMEDY = "Copy or download the folder again, or name one whose parts were made for each other."
 #: A filter of a convolution: channels out, channels in, height, width.
 _FILTER_AXES = 4
 _Network = TypeVar("_Network", bound="torch.nn.Module")
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,19 @@ def load(
         if is_out_of_memory(error):
             raise OutOfMemory(f"There is not enough memory on {runtime.device} for {folder}.") from None
         logger.exception("Loading failed", extra={"action": "load_failed", "folder": str(folder)})
-        raise CheckpointRefused(f"{folder} cannot be loaded: its files do not fit each other; see the log.") from None
+        raise CheckpointRefused(
+            f"{folder} cannot be loaded: its files do not fit each other; see the log. {_REMEDY}"
+        ) from None
+
+
+def import_classes(folder: Path) -> None:
+    """Import what a folder's parts are made of, which takes seconds, once in a process. Raises CheckpointRefused."""
+    import diffusers
+    import transformers
+
+    index = layout.read_index(folder)
+    for name, part in index.family.parts.items():
+        getattr(diffusers if part.kind is Kind.DIFFUSERS else transformers, index.class_of(name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +159,7 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: B
     source = _Source(folder=folder, index=index, pieces=pieces, runtime=runtime, at_random=at_random)
     family = source.index.family
     read = {Kind.DIFFUSERS: _network, Kind.TRANSFORMERS: _text_encoder, Kind.TOKENIZER: _tokenizer}
-    loaded = {name: read[part.kind](source, name) for name, part in family.parts.items()}
+    loaded = {name: _part(read[part.kind], source, name) for name, part in family.parts.items()}
     return Parts(
         family=family,
         device=runtime.torch_device,
@@ -154,6 +169,22 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: B
         plan=runtime.plan,
         speed=runtime.speed,
     )
+
+
+def _part(read: Callable[[_Source, str], _Part], source: _Source, part: str) -> _Part:
+    """The part, or a refusal that names it; what single files refuse names them by itself."""
+    import torch
+
+    try:
+        return read(source, part)
+    except (CheckpointRefused, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        logger.exception("A part could not be loaded", extra={"action": "load_failed", "part": part})
+        place = source.pieces[part].file if part in source.pieces else source.folder / part
+        raise CheckpointRefused(f"The {part} in {place} cannot be loaded; see the log. {_REMEDY}") from None
 
 
 def _redux(folder: Path, runtime: Runtime) -> Redux:
@@ -166,10 +197,8 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
     with torch.device("meta"):
         head = ReduxImageEncoder(**{name: config[name] for name in known if name in config})
     place = _Place.of(Stage.ENCODE, runtime)
-    _fill(head, _tensors(folder, (redux.HEAD_FILE,), place), place)
-    encoder = SiglipVisionModel.from_pretrained(
-        folder / redux.ENCODER, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
-    )
+    _fill(head, _tensors(folder, (redux.HEAD_FILE,), place), place, f"{folder / redux.HEAD_FILE}")
+    encoder = _whole(SiglipVisionModel, folder / redux.ENCODER, runtime.torch_dtype)
     return Redux(
         encoder=_for_inference(_settled(encoder, place)),
         head=_for_inference(head),
@@ -180,9 +209,7 @@ def _redux(folder: Path, runtime: Runtime) -> Redux:
 def _depth(folder: Path, runtime: Runtime) -> Depth:
     import transformers
 
-    network = getattr(transformers, depth.class_of(folder)).from_pretrained(
-        folder, dtype=runtime.torch_dtype, local_files_only=True, use_safetensors=True
-    )
+    network = _whole(getattr(transformers, depth.class_of(folder)), folder, runtime.torch_dtype)
     return Depth(
         network=_for_inference(_settled(network, _Place.of(Stage.ENCODE, runtime))),
         preparation=layout.read_json(folder / preparation.FILE, Preparation),
@@ -213,9 +240,9 @@ def _network(source: _Source, part: str) -> torch.nn.Module:
         single_file.check_shapes(piece, shapes)
         # Where numbers are worked out from others, the device that computes is the quicker one.
         source_device = place.device if piece.is_quantized else place.home
-        _fill(network, single_file.tensors(piece, str(source_device), shapes), place)
+        _fill(network, single_file.tensors(piece, str(source_device), shapes), place, f"{piece.file}")
     else:
-        _fill(network, source.tensors_of(part), place)
+        _fill(network, source.tensors_of(part), place, f"The {part} in {source.folder / part}")
     return _for_inference(network)
 
 
@@ -236,16 +263,41 @@ def _tensors(folder: Path, files: Iterable[str], place: _Place) -> Iterator[tupl
                 yield name, opened.get_tensor(name)
 
 
-def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], place: _Place) -> None:
-    """Put each tensor in its place as it comes: nothing holds all of them twice. Raises ValueError for a misfit."""
+def _fill(network: torch.nn.Module, tensors: Iterable[tuple[str, Tensor]], place: _Place, what: str) -> None:
+    """Put each tensor in its place as it comes: nothing holds all of them twice.
+
+    Raises CheckpointRefused for a misfit, which says `what` does not fit its config.
+    """
     left = network.state_dict()
     for name, tensor in tensors:
         wanted = left.pop(name, None)
-        if wanted is None or wanted.shape != tensor.shape:
-            raise ValueError(name, tensor.shape, None if wanted is None else wanted.shape)
+        if wanted is None:
+            raise CheckpointRefused(f"{what} does not fit its config.json, which knows no tensor {name}. {_REMEDY}")
+        if wanted.shape != tensor.shape:
+            shapes = f"{list(tensor.shape)} and not {list(wanted.shape)}"
+            raise CheckpointRefused(f"{what} does not fit its config.json: {name} is {shapes}. {_REMEDY}")
         _put(network, name, tensor.to(place.home, place.dtype), place)
     if left:
-        raise ValueError("missing", sorted(left))
+        raise _lacking(what, left)
+
+
+def _lacking(what: str, names: Iterable[str]) -> CheckpointRefused:
+    missing = sorted(names)
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return CheckpointRefused(f"{what} lacks the tensor {missing[0]}{more}. {_REMEDY}")
+
+
+def _whole(network_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network of transformers from a folder that lacks nothing: chance would fill what is missing."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    network, report = network_class.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        raise _lacking(f"{folder}", report["missing_keys"])
+    return network
 
 
 def _put(network: torch.nn.Module, name: str, tensor: Tensor, place: _Place) -> None:
@@ -274,17 +326,9 @@ def _text_encoder(source: _Source, part: str) -> PreTrainedModel:
     elif source.at_random:
         encoder, report = _text_encoder_of(dict(source.tensors_of(part)), encoder_class, folder / part, place)
         if report["missing_keys"]:
-            raise ValueError("missing", sorted(report["missing_keys"]))
+            raise _lacking(f"The {part} in {folder / part}", report["missing_keys"])
     else:
-        encoder, report = encoder_class.from_pretrained(
-            folder / part,
-            dtype=place.dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:  # it would be drawn with what chance put there
-            raise ValueError("missing", sorted(report["missing_keys"]))
+        encoder = _whole(encoder_class, folder / part, place.dtype)
     return _for_inference(_settled(encoder, place))
 
 

@@ -77,15 +77,23 @@ class LocalFleet:
             self._keepers.append(asyncio.create_task(self._keep(courier)))
 
     @property
+    def is_starting(self) -> bool:
+        """Whether there are workers to keep, and none has ended by now."""
+        return bool(self._workers) and all(child.last_exit is None for child in self._workers)
+
+    @property
+    def _workers(self) -> Sequence[Child]:
+        return [child for child in self._children if child.slot is not None]
+
+    @property
     def status(self) -> str:
         """Why no worker may be ready, as a sentence; empty without workers to keep."""
-        workers = [child for child in self._children if child.slot is not None]
-        if not workers:
+        if not self._workers:
             return ""
-        exits = [child.last_exit for child in workers if child.last_exit is not None]
+        exits = [child.last_exit for child in self._workers if child.last_exit is not None]
         if exits:
             return f"The worker ended with status {exits[-1]} and is being started again; its log says why."
-        return "The worker is loading its weights."
+        return "The worker loads its weights and gets warm; where networks are compiled, the first start takes minutes."
 
     def arrived(self, worker_id: str) -> None:
         """The worker is connected and warm: whatever ends it from now on, its successor starts without delay."""

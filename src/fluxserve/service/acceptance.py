@@ -156,6 +156,7 @@ class Acceptance:
             work=resolved.work,
             weight=order.key.weight,
             max_active=order.key.max_active,
+            max_work=order.key.max_work,
             max_of_model=self._limit_of(order),
             now=self._now(),
         )

@@ -28,11 +28,12 @@ Away = Mapping[frozenset[str], float]
 class Outlook:
     """`position`: how many that have made no step yet come before it; None: it has made one, and is drawn.
 
-    `seconds` until it is ready; None: nobody knows.
+    `seconds` until it is ready; None: nobody knows. `is_served`: a worker draws its model, or there is none at all.
     """
 
     position: int | None
     seconds: float | None
+    is_served: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,8 @@ class Forecast:
         else:
             seconds = self._seconds_in_line(entry, before)
         position = sum(waiting for waiting, _, _ in before.values())
-        return Outlook(position=None if entry.is_drawn else position, seconds=seconds)
+        is_served = bool(self._serving(entry.model)) or not any(team.workers for team in self._teams.values())
+        return Outlook(position=None if entry.is_drawn else position, seconds=seconds, is_served=is_served)
 
     def _before(self, entry: _Entry) -> Mapping[str, tuple[int, float, float]]:
         """What comes before it, by model, of all that its model's workers draw: how many that have made no step yet,

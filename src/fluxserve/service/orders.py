@@ -85,6 +85,11 @@ def refusal(submission: Submission, verdict: Verdict) -> Exception:
         return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
     if verdict is Verdict.NO_CREDITS:
         return InsufficientCredits("Insufficient credits")
+    if verdict is Verdict.TOO_MUCH_WORK:
+        return TooManyActiveTasks(
+            f"This key's unfinished tasks may be {submission.max_work:g} TFLOP together, and this one is "
+            f"{submission.work:.4g}. Wait until one has finished."
+        )
     limit, what = submission.max_active, "unfinished tasks"
     if verdict is Verdict.TOO_MANY_OF_MODEL:
         limit, what = submission.max_of_model, f"unfinished tasks of {submission.generation.model}"

@@ -41,9 +41,9 @@ class Sharing:
         return signature(self._secret, b"recipe", account_id.encode(), _encode(generation), self._origin)
 
     def kept(self, sealed: Sealed) -> Kept | None:
-        """What makes a picture an answer to equal requests.
+        """What makes a picture an answer to equal requests that come later.
 
-        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it would be another.
+        One of unknown origin is none, nor is one whose pixels depended on its company: drawn again it might be another.
         """
         facts = sealed.drawn.facts
         fingerprint, depends = facts.get("fingerprint"), facts.get("numerics") == "throughput"

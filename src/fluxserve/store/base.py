@@ -108,6 +108,7 @@ class Verdict(StrEnum):
     NO_CREDITS = "no_credits"
     TOO_MANY_ACTIVE = "too_many_active"
     TOO_MANY_OF_MODEL = "too_many_of_model"
+    TOO_MUCH_WORK = "too_much_work"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,8 +243,8 @@ class Lease:
 class NewKey:
     """A key to write down. `account` names an account, made when it does not exist; `grant` adds credits.
 
-    `unlimited` is the kind of a new account: without it the balance starts at 0. `weight` is the key's share of the
-    drawing, beside that of others.
+    `unlimited` is the kind of a new account: without it the balance starts at 0. `max_work`: TFLOP. `weight` is the
+    key's share of the drawing, beside that of others.
     """
 
     id: str
@@ -253,6 +254,7 @@ class NewKey:
     unlimited: bool
     grant: int
     max_active: int | None
+    max_work: float | None
     rate_per_minute: int | None
     weight: float
     now: float

@@ -13,16 +13,16 @@ from fluxserve.store.sqlite_rows import GIVE_BACK, INSERT_LEDGER, listed
 from fluxserve.tasks.task import FINAL, MAX_ATTEMPTS, State
 
 SELECT_KEYS = """
-    SELECT k.id, k.account_id, k.name, k.max_active, k.rate_per_minute, k.weight, k.created_at, k.revoked_at,
-           k.digest, a.name, a.balance
+    SELECT k.id, k.account_id, k.name, k.max_active, k.max_work, k.rate_per_minute, k.weight, k.created_at,
+           k.revoked_at, k.digest, a.name, a.balance
     FROM api_keys k JOIN accounts a ON a.id = k.account_id
 """
 INSERT_ACCOUNT = (
     "INSERT INTO accounts (id, name, balance, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
 )
 INSERT_KEY = (
-    "INSERT INTO api_keys (id, account_id, name, digest, max_active, rate_per_minute, weight, created_at) "
-    "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO api_keys (id, account_id, name, digest, max_active, max_work, rate_per_minute, weight, created_at) "
+    "VALUES (?, (SELECT id FROM accounts WHERE name = ?), ?, ?, ?, ?, ?, ?, ?)"
 )
 SELECT_ACCOUNTS = """
     SELECT a.id, a.name, a.balance, coalesce(sum(l.amount) FILTER (WHERE l.kind = 'grant'), 0),
@@ -35,12 +35,13 @@ REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?"
 
 def to_entry(row: Sequence[object]) -> KeyEntry:
     """A row of SELECT_KEYS as a value."""
-    id_, account, name, max_active, rate, weight, created, revoked, digest, account_name, balance = row
+    id_, account, name, max_active, max_work, rate, weight, created, revoked, digest, account_name, balance = row
     key = ApiKey(
         id=id_,  # type: ignore[arg-type]
         account_id=account,  # type: ignore[arg-type]
         name=name,  # type: ignore[arg-type]
         max_active=max_active,  # type: ignore[arg-type]
+        max_work=max_work,  # type: ignore[arg-type]
         rate_per_minute=rate,  # type: ignore[arg-type]
         weight=weight,  # type: ignore[arg-type]
         created_at=created,  # type: ignore[arg-type]
@@ -59,8 +60,11 @@ def _create(connection: sqlite3.Connection, new: NewKey) -> KeyEntry:
     connection.execute(INSERT_ACCOUNT, (f"acc_{secrets.token_hex(8)}", new.account, balance, new.now))
     connection.execute(
         INSERT_KEY,
-        (new.id, new.account, new.name, new.digest, new.max_active, new.rate_per_minute, new.weight, new.now),
-    )
+        (
+            new.id, new.account, new.name, new.digest, new.max_active, new.max_work, new.rate_per_minute, new.weight,
+            new.now,
+        ),
+    )  # fmt: skip
     entry = to_entry(connection.execute(SELECT_KEYS + " WHERE k.id = ?", (new.id,)).fetchone())
     if new.grant:
         _give(connection, entry.key.account_id, new.grant, new.now)

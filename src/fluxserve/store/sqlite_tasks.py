@@ -51,7 +51,7 @@ from fluxserve.tasks.turns import Place
 #: The predicate of the index on active tasks, word for word.
 _IS_ACTIVE = f"state IN ({listed(ACTIVE)})"
 SELECT_EARLIER = f"SELECT {COLUMNS}, request_hash FROM tasks WHERE account_id = ? AND idempotency_key = ?"
-COUNT_ACTIVE = f"SELECT count(*) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
+COUNT_ACTIVE = f"SELECT count(*), coalesce(sum(work), 0) FROM tasks WHERE key_id = ? AND {_IS_ACTIVE}"
 COUNT_OF_MODEL = f"SELECT count(*) FROM tasks WHERE key_id = ? AND model = ? AND {_IS_ACTIVE}"
 RESERVE = "UPDATE accounts SET balance = balance - ? WHERE id = ? AND (balance IS NULL OR balance >= ?)"
 INSERT_TASK = (
@@ -140,11 +140,13 @@ def submit_many(connection: sqlite3.Connection, submissions: Sequence[Submission
 
 
 def _too_many(connection: sqlite3.Connection, new: Submission) -> Verdict | None:
-    """Which limit of unfinished tasks the key has come to; None: neither."""
-    if new.max_active is not None:
-        (active,) = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
-        if active >= new.max_active:
+    """Which limit of unfinished tasks the key has come to; None: none. A task alone may be any amount of work."""
+    if new.max_active is not None or new.max_work is not None:
+        active, work = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
+        if new.max_active is not None and active >= new.max_active:
             return Verdict.TOO_MANY_ACTIVE
+        if new.max_work is not None and active and work + new.work > new.max_work:
+            return Verdict.TOO_MUCH_WORK
     if new.max_of_model is not None:
         (active,) = connection.execute(COUNT_OF_MODEL, (new.key_id, new.generation.model)).fetchone()
         if active >= new.max_of_model:

@@ -77,6 +77,7 @@ class Submission(Entrant):
     idempotency_key: str | None
     request_hash: bytes
     max_active: int | None
+    max_work: float | None
     max_of_model: int | None
 
 

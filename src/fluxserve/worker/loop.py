@@ -178,6 +178,7 @@ class Worker:
             capacity=self._engine.capacity,
             want=0 if self._draining or self._orphan else self._room,
             away=dict(self._away_told),
+            left_out=tuple(self._engine.left_out),
             token=self._token,
             orphan=self._orphan,
             held=tuple(holding.held for holding in self._holdings.values()),

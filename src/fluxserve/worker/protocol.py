@@ -22,7 +22,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 6
+VERSION: Final = 7
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -42,7 +42,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """Who the worker is. `fingerprints`: by model, equal ones promise equal pixels.
 
     `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
-    first task on. `away`: see Weights. `orphan`: its own server process has ended, it only hands in what it holds.
+    first task on. `away`: see Weights. `left_out`: what is wrong with weights that it could not load. `orphan`: its own
+    server process has ended, it only hands in what it holds.
     """
 
     version: int
@@ -54,6 +55,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     capacity: int
     want: int = 0
     away: dict[str, float] = {}
+    left_out: tuple[str, ...] = ()
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()

@@ -154,7 +154,7 @@ async def test_an_account_spends_its_last_credit_and_no_more(store: Store) -> No
 async def test_an_account_that_does_not_exist_can_pay_nothing(store: Store) -> None:
     entry = await store.create_key(new_key())
     nobody = ApiKey(
-        id=entry.key.id, account_id="nobody", name="", max_active=None, rate_per_minute=None, weight=1.0,
+        id=entry.key.id, account_id="nobody", name="", max_active=None, max_work=None, rate_per_minute=None, weight=1.0,
         created_at=NOW, revoked_at=None,
     )  # fmt: skip
     stranger = KeyEntry(key=nobody, digest=b"", account_name="", balance=None)
@@ -181,6 +181,25 @@ async def test_a_running_task_counts_as_unfinished_and_a_finished_one_does_not(s
     assert await verdict(store, entry, max_active=1) is Verdict.TOO_MANY_ACTIVE
     await store.fail_many([failure(running)])
     assert await verdict(store, entry, max_active=1) is Verdict.ACCEPTED
+
+
+@in_event_loop
+async def test_a_keys_unfinished_tasks_are_at_most_so_much_work_but_one_alone_may_be_any(store: Store) -> None:
+    entry = await store.create_key(new_key(max_work=250.0))
+    assert entry.key.max_work == 250.0
+    wishes = [submission(entry, work=work, max_work=250.0) for work in (300.0, 1.0)]
+    assert [answer.verdict for answer in await store.submit_many(wishes)] == [
+        Verdict.ACCEPTED,
+        Verdict.TOO_MUCH_WORK,
+    ]
+    await store.fail_many([failure(await claimed_one(store))])
+    wishes = [submission(entry, work=work, max_work=250.0) for work in (100.0, 150.0, 0.5)]
+    assert [answer.verdict for answer in await store.submit_many(wishes)] == [
+        Verdict.ACCEPTED,
+        Verdict.ACCEPTED,
+        Verdict.TOO_MUCH_WORK,
+    ]
+    assert await verdict(store, await store.create_key(new_key()), max_work=1.0) is Verdict.ACCEPTED
 
 
 @in_event_loop

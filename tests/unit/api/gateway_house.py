@@ -131,6 +131,7 @@ class GatewayHouse:
         fingerprint: str = "f1",
         fingerprints: Mapping[str, str] | None = None,
         away: Mapping[str, float] | None = None,
+        left_out: tuple[str, ...] = (),
         orphan: bool = False,
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
@@ -146,7 +147,7 @@ class GatewayHouse:
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=tuple(fingerprints), engine="none",
                 fingerprints=dict(fingerprints), capacity=capacity, want=want, away=dict(away or {}), token=TOKEN,
-                orphan=orphan, held=held,
+                left_out=left_out, orphan=orphan, held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

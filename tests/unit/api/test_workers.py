@@ -34,6 +34,19 @@ async def until_state(house: GatewayHouse, task_id: str, state: str, fence: int)
 
 
 @in_event_loop
+async def test_what_workers_could_not_load_is_known_as_long_as_they_are_there(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        workers = [await house.connect(name, left_out=lines) for name, lines in (("w1", ("a", "b")), ("w2", ("b",)))]
+        assert house.gateway.left_out == ["a", "b"]
+        task = await house.submit(1)
+        workers[0].writer.close()
+        async with asyncio.timeout(5.0):
+            while house.gateway.is_connected("w1"):
+                await house.state(task[0])
+        assert house.gateway.left_out == ["b"]
+
+
+@in_event_loop
 async def test_a_burst_is_spread_evenly_over_idle_workers(tmp_path: Path) -> None:
     async with gateway_house(tmp_path) as house:
         workers = [await house.connect(name, capacity=8) for name in ("w1", "w2")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -32,11 +33,13 @@ Answer = httpx.Response | Exception
 class Scene:
     """A client and the answers that its server will give."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, clock: Callable[[], float] = time.monotonic) -> None:
         self._answers = list(answers)
         self.asked: list[httpx.Request] = []
         self.slept: list[float] = []
-        self.client = Client(ORIGIN, "fx_key", transport=httpx.MockTransport(self._give), sleep=self.slept.append)
+        self.client = Client(
+            ORIGIN, "fx_key", transport=httpx.MockTransport(self._give), sleep=self.slept.append, clock=clock
+        )
 
     def _give(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
@@ -171,6 +174,46 @@ def test_events_give_up_at_their_timeout() -> None:
         with pytest.raises(TaskTimeout, match="Task t1 was not ready after 0 s"):
             scene.events(timeout=0)
         assert scene.slept == []
+
+
+def slowly(*news: object) -> Scene:
+    """A server with such news every ten seconds, and the clock of whoever waits for them."""
+    passed = 0.0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal passed
+        for one in news:
+            passed += 10.0
+            yield event(one).encode()
+
+    response = httpx.Response(200, content=pieces(), headers={"content-type": "text/event-stream"})
+    return Scene(response, clock=lambda: passed)
+
+
+def waiting(**details: float) -> dict[str, object]:
+    return PENDING | {"progress": 0.0, "details": details}
+
+
+def test_a_task_that_comes_nearer_is_waited_for_however_long_it_takes() -> None:
+    news = (
+        waiting(queue_position=2),
+        waiting(queue_position=1),
+        waiting(queue_position=1, eta_seconds=30),
+        waiting(queue_position=1, eta_seconds=20),
+        PENDING,
+        PENDING | {"progress": 0.5},
+        READY,
+    )
+    assert len(slowly(*news).events(timeout=15, while_moving=True)) == len(news)
+    with pytest.raises(TaskTimeout, match="Task t1 was not ready after 15 s"):
+        slowly(*news).events(timeout=15)
+
+
+def test_a_task_that_comes_no_nearer_is_given_up() -> None:
+    begun = PENDING | {"details": {"queue_position": 1, "eta_seconds": 20}}
+    later = PENDING | {"details": {"queue_position": 3, "eta_seconds": 50}}
+    with pytest.raises(TaskTimeout, match="Task t1 came no nearer for 25 s"):
+        slowly(begun, begun, later, later, READY).events(timeout=25, while_moving=True)
 
 
 class Endless(httpx.SyncByteStream):

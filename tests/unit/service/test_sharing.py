@@ -25,6 +25,7 @@ from fluxserve.tasks.task import State
 FINGERPRINT = "the weights of today"
 HERE = {"flux-dev": FINGERPRINT}
 DRAWN_HERE = replace(DRAWN, facts={**DRAWN.facts, "fingerprint": FINGERPRINT})
+DRAWN_FREELY = replace(DRAWN_HERE, facts={**DRAWN_HERE.facts, "numerics": "throughput"})
 SEEDED: dict[str, JsonValue] = {"seed": 7}
 OTHERS: dict[str, object] = {
     "model": "flux-pro", "prompt": "a red apple ", "size": Size(512, 256), "seed": 8, "steps": 27, "guidance": 3.6,
@@ -84,9 +85,8 @@ def test_what_files_say_of_their_origin_makes_another_recipe() -> None:
     assert len(recipes) == 3
 
 
-def test_a_picture_whose_pixels_depended_on_its_company_answers_no_equal_request() -> None:
-    free = replace(DRAWN_HERE, facts={**DRAWN_HERE.facts, "numerics": "throughput"})
-    assert sharing().kept(sealed(free)) is None
+def test_a_picture_whose_pixels_depended_on_its_company_is_not_kept() -> None:
+    assert sharing().kept(sealed(DRAWN_FREELY)) is None
 
 
 def test_a_model_is_drawn_by_its_workers_and_without_any_by_the_last_ones() -> None:
@@ -107,10 +107,10 @@ def test_a_model_is_drawn_by_its_workers_and_without_any_by_the_last_ones() -> N
     assert workers.fingerprints("flux-dev") == ("d",)
 
 
-async def draw(house: House, picture: bytes = b"picture") -> TaskRecord:
+async def draw(house: House, picture: bytes = b"picture", drawn: Drawn = DRAWN_HERE) -> TaskRecord:
     """The next task is drawn."""
     claim = await house.claim()
-    assert await house.service.complete(claim.id, claim.fence, picture, "jpeg", DRAWN_HERE)
+    assert await house.service.complete(claim.id, claim.fence, picture, "jpeg", drawn)
     return await written(house, claim)
 
 
@@ -181,6 +181,18 @@ async def test_a_request_without_a_seed_is_drawn_anew_and_its_seed_finds_its_pic
     drawn = await draw(house, b"by chance")
     again = await house.submit(key, {"seed": drawn.generation.seed})
     assert (again.state, stored(house, again)) == (State.READY, b"by chance")
+
+
+@in_event_loop
+async def test_pixels_that_depended_on_company_go_to_those_that_waited_for_them_and_to_none_later(
+    house: House, key: ApiKey
+) -> None:
+    _, follower = [await house.submit(key, SEEDED) for _ in range(2)]
+    await draw(house, drawn=DRAWN_FREELY)
+    told = (await written(house, follower)).drawn
+    assert told is not None
+    assert (told.facts["numerics"], told.facts["cached"]) == ("throughput", True)
+    assert (await house.submit(key, SEEDED)).state is State.QUEUED
 
 
 @in_event_loop

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import Linear
+from torch.nn import Linear, Module
 from torch.nn.functional import linear
 
 from fluxserve.engine import eight_bits
@@ -24,10 +24,20 @@ _TOKENS = 3  # dimensions of (rows, tokens, width)
 _WIDTH = 16
 
 
+def has_any(network: Module) -> bool:
+    """Whether any layer of the network can multiply so."""
+    layers = (layer for layer in network.modules() if isinstance(layer, Linear))
+    return any(eight_bits.held_as(layer) == "float8" and _has_widths(layer) for layer in layers)
+
+
 def takes(layer: Linear, rows: Tensor) -> bool:
     """Whether the layer multiplies these so: tokens by weights that are in 8 bits now, of widths that kernels take."""
     is_eighths = layer.weight.dtype is _FLOAT8
-    return is_eighths and rows.ndim == _TOKENS and layer.in_features % _WIDTH == 0 == layer.out_features % _WIDTH
+    return is_eighths and rows.ndim == _TOKENS and _has_widths(layer)
+
+
+def _has_widths(layer: Linear) -> bool:
+    return layer.in_features % _WIDTH == 0 == layer.out_features % _WIDTH
 
 
 def multiply(layer: Linear, rows: Tensor, *, apart: bool) -> Tensor:
