@@ -117,6 +117,7 @@ class Life:
         faults: Faults | None = None,
         weather: Weather | None = None,
         workers: int = 1,
+        lease: float = 3.0,
     ) -> None:
         self.folder = folder
         self.faults = faults or Faults("nothing", Calls())
@@ -125,7 +126,7 @@ class Life:
         self.world = world
         self.settings = settings = Settings(
             data_dir=folder, min_free_disk=0, fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
-            lease=3.0, outbound_allow=(HOST,), picture_retention=10 * ORPHAN_AGE_S,
+            lease=lease, outbound_allow=(HOST,), picture_retention=10 * ORPHAN_AGE_S,
         )  # fmt: skip
         self.store = SqliteStore(folder / "fluxserve.db")
         self._watch_database()

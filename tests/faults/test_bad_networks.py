@@ -43,5 +43,5 @@ async def test_in_every_weather_all_tasks_are_drawn_told_and_charged_once(tmp_pa
 @in_event_loop
 async def test_in_the_worst_weather_too(tmp_path: Path, weather: str) -> None:
     async with whole_world() as world:
-        life = Life(tmp_path, world, weather=WORST[weather], workers=2)
+        life = Life(tmp_path, world, weather=WORST[weather], workers=2, lease=30.0)
         assert await life.live(40, within=240.0) == ["Ready"] * 40

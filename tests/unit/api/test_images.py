@@ -235,7 +235,7 @@ class OutOfReach(LocalStorage):
     """A folder on a disk that does not answer."""
 
     def open(self, object_name: str) -> Picture:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(errno.EIO, os.strerror(errno.EIO), object_name)
 
 
 def test_a_picture_that_cannot_be_read_for_now_is_a_503(server: Server, tmp_path: Path) -> None:
