@@ -28,9 +28,8 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it; `is_sent` since `sent_at`, and on its way until it `has_arrived`.
-    The worker draws the lowest
-    `turn` first; `stepped`: its last step was made.
+    `missed`: heartbeats in a row that did not name it; it `is_sent` since `sent_at`, and on its way until it
+    `has_arrived`. The worker draws the lowest `turn` first; `stepped`: its last step was made.
     """
 
     fence: int
