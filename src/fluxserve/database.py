@@ -31,6 +31,8 @@ BUSY_TIMEOUT_S = 5.0
 #: A database, its log, and the log's index.
 _SUFFIXES = ("", "-wal", "-shm")
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+#: What reading or writing may raise. A damaged schema is quoted by SQLite in an error that is no text any more.
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,21 @@ def load_migrations(folder: Path) -> tuple[Migration, ...]:
     )
 
 
-def translate(error: sqlite3.Error) -> FluxserveError:
+def translate(error: sqlite3.Error | UnicodeDecodeError) -> FluxserveError:
     """Ours for SQLite's error; the text of the library is not passed on."""
+    if isinstance(error, UnicodeDecodeError):
+        return damaged()
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("The disk that holds the database is full; nothing was changed. Free some space.")
     if code in _DAMAGE:
-        return DatabaseDamaged("The database is damaged. Stop the server and run `fluxserve restore BACKUP`.")
+        return damaged()
     return StoreUnavailable("The database could not take the write; nothing was changed. Try again.")
+
+
+def damaged() -> DatabaseDamaged:
+    """What is to be done then."""
+    return DatabaseDamaged("The database is damaged. Stop the server and run `fluxserve restore BACKUP`.")
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -73,7 +82,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             "cache_size = -16000",
         ):
             connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error as error:
+    except FAILURES as error:
         connection.close()
         raise translate(error) from None
     return connection
@@ -94,10 +103,10 @@ def check(connection: sqlite3.Connection) -> None:
     """SQLite's own quick check; raises DatabaseDamaged."""
     try:
         rows = connection.execute("PRAGMA quick_check(1)").fetchall()
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise translate(error) from None
     if rows != [("ok",)]:
-        raise DatabaseDamaged("The database is damaged. Stop the server and run `fluxserve restore BACKUP`.")
+        raise damaged()
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> int:

@@ -31,6 +31,7 @@
     │   ├── StreamsFull
     │   ├── StoreUnavailable
     │   ├── ModerationUnavailable       a judge that has to be asked does not answer
+    │   ├── PictureOutOfReach
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -225,6 +226,10 @@ class StoreUnavailable(Unavailable):
 
 class ModerationUnavailable(Unavailable):
     """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
+
+
+class PictureOutOfReach(Unavailable):
+    """The file of a picture cannot be read for now."""
 
 
 class ShuttingDown(Unavailable):

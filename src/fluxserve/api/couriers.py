@@ -201,7 +201,8 @@ class Couriers:
                 self._look.clear()
                 self.begin_due()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), min(self._webhooks.pause() or LOOK_S, LOOK_S))
+                    async with asyncio.timeout(min(self._webhooks.pause() or LOOK_S, LOOK_S)):
+                        await self._look.wait()
 
     def begin_due(self) -> None:
         """Begin every attempt that is due and that there is room for."""

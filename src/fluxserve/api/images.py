@@ -8,6 +8,8 @@ What it does not know: tasks and accounts; the link says all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Scope, Send
@@ -16,8 +18,9 @@ from fluxserve.api.cors import Cors
 from fluxserve.api.responses import send_error
 from fluxserve.delivery.links import LinkSigner, PictureLink
 from fluxserve.delivery.storage import Picture, Storage
-from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
+from fluxserve.errors import FluxserveError, MethodNotAllowed, PictureOutOfReach, UnknownRoute
 
+logger = logging.getLogger(__name__)
 #: Most bytes of a picture that one caller makes the server hold; smaller pictures are sent at once.
 PART = 256 * 1024
 _ALLOW = b"GET, HEAD"
@@ -78,9 +81,17 @@ class Pictures:
         return name, self._signer.open_picture(token, name, now)
 
     def _open(self, object_name: str, is_wanted: bool) -> tuple[Picture, bytes]:
-        """The picture and its first part, in one visit to a thread; raises PictureGone."""
-        picture = self._storage.open(object_name)
-        return picture, picture.read(PART) if is_wanted else b""
+        """The picture and its first part, in one visit to a thread; raises PictureGone and PictureOutOfReach."""
+        try:
+            picture = self._storage.open(object_name)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(picture)
+                part = picture.read(PART) if is_wanted else b""
+                stack.pop_all()  # whoever sends the rest closes it
+        except OSError as error:
+            logger.warning("A picture cannot be read", extra={"action": "out_of_reach", "error": error.strerror})
+            raise PictureOutOfReach("The picture cannot be read for now. Try again in a moment.") from None
+        return picture, part
 
 
 async def _send_rest(receive: Receive, send: Send, picture: Picture, left: int) -> None:

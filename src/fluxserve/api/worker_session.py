@@ -28,8 +28,8 @@ class Claim:
     """A task that a worker holds.
 
     `step` is None until the worker has begun to draw it; `settling`: its outcome is being written down;
-    `missed`: heartbeats in a row that did not name it; until `is_sent` it is on its way. The worker draws the lowest
-    `turn` first; `stepped`: its last step was made.
+    `missed`: heartbeats in a row that did not name it; it `is_sent` since `sent_at`, and on its way until it
+    `has_arrived`. The worker draws the lowest `turn` first; `stepped`: its last step was made.
     """
 
     fence: int
@@ -40,6 +40,8 @@ class Claim:
     settling: bool = False
     missed: int = 0
     is_sent: bool = True
+    sent_at: float = math.inf
+    has_arrived: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -180,10 +182,11 @@ def without_swaps(session: Session, others: Sequence[Session], models: tuple[str
     )
 
 
-def unknown_to(session: Session, held: Iterable[p.Held]) -> dict[str, Claim]:
+def unknown_to(session: Session, held: Iterable[p.Held], *, sent_before: float) -> dict[str, Claim]:
     """Claims that the worker does not know of, as its heartbeat shows: it never got them, or has lost them.
 
-    One heartbeat alone proves nothing, for the tasks may have been on their way to it; two do.
+    One heartbeat alone proves nothing, for it may have crossed the tasks; two do, of those that had arrived. Others
+    may still be on their way, on a slow line for longer than between many heartbeats, unless they were `sent_before`.
     """
     named = {(entry.task_id, entry.fence) for entry in held}
 
@@ -191,8 +194,13 @@ def unknown_to(session: Session, held: Iterable[p.Held]) -> dict[str, Claim]:
         return claim.settling or not claim.is_sent or (task_id, claim.fence) in named
 
     for task_id, claim in session.claims.items():
+        claim.has_arrived |= (task_id, claim.fence) in named or claim.step is not None
         claim.missed = 0 if is_known(task_id, claim) else claim.missed + 1
-    return {task_id: claim for task_id, claim in session.claims.items() if claim.missed > 1}
+    return {
+        task_id: claim
+        for task_id, claim in session.claims.items()
+        if claim.missed > 1 and (claim.has_arrived or claim.sent_at < sent_before)
+    }
 
 
 def losses_of(claims: Mapping[str, Claim], *, suspected: bool) -> list[Lost]:

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from fluxserve.api.worker_outcomes import Outcomes, hold
 from fluxserve.api.worker_session import (
@@ -145,7 +146,8 @@ class Gateway:
     ) -> Session | None:
         with contextlib.suppress(OSError):  # it says nothing in time, or it is gone
             try:
-                hello = await asyncio.wait_for(p.read_from_worker(reader, limit=p.MAX_HELLO), HELLO_TIMEOUT_S)
+                async with asyncio.timeout(HELLO_TIMEOUT_S):
+                    hello = await p.read_from_worker(reader, limit=p.MAX_HELLO)
                 reason = objection(
                     hello, is_local=is_local, token=self._token, moderates=self._service.moderation.is_on
                 )
@@ -168,7 +170,7 @@ class Gateway:
         await self._service.extend(hello.worker_id)
         kept = await self._service.held(hello.worker_id, [(held.task_id, held.fence) for held in hello.held])
         session = Session(hello=hello, writer=writer, is_local=is_local, heard_at=self._steady())
-        session.claims = claims_of(kept)
+        session.claims = {task_id: replace(claim, has_arrived=True) for task_id, claim in claims_of(kept).items()}
         session.draining = session.told = draining
         session.wants(hello.want)
         session.swaps(hello.away)
@@ -225,7 +227,8 @@ class Gateway:
             while not session.closed:
                 woken = True
                 try:
-                    await asyncio.wait_for(session.look.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):
+                        await session.look.wait()
                 except TimeoutError:
                     woken = False
                 session.look.clear()
@@ -294,8 +297,7 @@ class Gateway:
             self._wake_all()  # those that were held back from what this one could take
         laden = {one.id: one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)}
         if light := [one for one in records if one.id not in laden]:
-            session.send(p.Tasks(assignments=tuple(map(self._assignment, light))))
-            self._show(session, [record.id for record in light])
+            self._send(session, p.Tasks(assignments=tuple(map(self._assignment, light))))
         for task_id in laden:
             session.claims[task_id].is_sent = False
         for record in laden.values():
@@ -312,8 +314,7 @@ class Gateway:
             return
         waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
         if (claim := session.claim_of(record.id, record.fence)) is not None:  # not cancelled meanwhile
-            session.send(p.Tasks(assignments=(self._assignment(record, waypoint, pictures),)))
-            self._show(session, [record.id])
+            self._send(session, p.Tasks(assignments=(self._assignment(record, waypoint, pictures),)))
             await session.flush()
             claim.is_sent = True
 
@@ -330,6 +331,12 @@ class Gateway:
             pictures=dict(pictures or {}),
             refuse_from=self._service.moderation.refuse_from(record.generation),
         )
+
+    def _send(self, session: Session, tasks: p.Tasks) -> None:
+        session.send(tasks)
+        for assignment in tasks.assignments:
+            session.claims[assignment.task_id].sent_at = self._steady()
+        self._show(session, [assignment.task_id for assignment in tasks.assignments])
 
     def _show(self, session: Session, task_ids: Iterable[str]) -> None:
         """Ask for previews of those of the session's tasks whose previews are wanted."""
@@ -385,7 +392,7 @@ class Gateway:
 
     def _take_back_unknown(self, session: Session, held: tuple[p.Held, ...]) -> None:
         """What nobody draws goes back in the queue; the heartbeats would prolong its lease for ever."""
-        unknown = unknown_to(session, held)
+        unknown = unknown_to(session, held, sent_before=self._steady() - self._service.settings.lease)
         for task_id, claim in unknown.items():
             logger.warning(
                 "A worker does not know its task", extra={"action": "unknown", "worker": session.id, "task": task_id}

@@ -66,7 +66,8 @@ class Courier:
                 await self._converse(streams)
                 lost_at = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), REDIAL_S)
+                async with asyncio.timeout(REDIAL_S):
+                    await self._draining.wait()
 
     async def _converse(self, streams: Streams) -> None:
         reader, writer = streams

@@ -78,7 +78,8 @@ class Preparer:
                     self.begin()
                     pause = max(0.0, min(self._line.next_at() - self._now(), LOOK_S))
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._look.wait(), pause or LOOK_S)
+                        async with asyncio.timeout(pause or LOOK_S):
+                            await self._look.wait()
         finally:
             for task in self._begun:
                 task.cancel()
@@ -234,6 +235,7 @@ class Preparer:
 
     async def _pause(self, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(job.is_over.wait(), self._retry)
+            async with asyncio.timeout(self._retry):
+                await job.is_over.wait()
         if job.is_over.is_set():
             raise _Over

@@ -258,7 +258,7 @@ class SqliteStore:
         def run() -> Answer:
             try:
                 return query(self._reader)
-            except sqlite3.Error as error:
+            except database.FAILURES as error:
                 raise database.translate(error) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._reading, run)
@@ -270,7 +270,7 @@ class SqliteStore:
             try:
                 with contextlib.closing(database.open_reader(self._path)) as reader:
                     return query(reader)
-            except sqlite3.Error as error:
+            except database.FAILURES as error:
                 raise database.translate(error) from None
 
         return await asyncio.to_thread(run)

@@ -9,6 +9,7 @@ import msgspec
 
 from fluxserve.accounts.credits import Move
 from fluxserve.catalogue import Generation
+from fluxserve.database import damaged
 from fluxserve.store import sqlite_deliveries, sqlite_inputs, sqlite_preparations, sqlite_waypoints
 from fluxserve.store.base import Drawn, Reason, TaskRecord
 from fluxserve.store.submissions import Refusal
@@ -52,7 +53,14 @@ def states_before(event: Event) -> str:
 
 
 def to_record(row: Sequence[object]) -> TaskRecord:
-    """A row of COLUMNS as a value."""
+    """A row of COLUMNS as a value. Raises DatabaseDamaged where it is none."""
+    try:
+        return _to_record(row)
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        raise damaged() from None
+
+
+def _to_record(row: Sequence[object]) -> TaskRecord:
     (id_, account, key, state, generation, warnings, dialect, origin, webhook, cost, turn, work, fence, spoiled,
      best, worker, recipe, repeatable, created, started, finished, object_name, result, error) = row[:24]  # fmt: skip
     return TaskRecord(

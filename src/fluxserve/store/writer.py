@@ -83,13 +83,22 @@ class GroupWriter:
             self._calls.put(None)  # end after this group
         return group or None
 
+    def _gathered(self) -> list[_Call]:
+        """Those that came while the group before them waited in vain; they waited as well."""
+        gathered: list[_Call] = []
+        with contextlib.suppress(queue.Empty):
+            while (call := self._calls.get_nowait()) is not None:
+                gathered.append(call)
+            self._calls.put(None)  # end after these
+        return gathered
+
     def _commit(self, group: list[_Call]) -> list[tuple[_Call, Sequence[Any] | FluxserveError]]:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # the file is locked or lost: no call would fare better alone
+        except sqlite3.Error as error:  # the file is locked or lost: no call would fare better alone, or a moment later
             self._roll_back()
-            return [(call, translate(error)) for call in group]
+            return [(call, translate(error)) for call in (*group, *self._gathered())]
         try:
             outcomes = [outcome for run in _runs(group) for outcome in _run_merged(connection, run)]
         except Exception as error:  # noqa: BLE001 - any failure of an element must leave the others unharmed

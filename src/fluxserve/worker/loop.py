@@ -263,7 +263,8 @@ class Worker:
         """Heartbeats."""
         while True:
             with contextlib.suppress(TimeoutError):  # at once where the server may want to hear it more often
-                await asyncio.wait_for(self._welcomed.wait(), min(self._heartbeat, self._lease / 3))
+                async with asyncio.timeout(min(self._heartbeat, self._lease / 3)):
+                    await self._welcomed.wait()
             self._welcomed.clear()
             self._send(p.Heartbeat(held=tuple(holding.held for holding in self._holdings.values())))
 

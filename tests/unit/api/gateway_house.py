@@ -83,15 +83,16 @@ class ByHand:
 
 
 class GatewayHouse:
-    """Everything behind the gateway; the service's clock stands still."""
+    """Everything behind the gateway; the service's clock stands still, unless it is set."""
 
     def __init__(self, folder: Path, store: SqliteStore, waypoint_storage: LocalStorage, *, local: bool) -> None:
+        self.now = NOW
         self.store = store
         self.waypoint_storage = waypoint_storage
         self._local = local
         self.settings = Settings(data_dir=folder, min_free_disk=0)
         waypoints = Waypoints(
-            store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: NOW
+            store=store, storage=self.waypoint_storage, budget=self.settings.waypoint_budget, now=lambda: self.now
         )
         self.input_storage = LocalStorage(folder / "inputs")
         self.decoders = Decoders()
@@ -100,7 +101,7 @@ class GatewayHouse:
         )
         self.webhooks = Webhooks(
             store=store, sealer=Sealer(bytes(32)), allowance=Allowance.parse(self.settings.outbound_allow),
-            now=lambda: NOW, rng=random.Random(1),
+            now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.service = Service(
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
@@ -108,13 +109,13 @@ class GatewayHouse:
             signing=Signing(),
             webhooks=self.webhooks,
             moderation=Moderation(is_on=self.settings.moderation == "on"),
-            upsampling=Upsampling(None, timeout=0.0), now=lambda: NOW, rng=random.Random(1),
+            upsampling=Upsampling(None, timeout=0.0), now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0
         signer = LinkSigner([bytes(32)], self.settings.link_ttl)
         self.couriers = Couriers(
-            self.webhooks, Composer(self.service, signer, DIALECTS, lambda: NOW).compose, settings=self.settings,
+            self.webhooks, Composer(self.service, signer, DIALECTS, lambda: self.now).compose, settings=self.settings,
             need=lambda: None, on_ready=lambda _: None, on_hung=lambda _: None, steady=lambda: self.steady,
         )  # fmt: skip
         self.gateway = Gateway(

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from starlette.types import Message, Send
 
 from fluxserve.api.images import PART, Pictures
 from fluxserve.delivery.links import LinkSigner
-from fluxserve.delivery.storage import LocalStorage, new_object_name
+from fluxserve.delivery.storage import LocalStorage, Picture, new_object_name
 
 KEY = bytes(32)
 PICTURE = b"\xff\xd8 a picture \xff\xd9"
@@ -228,6 +229,21 @@ def test_a_deleted_picture_is_not_found(server: Server) -> None:
     answer = server.ask("GET", server.signer.sign_picture(name, int(NOW) + 600))
     assert answer.status_code == 404
     assert "gone" in answer.json()["message"]
+
+
+class OutOfReach(LocalStorage):
+    """A folder on a disk that does not answer."""
+
+    def open(self, object_name: str) -> Picture:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), object_name)
+
+
+def test_a_picture_that_cannot_be_read_for_now_is_a_503(server: Server, tmp_path: Path) -> None:
+    link = server.picture()
+    server.app = Pictures(server.signer, OutOfReach(tmp_path), lambda: server.now, [])
+    answer = server.ask("GET", link)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "Try again" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/results/", "/results/a", "/results/a/sample.jpeg/b", "/results/a/b/c/d"])

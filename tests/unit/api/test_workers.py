@@ -167,6 +167,7 @@ async def test_a_task_that_two_heartbeats_do_not_name_is_given_out_again(tmp_pat
         tasks = await house.submit(2)
         known, unknown = await worker.gets(2)
         assert [known.task_id, unknown.task_id] == tasks
+        worker.send(p.Heartbeat(held=(known, unknown)))
         worker.send(p.Heartbeat(held=(known,)))
         worker.send(p.Heartbeat(held=(known,)))
         assert await worker.next(p.Discard) == p.Discard(task_id=unknown.task_id, fence=1)
@@ -174,6 +175,24 @@ async def test_a_task_that_two_heartbeats_do_not_name_is_given_out_again(tmp_pat
         worker.send(p.Want(count=1))
         assert await worker.gets(3) == [known, unknown, p.Held(task_id=unknown.task_id, fence=2)]
         assert await house.state(known.task_id) == ("running", 1)
+
+
+@in_event_loop
+async def test_a_task_may_be_on_its_way_for_many_heartbeats_and_for_one_lease(tmp_path: Path) -> None:
+    async with gateway_house(tmp_path) as house:
+        worker = await house.connect()
+        worker.send(p.Want(count=1))
+        (task,) = await house.submit()
+        (held,) = await worker.gets(1)
+        for _ in range(10):
+            worker.send(p.Heartbeat(held=()))
+        worker.send(p.Want(count=0))
+        assert await worker.settle_down() == 1
+        assert await house.state(task) == ("running", 1)
+        house.steady += house.settings.lease + 1
+        worker.send(p.Heartbeat(held=()))
+        assert await worker.next(p.Discard) == p.Discard(task_id=task, fence=held.fence)
+        await until_state(house, task, "queued", 1)
 
 
 @in_event_loop

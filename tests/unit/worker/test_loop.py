@@ -459,3 +459,14 @@ async def test_a_worker_lets_no_more_tasks_wait_in_its_engine_than_it_has_room_f
     async with hired(engine, p.Welcome(heartbeat=60, lease=600, kept=())) as (_, streams):
         held = await in_the_engine(engine, streams, {"a": 100, "b": 200}, {"c": 30}, {"d": 20}, {"e": 10})
         assert held == [{"a", "b"}, {"a", "b", "c"}, {"a", "b", "c", "d"}, {"a", "b", "c", "d"}]
+
+
+@in_event_loop
+async def test_a_worker_that_is_ended_in_the_instant_of_its_welcome_ends() -> None:
+    """News for its heartbeats comes then, and an end that meets it must not be missed."""
+    for turns in range(30):
+        async with asyncio.timeout(PATIENCE_S) as limit:
+            async with hired(FakeEngine(SETTINGS), p.Welcome(heartbeat=60, lease=600, kept=())):
+                for _ in range(turns):  # of the event loop, in which the welcome goes its way
+                    await asyncio.sleep(0)
+        assert not limit.expired(), turns
