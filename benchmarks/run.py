@@ -1,7 +1,8 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages, thin or provenance
+    scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin or
+                             provenance
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -29,6 +30,7 @@ import uvloop
 import load
 import machine
 import networks
+import overload
 import pictures
 import provenance
 from fluxserve import database
@@ -185,6 +187,11 @@ def _both(tally: load.Tally) -> str:
     return f"{tally.percentile(50):.2f} / {tally.percentile(99):.2f}"
 
 
+def overloaded() -> None:
+    """Five times the capacity for a minute."""
+    table("Overload: eight pictures at once, half a second each", overload.HEADINGS, overload.rows())
+
+
 def store() -> None:
     """Durable submits a second of the store alone, without HTTP, beside the same statements in a plain loop."""
     rows = []
@@ -204,7 +211,7 @@ def store() -> None:
 
 NEW_KEY = NewKey(
     id="bench", digest=b"x" * 32, name="bench", account="bench", unlimited=True, grant=0, max_active=None,
-    rate_per_minute=None, weight=1.0, now=0.0,
+    max_work=None, rate_per_minute=None, weight=1.0, now=0.0,
 )  # fmt: skip
 
 
@@ -217,7 +224,8 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
             sealed_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
-            cost=order.cost, work=order.work, weight=1.0, max_active=None, now=0.0,
+            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_work=None,
+            max_of_model=None, now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip
@@ -403,6 +411,7 @@ PARTS = {
     "http": http,
     "store": store,
     "queue": queue,
+    "overload": overloaded,
     "overhead": overhead,
     "mini": mini,
     "pictures": images_per_second,
