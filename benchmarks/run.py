@@ -1,8 +1,8 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin or
-                             provenance
+    scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin,
+                             provenance or moderation
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -29,6 +29,7 @@ import uvloop
 
 import load
 import machine
+import moderation
 import networks
 import overload
 import pictures
@@ -220,12 +221,12 @@ def _submissions(account_id: str, count: int, unlike: str) -> list[Submission]:
     return [
         Submission(
             id=str(uuid.uuid4()), account_id=account_id, key_id="bench", generation=order.generation, inputs=(),
-            preparation=None, extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1", webhook_url=None,
-            sealed_secret=None,
+            preparation=None, refusal=None, extras={}, warnings=(), dialect="bfl", origin="http://127.0.0.1",
+            webhook_url=None, sealed_secret=None,
             idempotency_key=str(uuid.uuid4()) if unlike == "an Idempotency-Key" else None, request_hash=b"x",
             recipe=secrets.token_bytes(16), repeatable=unlike == "a seed", fingerprints=("bench",),
-            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_work=None,
-            max_of_model=None, now=0.0,
+            cost=order.cost, work=order.work, weight=1.0, max_active=None, max_work=None, max_of_model=None,
+            now=0.0,
         )
         for _ in range(count)
     ]  # fmt: skip
@@ -407,6 +408,14 @@ def signing() -> None:
     table(f"Signing a picture, one thread, {provenance.ROUNDS} rounds in turns", provenance.HEADINGS, provenance.rows())
 
 
+def looks() -> None:
+    """How long a prompt and a picture are looked at."""
+    title = f"Scores of a text, one thread, {moderation.ROUNDS} rounds"
+    table(title, moderation.HEADINGS, moderation.rows())
+    title = f"Scores of a picture, one thread, {moderation.ROUNDS} rounds"
+    table(title, moderation.PICTURE_HEADINGS, moderation.picture_rows())
+
+
 PARTS = {
     "http": http,
     "store": store,
@@ -419,6 +428,7 @@ PARTS = {
     "stages": stages,
     "thin": thin,
     "provenance": signing,
+    "moderation": looks,
 }
 
 

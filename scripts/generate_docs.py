@@ -117,10 +117,7 @@ def _credits(millicredits: int) -> str:
 
 
 def _model_section(spec: ModelSpec) -> str:
-    rows = [
-        (f"`{param.name}`", _kind(param), _default(param), _allowed(param), _help(param.help, param.no_effect))
-        for param in spec.params
-    ]
+    rows = [(f"`{param.name}`", _kind(param), _default(param), _allowed(param), param.help) for param in spec.params]
     plainly = f"{spec.plainly}\n\n" if spec.plainly else ""
     return f"## {spec.name}\n\n{plainly}" + table(("Parameter", "Type", "Default", "Allowed", "Meaning"), rows)
 
@@ -159,10 +156,6 @@ def _range(minimum: float | None, maximum: float | None) -> str:
     return f"at most {maximum}" if minimum is None else f"{minimum} to {maximum}"
 
 
-def _help(text: str, no_effect: str | None) -> str:
-    return f"{text} Note: {no_effect}." if no_effect else text
-
-
 # Settings
 
 
@@ -185,7 +178,7 @@ def settings_page() -> str:
             NOTE,
             "Read once at the start: defaults, then the TOML file (`--config FILE` or `FLUXSERVE_CONFIG`), then the",
             "environment, then the command line. Durations are in seconds, sizes in bytes. In the environment a list",
-            "is one text with commas, and `models` is JSON. An unknown name stops the start.\n",
+            "is one text with commas, and tables are JSON. An unknown name stops the start.\n",
             table(("Setting", "Variable", "Default", "Values", "Meaning"), rows),
         ]
     )
@@ -209,7 +202,9 @@ def _values(schema: Mapping[str, object]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in cast("list[str]", schema["enum"]))
     words = {"array": "list of names", "object": "table", "string": "text", "integer": "whole number"}
-    kind = str(schema["type"])
+    kind = str(schema.get("type", "object"))
+    if "$ref" in cast("Mapping[str, object]", schema.get("items", {})):
+        return "list of tables"
     bounds = [
         f"over {schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else "",
         f"from {schema['minimum']:g}" if "minimum" in schema else "",

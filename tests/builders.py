@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import ParamSpec
+from typing import Literal, ParamSpec
 
 from fluxserve.catalogue import Generation, Size
 from fluxserve.store.base import (
@@ -25,10 +25,12 @@ from fluxserve.store.base import (
     NewKey,
     NewWaypoint,
     Reason,
+    Refused,
     Store,
     TaskRecord,
 )
-from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Refusal, Submission
+from fluxserve.tasks.task import State
 
 P = ParamSpec("P")
 NOW = 1_000_000.0
@@ -36,7 +38,9 @@ LEASE_S = 30.0
 PATIENCE_S = 60.0
 SQUARE = Size(512, 512)
 EVERY_MODEL = ("flux-pro-1.1", "flux-pro", "flux-dev", "flux-schnell", "flux-pro-1.1-ultra")
-DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None})
+#: The scores of a picture that nobody minds.
+HARMLESS = {"sexual": 0.01}
+DRAWN = Drawn(drawn_by="fake", duration=0.25, facts={"steps": 28, "checkpoint": None}, scores=HARMLESS)
 QUARANTINED = Reason(code=QUARANTINE, message="It ended what draws it.")
 REASON = Reason(code="DrawingFailed", message="The engine could not draw this task.")
 
@@ -105,6 +109,7 @@ def submission(
     extras: Mapping[str, object] | None = None,
     webhook_url: str | None = None,
     preparation: Preparation | None = None,
+    refusal: Refusal | None = None,
     now: float = NOW,
 ) -> Submission:
     """A request of `entry`'s key; with a `recipe` its seed was asked for."""
@@ -115,6 +120,7 @@ def submission(
         generation=drawing or generation(),
         inputs=inputs,
         preparation=preparation,
+        refusal=refusal,
         extras=extras or {},
         warnings=("raw is not drawn yet",),
         dialect="bfl",
@@ -226,6 +232,20 @@ def completion(
 def failure(task: TaskRecord, *, drawn: float = 0.0, now: float = NOW) -> Failure:
     """`task` failed under the claim that the record shows."""
     return Failure(task_id=task.id, fence=task.fence, reason=REASON, drawn=drawn, now=now)
+
+
+def refused(
+    task: TaskRecord,
+    *,
+    state: State = State.CONTENT_MODERATED,
+    charged: bool = False,
+    drawn: float = 1.0,
+    now: float = NOW,
+) -> Refused:
+    """Moderation ends `task` under the claim that the record shows."""
+    about: Literal["input_picture", "picture"] = "picture" if state is State.CONTENT_MODERATED else "input_picture"
+    refusal = Refusal(categories=("sexual",), about=about, charged=charged)
+    return Refused(task_id=task.id, fence=task.fence, state=state, refusal=refusal, drawn=drawn, now=now)
 
 
 def cancellation(

@@ -31,6 +31,7 @@ from fluxserve.engine.checkpoints import find
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
+from fluxserve.moderation import lexicon, pictures, thresholds
 from fluxserve.settings import MINI, Composed, Settings
 
 Grade = Literal["ok", "note", "bad"]
@@ -55,6 +56,8 @@ def examine(settings: Settings) -> list[Finding]:
         *examine_models(settings),
         *_data(settings),
         _provenance(settings),
+        _moderation(settings),
+        _upsampler(settings),
     ]
 
 
@@ -168,6 +171,27 @@ def _provenance(settings: Settings) -> Finding:
     except FluxserveError as error:
         return Finding("bad", "provenance", error.message)
     return Finding("ok", "provenance", told)
+
+
+def _upsampler(settings: Settings) -> Finding:
+    if settings.prompt_upsampler is None:
+        return Finding("note", "upsampling", "no prompt_upsampler is set: prompts are drawn as they stand")
+    model = settings.prompt_upsampler.model or "its own choice of model"
+    return Finding("ok", "upsampling", f"{model} at {settings.prompt_upsampler.url}; it is not called by this command")
+
+
+def _moderation(settings: Settings) -> Finding:
+    if settings.moderation == "off":
+        return Finding("note", "moderation", "off: prompts and pictures are not looked at")
+    languages, table = ", ".join(lexicon.load().languages), thresholds.load().version
+    told = f"on: prompts in {languages}; table {table} of thresholds"
+    choice = engine.choose(settings)
+    if choice == "none":
+        return Finding("ok", "moderation", f"{told}; pictures by the workers that connect")
+    name = pictures.suited_to(choice)
+    if reason := pictures.missing(name):
+        return Finding("bad", "moderation", f"{told}; nothing is drawn here, for pictures cannot be judged. {reason}")
+    return Finding("ok", "moderation", f"{told}; pictures by {pictures.create(name).identity}")
 
 
 def _database(settings: Settings) -> Finding:

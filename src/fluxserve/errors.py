@@ -31,6 +31,7 @@
     │   ├── StreamsFull
     │   ├── StoreUnavailable
     │   ├── PictureOutOfReach
+    │   ├── ModerationUnavailable       a judge that has to be asked does not answer
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -42,7 +43,8 @@
     │   ├── CheckpointRefused           pickles or code, or files that are no FLUX.1 or do not fit each other
     │   ├── MemoryTooSmall              no memory plan fits the device, or the one that was named is not for it
     │   ├── LicenseNotAccepted
-    │   └── EngineNotInstalled
+    │   ├── EngineNotInstalled
+    │   └── ClassifierMissing           pictures cannot be looked at, and so are not drawn
     ├── EngineError                     drawing failed, after all that the engine can do about it
     │   ├── OutOfMemory
     │   ├── BadPicture                  numbers that are none, or a picture of one colour
@@ -52,6 +54,7 @@
     │   ├── UrlRefused                  a URL that is not called, whatever answers there
     │   ├── OutboundFailed              no answer, or none that is taken
     │   └── PictureNotFetched           a picture that a request names by its URL could not be had
+    ├── ModerationFailed                a picture could not be judged: nobody gets it
     ├── NotSigned                       a picture could not be given its C2PA manifest
     ├── ManifestUnreadable              a file that is no picture whose manifest could be read
     ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
@@ -225,6 +228,10 @@ class PictureOutOfReach(Unavailable):
     """The file of a picture cannot be read for now."""
 
 
+class ModerationUnavailable(Unavailable):
+    """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
+
+
 class ShuttingDown(Unavailable):
     """The server is stopping and takes no new tasks."""
 
@@ -273,6 +280,10 @@ class EngineNotInstalled(ConfigurationError):
     """The engine needs packages that are not installed."""
 
 
+class ClassifierMissing(ConfigurationError):
+    """What looks at pictures is not installed, or not what was tested."""
+
+
 class EngineError(FluxserveError):
     """Drawing failed."""
 
@@ -311,6 +322,10 @@ class OutboundFailed(OutboundError):
 
 class PictureNotFetched(OutboundError):
     """A picture that a request names by its URL could not be had; the message names the field."""
+
+
+class ModerationFailed(FluxserveError):
+    """A picture could not be judged: nobody gets it."""
 
 
 class NotSigned(FluxserveError):

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -118,6 +119,37 @@ class Composed(BaseModel):
                 "composed", "name files, a redux or a depth beside the base, or the base alone as a text"
             )
         return self
+
+
+class Endpoint(BaseModel):
+    """Something that is asked over HTTP at an address of the operator's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s]*)?$")
+    model: str | None = None
+    key: SecretStr | None = None
+
+    @property
+    def host(self) -> str:
+        """Without a port; an IPv6 address without its brackets."""
+        return (urlsplit(self.url).hostname or "").lower()
+
+    @property
+    def bearer(self) -> list[tuple[bytes, bytes]]:
+        """The header that shows the key, if there is one."""
+        return [] if self.key is None else [(b"authorization", b"Bearer " + self.key.get_secret_value().encode())]
+
+
+class Judge(Endpoint):
+    """A judge of texts, pictures or both."""
+
+    kind: Literal["openai", "http"] = "openai"
+    asked_about: Literal["texts", "pictures", "both"] = "texts"
+
+
+class Upsampler(Endpoint):
+    """A language model that enriches prompts, behind an OpenAI-compatible endpoint: `url` up to its `/v1`."""
 
 
 #: The two kinds of a model's value; no names of settings.
@@ -244,6 +276,33 @@ class Settings(BaseSettings):
     )
     c2pa_key: Path | None = Field(None, description="PEM file of that certificate's private key, without a passphrase.")
 
+    moderation: Literal["on", "off"] = Field(
+        "on",
+        description="Refuse prompts and pictures by category and `safety_tolerance` (docs/moderation.md); on: nothing "
+        "is delivered that was not looked at.",
+    )
+    moderation_refund: bool = Field(
+        True, description="Give the credits of a picture back that was drawn and then refused; off: it is charged."
+    )
+
+    moderation_judges: tuple[Judge, ...] = Field(
+        (),
+        description="Judges that are asked beside our own (docs/moderation.md): tables of `url`, `kind` (openai or "
+        "http), `model`, `key` and `asked_about` (texts, pictures or both).",
+    )
+    moderation_timeout: float = Field(
+        10.0, gt=0, le=600, description="Longest look at a picture or a prompt; what takes longer is not delivered."
+    )
+
+    prompt_upsampler: Upsampler | None = Field(
+        None,
+        description="The language model that enriches prompts where requests want that (docs/upsampling.md): a table "
+        "of `url`, `model` and `key` of an OpenAI-compatible endpoint; none: prompts are drawn as they stand.",
+    )
+    prompt_upsampler_timeout: float = Field(
+        10.0, gt=0, le=600, description="Longest wait for an enriched prompt; then the prompt is drawn as it stands."
+    )
+
     outbound_allow: Names = Field(
         (),
         description="Hosts and networks of your own that callers' URLs, of webhooks and of pictures, may lead to, by "
@@ -363,7 +422,12 @@ def load(config: Path | None = None, overrides: Mapping[str, JsonValue | Path] |
 
 def _not_json(error: SettingsError) -> ConfigurationError:
     """Of a variable that holds a table, and cannot be read as one."""
-    examples = {"model_limits": '{"flux-kontext-max": 6}', "models": '{"flux-dev": "mini"}'}
+    examples = {
+        "model_limits": '{"flux-kontext-max": 6}',
+        "models": '{"flux-dev": "mini"}',
+        "prompt_upsampler": '{"url": "http://127.0.0.1:11434/v1", "model": "qwen3"}',
+        "moderation_judges": '[{"url": "http://judge.lan/v1/moderations"}]',
+    }
     name = next((name for name in examples if f'"{name}"' in str(error)), "models")
     return ConfigurationError(
         f"The variable {ENV_PREFIX}{name.upper()} is not valid JSON; write it like '{examples[name]}'."

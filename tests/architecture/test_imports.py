@@ -29,6 +29,7 @@ LIGHT_MODULES = (
     "fluxserve.app.server",
     "fluxserve.generate",
     "fluxserve.doctor",
+    "fluxserve.moderation.text",
     "fluxserve.verify",
     "fluxserve.cli",
 )

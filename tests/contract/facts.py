@@ -63,7 +63,7 @@ class Field:
     """One field of some models. `accepted` maps texts to what they come to where `attribute` shows it, else to None.
 
     `attribute` is the field of the Generation that it ends in; `default` is its value when nothing is said.
-    `warns`: using the field says in `details.warnings` that it changes nothing yet. `tried` are those of the models
+    `warns`: using the field alone says in `details.warnings` that it changes nothing. `tried` are those of the models
     that every value is sent to; the others say the same of the field in their schemas.
     """
 
@@ -267,16 +267,18 @@ FIELDS = (
     Field(
         name="safety_tolerance",
         models=tuple(model for model in EVERY if model not in FLUX2),
-        accepted={"0": None, "2": None, "6": None},
+        attribute="safety_tolerance",
+        default=dict.fromkeys(EVERY, 2),
+        accepted={"0": 0, "2": 2, "6": 6},
         refused={"-1": "greater_than_equal", "7": "less_than_equal", **NOT_WHOLE},
-        warns=True,
     ),
     Field(
         name="safety_tolerance",
         models=FLUX2,
-        accepted={"0": None, "5": None},
+        attribute="safety_tolerance",
+        default=dict.fromkeys(FLUX2, 2),
+        accepted={"0": 0, "5": 5},
         refused={"-1": "greater_than_equal", "6": "less_than_equal"},
-        warns=True,
     ),
     Field(
         name="output_format",
@@ -296,10 +298,10 @@ FIELDS = (
     ),
     Field(
         name="prompt_upsampling", models=(*FIRST, *KREA, *KONTEXT, *TOOLS), accepted={"true": None},
-        refused=NOT_A_FLAG, warns=True,
+        refused=NOT_A_FLAG,
     ),
     Field(
-        name="prompt_upsampling", models=("flux-2-flex",), accepted={"true": None}, refused=NOT_A_FLAG, warns=True,
+        name="prompt_upsampling", models=("flux-2-flex",), accepted={"true": None}, refused=NOT_A_FLAG,
     ),
     Field(
         name="image_prompt",

@@ -26,12 +26,16 @@ from fluxserve.engine.checkpoints import plan
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.engine.marks import mark_of
 from fluxserve.engine.pixels import decode, encode
+from fluxserve.moderation.fake import FakeClassifier
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
+from fluxserve.service.judges import Judges
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -40,7 +44,7 @@ from fluxserve.store.sqlite import SqliteStore
 
 ORIGIN = "http://flux.test"
 NOW = 1_800_000_000.0
-READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0)
+READY = Readiness(ready=True, reason="", workers=1, unfinished_tasks=0, moderation="on")
 WORKER = "worker"
 #: An answer, in which a test looks for what it expects.
 Json = dict[str, Any]
@@ -78,7 +82,15 @@ class Server:
         self.service = Service(
             settings=settings, store=self._store, storage=self.storage, waypoints=self.waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=sharing,
-            signing=self.signing, webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
+            signing=self.signing, webhooks=self.webhooks,
+            moderation=Moderation(
+                is_on=settings.moderation == "on",
+                judges=Judges(settings.moderation_judges, timeout=settings.moderation_timeout),
+            ),
+            upsampling=Upsampling(
+                settings.prompt_upsampler, timeout=settings.prompt_upsampler_timeout, steady=lambda: self.now
+            ),
+            now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         self.app = build(
             service=self.service, signer=self.signer, storage=self.storage, checkpoints=plan(settings),
@@ -190,11 +202,13 @@ class Server:
         pictures = {picture.name: decode(files[picture.name], picture) for picture in record.generation.pictures}
         self._engine.admit(record.id, record.generation, pictures=pictures)
         finished = next(event for event in self._engine.step() if isinstance(event, Finished))
-        suffix = record.generation.output_format
         mark = mark_of(record.generation, finished.drawn_by, tells_prompt=self.service.settings.prompt_in_pictures)
-        picture = encode(finished.pixels, suffix, mark)
-        drawn = Drawn(drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings)
-        assert self._runner.run(self.service.complete(record.id, record.fence, picture, suffix, drawn))
+        picture = encode(finished.pixels, record.generation.output_format, mark)
+        scores = FakeClassifier().score(finished.pixels.size, finished.pixels.data)
+        drawn = Drawn(
+            drawn_by=finished.drawn_by, duration=0.0, facts=finished.facts, warnings=warnings, scores=scores
+        )  # fmt: skip
+        assert self._runner.run(self.service.complete(record.id, record.fence, record.generation, picture, drawn))
 
     def fail(self, record: TaskRecord, message: str) -> None:
         """A worker gives a claimed task up."""
@@ -205,6 +219,10 @@ class Server:
     def preparer(self, fetch: Fetch) -> Preparer:
         """What prepares tasks whose pictures are fetched so."""
         return Preparer(self.service, store=self._store, inputs=self.inputs, fetch=fetch, now=lambda: self.now)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the books."""
+        return self._runner.run(self._store.fsck())
 
     def sweep(self) -> None:
         """Delete what is past its retention."""

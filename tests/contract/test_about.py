@@ -43,25 +43,30 @@ def test_health_is_that_the_process_answers(shared: Server) -> None:
 
 
 def test_readiness_says_why_not_and_what_to_do(server: Server) -> None:
-    keys = ["ready", "reason", "starting", "workers", "left_out", "unfinished_tasks"]
+    keys = ["ready", "reason", "starting", "workers", "left_out", "unfinished_tasks", "moderation"]
     ready = server.ask("GET", "/readyz")
     assert (ready.status_code, list(ready.json())) == (200, keys)
     assert (ready.json()["ready"], ready.json()["reason"]) == (True, "")
     server.readiness = Readiness(
-        ready=False, reason="No worker is connected.", workers=0, left_out=["x is broken"], unfinished_tasks=3
+        ready=False,
+        reason="No worker is connected.",
+        workers=0,
+        left_out=["x is broken"],
+        unfinished_tasks=3,
+        moderation="on",
     )
     not_ready = server.ask("GET", "/readyz")
     assert (not_ready.status_code, list(not_ready.json())) == (503, keys)
     assert not_ready.json() == {
         "ready": False, "reason": "No worker is connected.", "starting": False, "workers": 0,
-        "left_out": ["x is broken"], "unfinished_tasks": 3,
+        "left_out": ["x is broken"], "unfinished_tasks": 3, "moderation": "on",
     }  # fmt: skip
     assert not_ready.headers["cache-control"] == "no-store"
 
 
 def test_the_list_of_models_has_the_common_shape_and_tells_price_and_weights(shared: Server) -> None:
     body = shared.ask("GET", "/v1/models", key=shared.key).json()
-    assert list(body) == ["object", "data", "not_drawn"]
+    assert list(body) == ["object", "data", "moderation", "not_drawn"]
     (refused,) = body["not_drawn"]
     assert refused["id"] == "flux-3-image-klein"
     assert refused["reason"]

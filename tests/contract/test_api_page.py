@@ -7,13 +7,11 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from calls import Call
 from inprocess import Json, Server
 
 from fluxserve.api.bfl import STATUSES
 from fluxserve.api.cometapi import CODES
-from fluxserve.catalogue import MODELS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
 REQUEST, SUBMITTED, PENDING, READY, PREVIEW, CANCELLED, LISTED, PLAIN, INVALID, COMETAPI = [
@@ -92,10 +90,3 @@ def test_the_page_names_every_status_and_code_and_no_other() -> None:
     assert set(re.findall(r"`([A-Z][\w ]+)`", table)) == {*STATUSES.values(), "Task not found"}
     codes = PAGE.partition("`code` is ")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", codes)) == set(CODES.values())
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_page_names_every_field_that_changes_nothing_yet(model: str) -> None:
-    told = PAGE.partition("nothing yet:")[2].partition("\n- ")[0]
-    silent = {param.name for param in MODELS[model].params if param.no_effect}
-    assert silent <= set(re.findall(r"`(\w+)`", told))

@@ -9,13 +9,14 @@ from facts import PREFIXES
 from inprocess import WORKER, Json, Server
 from shapes import COMETAPI, ERROR, RESULT, is_error
 
+from builders import HARMLESS
 from fluxserve.store.base import Drawn, Reason
 
 BODY = b'{"prompt": "x"}'
 STRANGER = str(uuid.UUID(int=7, version=4))
 #: Both ways to say it.
 WAYS = (("POST", "/cancel"), ("DELETE", ""))
-DRAWN = Drawn(drawn_by="hand", duration=1.0)
+DRAWN = Drawn(drawn_by="hand", duration=1.0, scores=HARMLESS)
 
 
 def cancel(server: Server, prefix: str, task_id: object, key: str | None, way: tuple[str, str] = WAYS[0]) -> Json:
@@ -107,7 +108,7 @@ def test_a_picture_that_comes_too_late_is_refused_and_not_kept(server: Server) -
     task = server.submit()
     (record,) = server.claim()
     cancel(server, "/v1", task["id"], server.key)
-    late = server.service.complete(record.id, record.fence, b"picture", "jpeg", DRAWN)
+    late = server.service.complete(record.id, record.fence, record.generation, b"picture", DRAWN)
     assert server.run(late) is False
     assert list(server.storage.names_older_than(float("inf"))) == []
     reason = Reason(code="DrawingFailed", message="too late")

@@ -11,6 +11,8 @@ from facts import FIRST, MAX_SEED, OUR_PRICES, PREFIXES, PRICES
 from inprocess import Json, Server
 from shapes import COMETAPI, ERROR, RESULT, is_error
 
+from fluxserve.service.upsampling import UNAVAILABLE
+
 STRANGER = str(uuid.UUID(int=7, version=4))
 
 
@@ -71,10 +73,7 @@ def test_the_largest_seed_comes_back_as_the_same_number(server: Server) -> None:
 
 def test_warnings_are_told_before_and_after_the_end(server: Server) -> None:
     task = server.submit({"prompt_upsampling": True, "hobby": 1})
-    told = [
-        "prompt_upsampling is not available here yet: the prompt was used unchanged",
-        "hobby is not a parameter of flux-dev and was ignored",
-    ]
+    told = ["hobby is not a parameter of flux-dev and was ignored", UNAVAILABLE]
     assert server.poll(task)["details"] == {"warnings": told, "queue_position": 0}
     server.draw()
     assert server.poll(task)["details"]["warnings"] == told

@@ -235,7 +235,7 @@ async def hello(place: str, *, version: int = protocol.VERSION, held: tuple[prot
     reader, writer = await asyncio.open_connection(host, int(port))
     greeting = protocol.Hello(
         version=version, worker_id="worker-by-hand", pid=1, models=("flux-dev",), engine="none", fingerprints={},
-        capacity=1, token=TOKEN, held=held,
+        capacity=1, classifier="hand", token=TOKEN, held=held,
     )  # fmt: skip
     writer.write(protocol.to_frame(greeting))
     return reader, writer

@@ -45,9 +45,11 @@ from fluxserve.engine.fake import FakeEngine
 from fluxserve.service.housekeeping import ORPHAN_AGE_S, Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -125,7 +127,8 @@ class Life:
         self.workers = workers
         self.world = world
         self.settings = settings = Settings(
-            data_dir=folder, min_free_disk=0, fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
+            data_dir=folder, min_free_disk=0, moderation="off",
+            fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
             lease=lease, outbound_allow=(HOST,), picture_retention=10 * ORPHAN_AGE_S,
         )  # fmt: skip
         self.store = SqliteStore(folder / "fluxserve.db")
@@ -146,7 +149,8 @@ class Life:
         self.service = Service(
             settings=settings, store=self.store, storage=storages["results"], waypoints=waypoints, inputs=inputs,
             keyring=self.keyring, sharing=Sharing(secret=bytes(32), budget=settings.result_cache), signing=Signing(),
-            webhooks=webhooks, now=time.time, rng=rng,
+            webhooks=webhooks, moderation=Moderation(is_on=False), upsampling=Upsampling(None, timeout=0.0),
+            now=time.time, rng=rng,
         )  # fmt: skip
         signer = LinkSigner([bytes(32)], settings.link_ttl)
         self.couriers = Couriers(

@@ -164,6 +164,16 @@ class Model:
             heir.waypoint, heir.waits_since = waypoint, self.now
         return [heir.id for heir in heirs]
 
+    def is_refused(self, task: Expected, state: State, drawn: float, *, charged: bool) -> list[str]:
+        """Moderation ended the task, and its followers with it; their ids."""
+        followers = self.followers(task.recipe) if task.leads else []
+        for ended in (task, *followers):
+            ended.ends(state)
+            ended.finished_at = self.now
+            self.spent -= 0 if charged else ended.cost
+        self.give_back(task, drawn)
+        return [follower.id for follower in followers]
+
     def keep(self, task: Expected, kept: Kept | None) -> None:
         """The task's picture answers its recipe from now on; within the budget."""
         if kept is None or task.recipe is None:

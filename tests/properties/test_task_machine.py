@@ -1,4 +1,4 @@
-"""The task machine: its table by itself, and the store against a small model of what should happen."""
+"""The task machine: the store against a small model of what should happen."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -35,22 +34,14 @@ from builders import (
     new_waypoint,
     preparation,
     prepared,
+    refused,
     submission,
 )
 from fluxserve.catalogue import Generation, Size
 from fluxserve.store.base import Cancellation, Failure, Kept, Lease, Offer, PageRequest, Picture, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
 from fluxserve.tasks.task import (
-    ACTIVE,
-    FINAL,
-    MAX_ATTEMPTS,
-    SUSPECT_AFTER,
-    TRANSITIONS,
-    Attempts,
-    Event,
     State,
-    sources,
-    target,
 )
 
 DRAWINGS = (generation(), generation(size=Size(256, 256)), generation(model="flux-schnell"))
@@ -59,71 +50,6 @@ WORKERS = ("w1", "w2", "w3")
 GRANT = 10**9
 FINGERPRINTS = ("f1", "f2")
 STEPS_PER_RUN = 40
-
-
-@pytest.mark.parametrize("state", sorted(FINAL))
-def test_nothing_can_happen_to_a_final_state(state: State) -> None:
-    assert state.is_final
-    assert not state.is_active
-    assert [event for event in Event if target(state, event) is not None] == []
-
-
-@pytest.mark.parametrize("state", ACTIVE)
-def test_every_active_state_can_end_well_and_badly_and_be_cancelled(state: State) -> None:
-    reached = {state}
-    while new := {to for (source, _), to in TRANSITIONS.items() if source in reached} - reached:
-        reached |= new
-    assert {State.READY, State.ERROR, State.CANCELLED} <= reached
-    assert target(state, Event.FAILED) is State.ERROR
-    assert target(state, Event.CANCELLED) is State.CANCELLED
-
-
-@pytest.mark.parametrize("event", Event)
-def test_sources_and_targets_are_the_same_table(event: Event) -> None:
-    assert sources(event)
-    assert {state for state in State if target(state, event) is not None} == set(sources(event))
-
-
-def test_every_state_is_reached_by_some_event_but_the_one_in_which_a_task_only_begins() -> None:
-    assert set(TRANSITIONS.values()) == set(State) - {State.PREPARING}
-
-
-def test_only_a_running_task_is_drawn_or_lost() -> None:
-    for event in (Event.FINISHED, Event.RELEASED, Event.CONTENT_REFUSED):
-        assert sources(event) == (State.RUNNING,)
-    assert sources(Event.CLAIMED) == (State.QUEUED,)
-
-
-def test_a_task_that_is_drawn_gets_no_picture_of_another_and_only_a_follower_is_promoted() -> None:
-    assert State.RUNNING not in sources(Event.ANSWERED)
-    assert sources(Event.PROMOTED) == (State.FOLLOWING,)
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=100))
-def test_a_task_is_given_up_only_for_losses_that_were_its_fault_and_brought_nothing(
-    losses: list[tuple[int, bool]],
-) -> None:
-    attempts = Attempts()
-    for step, suspected in losses:
-        before, attempts = attempts, attempts.after_loss(step=step, suspected=suspected)
-        assert attempts.best_step == max(before.best_step, step)
-        is_new = step > before.best_step and before.spoiled < SUSPECT_AFTER
-        assert attempts.spoiled == (before.spoiled if not suspected else 1 if is_new else before.spoiled + 1)
-        assert attempts.is_suspect == (attempts.spoiled >= SUSPECT_AFTER)
-        assert attempts.is_exhausted == (attempts.spoiled >= MAX_ATTEMPTS)
-
-
-@given(st.integers(0, 100), st.lists(st.integers(0, 100)))
-def test_a_task_that_always_kills_its_worker_at_the_same_step_does_so_twice_and_once_alone(
-    step: int, restarts: list[int]
-) -> None:
-    attempts, tries = Attempts(), []
-    for lost_at in restarts:
-        attempts = attempts.after_loss(step=min(lost_at, step), suspected=False)
-    while not attempts.is_exhausted:
-        tries.append(attempts.is_suspect)
-        attempts = attempts.after_loss(step=step, suspected=True)
-    assert tries == [False, False, True]
 
 
 @dataclass(frozen=True)
@@ -318,6 +244,18 @@ class TaskMachine(RuleBasedStateMachine):
         assert (record is None) == (task is None)
         if task is not None and record is not None:
             assert [follower.id for follower in record.followers] == self.model.is_without(task, State.ERROR, drawn)
+
+    @rule(claim=claims, is_drawn=st.booleans(), charged=st.booleans(), drawn=SHARES)
+    def refuse(self, claim: TaskRecord, is_drawn: bool, charged: bool, drawn: float) -> None:
+        """Moderation ends a claim, which may be lost by now, and all that wait for its picture."""
+        state, charged = State.CONTENT_MODERATED if is_drawn else State.REQUEST_MODERATED, charged and is_drawn
+        end = refused(claim, state=state, charged=charged, drawn=drawn, now=self.model.now)
+        (record,) = self.run(self.store.refuse_many([end]))
+        task = self.model.holding(claim)
+        assert (record is None) == (task is None)
+        if task is not None and record is not None:
+            ended = self.model.is_refused(task, state, drawn, charged=charged)
+            assert [follower.id for follower in record.followers] == ended
 
     @precondition(lambda self: self.model.tasks)
     @rule(data=st.data())

@@ -129,6 +129,8 @@ def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypa
     defaults = Settings.model_construct().model_dump()
     texts = {
         "models": "{}",
+        "moderation_judges": "[]",
+        "prompt_upsampler": '{"url": "http://127.0.0.1:11434/v1"}',
         "public_url": "https://flux.example.com",
         "speed": "auto, fused",
         "worker_listen": "127.0.0.1:9000",
@@ -193,6 +195,9 @@ def test_models_in_the_environment_that_are_no_json_are_named(monkeypatch: pytes
     monkeypatch.delenv("FLUXSERVE_MODELS")
     monkeypatch.setenv("FLUXSERVE_MODEL_LIMITS", "flux-dev=2")
     assert "FLUXSERVE_MODEL_LIMITS is not valid JSON; write it like '{" in refusal()
+    monkeypatch.delenv("FLUXSERVE_MODEL_LIMITS")
+    monkeypatch.setenv("FLUXSERVE_MODERATION_JUDGES", "http://judge.lan")
+    assert "FLUXSERVE_MODERATION_JUDGES is not valid JSON; write it like '[{" in refusal()
 
 
 def test_a_secret_is_masked_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ class Readiness(BaseModel):
         default=[], description="Weights that could not be loaded, and what to do; what they draw waits."
     )
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
+    moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
 
 
 class Model(BaseModel):
@@ -70,6 +71,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
     not_drawn: list[NotDrawn] = [NotDrawn(id=name, reason=reason) for name, reason in catalogue.NOT_DRAWN.items()]
 
 
@@ -122,7 +124,8 @@ def router(
     @routes.get("/v1/models", summary="Every model: parameters, price, what it runs on here", tags=["About"])
     async def models() -> ModelList:
         return ModelList(
-            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()]
+            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()],
+            moderation=readiness().moderation,
         )
 
     @routes.get(

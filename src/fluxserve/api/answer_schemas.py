@@ -112,6 +112,16 @@ RESULT: Schema = {
                     "additionalProperties": {"type": "string"},
                     "description": "By field, the sizes of the pictures that came with the request, as WxH.",
                 },
+                "Moderation Reasons": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "The categories for which the task was refused.",
+                },
+                "moderated": {
+                    "type": "string",
+                    "enum": ["prompt", "input_picture", "picture"],
+                    "description": "What of it was refused.",
+                },
                 "cached": {"type": "boolean", "description": "True: the picture was drawn for an equal request."},
                 "queue_position": {
                     "type": "integer",

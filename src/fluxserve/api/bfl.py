@@ -13,8 +13,7 @@ from fluxserve.accounts.credits import to_credits
 from fluxserve.api.dialect import Body, Dialect
 from fluxserve.errors import FluxserveError, JsonValue
 from fluxserve.service.forecast import Outlook
-from fluxserve.service.service import Listed
-from fluxserve.service.views import View
+from fluxserve.service.views import Listed, View
 from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
 
@@ -32,6 +31,8 @@ STATUSES: dict[State, str] = {
     State.CANCELLED: "Error",
 }
 PROCESSING = "Processing"
+#: The categories for which moderation ended a task, as the published API names them.
+REASONS = "Moderation Reasons"
 #: `details.error` of a task that its caller ended.
 CANCELLED = "cancelled"
 #: Where all workers that are connected draw other models.
@@ -131,7 +132,8 @@ def render_tasks(
 
 def _charged(record: TaskRecord) -> float:
     """What a task has cost that has ended, in credits."""
-    return to_credits(record.cost) if record.state in (State.READY, State.CONTENT_MODERATED) else 0.0
+    is_charged = record.state is State.READY or (record.refusal is not None and record.refusal.charged)
+    return to_credits(record.cost) if is_charged else 0.0
 
 
 def _result(record: TaskRecord, sample: str | None) -> Body:
@@ -156,6 +158,8 @@ def _details(record: TaskRecord) -> Body | None:
         details |= {"drawn_by": record.drawn.drawn_by, **record.drawn.facts}
     if record.state is State.CANCELLED:
         details |= {"error": CANCELLED}
+    if record.refusal is not None:
+        details |= {REASONS: record.refusal.categories, "moderated": record.refusal.about}
     if record.reason is not None:
         details |= {"error": record.reason.message}
     return details or None

@@ -20,8 +20,9 @@ import msgspec
 from fluxserve.api.worker_outcomes import hold
 from fluxserve.catalogue.params import MAX_FILE
 from fluxserve.delivery.fetching import REDIRECTS, TIMEOUT_S, Fetched
+from fluxserve.delivery.outbound import Answer, Call
 from fluxserve.delivery.webhooks import LOST, UNSIGNED, Reply
-from fluxserve.errors import SecretLost, Unavailable, WorkerProtocolError
+from fluxserve.errors import OutboundFailed, SecretLost, Unavailable, WorkerProtocolError
 from fluxserve.service.postbox import Waiting
 from fluxserve.service.watches import Signal
 from fluxserve.service.webhooks import Webhooks
@@ -149,19 +150,47 @@ class Couriers:
         finally:
             carrier.errands.pop(number, None)
 
-    async def fetch(self, url: str) -> Fetched:
-        """The file at a URL of a caller; a courier that could bring it is waited for, unless the server stops."""
-        self._need()
+    async def _wait_for_room(self) -> None:
+        """Until a courier could run an errand, or the server stops."""
         with self._changed.watching(changed := asyncio.Event()):
             while not self._stopping and not any(carrier.room for carrier in self._carriers.values()):
                 changed.clear()
                 await changed.wait()
+
+    async def fetch(self, url: str) -> Fetched:
+        """The file at a URL of a caller; a courier that could bring it is waited for, unless the server stops."""
+        self._need()
+        await self._wait_for_room()
         report = await self.run(
             p.Errand(
                 number=0, method="GET", url=url, limit=MAX_FILE, timeout=TIMEOUT_S, whole=True, redirects=REDIRECTS
             )
         )
         return Fetched(status=report.status, body=report.body, problem=report.problem, retry_after=report.retry_after)
+
+    @property
+    def ready(self) -> int:
+        """Couriers that are connected."""
+        return len(self._carriers)
+
+    async def ask(self, call: Call) -> Answer:
+        """One call to an address of the operator's; a courier is waited for as long as the call may take.
+
+        Raises OutboundFailed.
+        """
+        self._need()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wait_for_room(), call.timeout)
+        headers = tuple((name.decode(), value.decode()) for name, value in call.headers)
+        report = await self.run(
+            p.Errand(
+                number=0, method=call.method, url=call.url, limit=call.limit, timeout=call.timeout, headers=headers,
+                body=call.body, whole=call.whole, own=True,
+            )
+        )  # fmt: skip
+        if report.status is None:
+            raise OutboundFailed(report.problem or LOST, "The address brought no answer")
+        return Answer(status=report.status, headers={}, body=report.body)
 
     # Webhooks
 

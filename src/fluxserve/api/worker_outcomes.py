@@ -11,7 +11,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 
 from fluxserve.api.worker_session import Claim, Session, losses_of
 from fluxserve.api.worker_waypoints import WaypointWrites
-from fluxserve.errors import FluxserveError
+from fluxserve.catalogue import Generation
+from fluxserve.errors import FluxserveError, ModerationFailed
 from fluxserve.service.service import Lost, Service
 from fluxserve.store.base import Drawn, Reason
 from fluxserve.worker import protocol as p
@@ -28,7 +29,7 @@ class Outcomes:
         self._waypoints = WaypointWrites(service)
         self._writes: set[asyncio.Task[None]] = set()
 
-    def hand_in(self, session: Session, outcome: p.Finished | p.Failed) -> None:
+    def hand_in(self, session: Session, outcome: p.Outcome) -> None:
         """Begin to write an outcome down; the worker is told when that is done."""
         if (claim := session.claim_of(outcome.task_id, outcome.fence)) is not None:
             claim.settling = True
@@ -49,7 +50,7 @@ class Outcomes:
         if self._writes:
             await asyncio.wait(set(self._writes), timeout=patience)
 
-    async def _settle(self, session: Session, outcome: p.Finished | p.Failed) -> None:
+    async def _settle(self, session: Session, outcome: p.Outcome) -> None:
         """Write an outcome down, then tell the worker that it may forget the task.
 
         While the disk or the database cannot take it, it is tried again: a drawn picture is not thrown away.
@@ -68,7 +69,7 @@ class Outcomes:
             del session.claims[outcome.task_id]
         session.send(p.Settled(task_id=outcome.task_id, fence=outcome.fence, accepted=accepted))
 
-    async def _write_down(self, session: Session, outcome: p.Finished | p.Failed) -> bool:
+    async def _write_down(self, session: Session, outcome: p.Outcome) -> bool:
         claim = session.claim_of(outcome.task_id, outcome.fence)
         if claim is None:
             return False
@@ -78,12 +79,25 @@ class Outcomes:
                 duration=outcome.duration,
                 facts=outcome.facts,
                 warnings=outcome.warnings,
+                scores=outcome.scores,
             )
-            picture = outcome.picture
             return await self._service.complete(
-                outcome.task_id, outcome.fence, picture, claim.generation.output_format, drawn
+                outcome.task_id, outcome.fence, claim.generation, outcome.picture, drawn
             )
+        if isinstance(outcome, p.Withheld):
+            return await self._withhold(claim.generation, outcome)
         reason = Reason(code=outcome.code, message=outcome.message)
+        return await self._service.fail(outcome.task_id, outcome.fence, reason)
+
+    async def _withhold(self, generation: Generation, outcome: p.Withheld) -> bool:
+        """A worker refused a picture: that it may is judged here again, and there is none to deliver either way."""
+        try:
+            refusal = self._service.moderation.judge_scores(generation, outcome.scores, outcome.about)
+            if refusal is not None:
+                return await self._service.refuse(outcome.task_id, outcome.fence, refusal)
+            reason = Reason(code=ModerationFailed.__name__, message="A picture was refused that may be seen.")
+        except ModerationFailed as error:
+            reason = Reason(code=type(error).__name__, message=error.message)
         return await self._service.fail(outcome.task_id, outcome.fence, reason)
 
     async def _release(self, losses: Sequence[Lost]) -> None:

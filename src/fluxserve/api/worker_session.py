@@ -217,8 +217,8 @@ def losses_of(claims: Mapping[str, Claim], *, suspected: bool) -> list[Lost]:
     ]
 
 
-def objection(hello: p.FromWorker | None, *, is_local: bool, token: str | None) -> str | None:
-    """Why the worker is not let in; None: it is."""
+def objection(hello: p.FromWorker | None, *, is_local: bool, token: str | None, moderates: bool) -> str | None:
+    """Why the worker is not let in; None: it is. `moderates`: whoever draws has to look at what comes of it."""
     if not isinstance(hello, p.Hello | p.CourierHello):
         return "The first message has to be a hello."
     if hello.version != p.VERSION:
@@ -229,4 +229,6 @@ def objection(hello: p.FromWorker | None, *, is_local: bool, token: str | None) 
         return "A worker's name has 1 to 100 letters, digits, dots, dashes or underscores."
     if not is_local and hello.worker_id.startswith(LOCAL_PREFIX):
         return f"Names that begin with {LOCAL_PREFIX} are those of the server's own workers."
+    if moderates and isinstance(hello, p.Hello) and not hello.classifier:
+        return 'This worker looks at no picture: set moderation = "on" where it runs, or "off" where the server does.'
     return None

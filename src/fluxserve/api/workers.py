@@ -148,7 +148,9 @@ class Gateway:
             try:
                 async with asyncio.timeout(HELLO_TIMEOUT_S):
                     hello = await p.read_from_worker(reader, limit=p.MAX_HELLO)
-                reason = objection(hello, is_local=is_local, token=self._token)
+                reason = objection(
+                    hello, is_local=is_local, token=self._token, moderates=self._service.moderation.is_on
+                )
             except WorkerProtocolError:
                 hello, reason = None, "The hello cannot be read: use equal versions of fluxserve."
             if reason is None and isinstance(hello, p.Hello):
@@ -295,7 +297,7 @@ class Gateway:
             self._wake_all()  # those that were held back from what this one could take
         laden = {one.id: one for one in records if one.generation.pictures or self._service.has_waypoint(one.id)}
         if light := [one for one in records if one.id not in laden]:
-            self._send(session, p.Tasks(assignments=tuple(_assignment(record) for record in light)))
+            self._send(session, p.Tasks(assignments=tuple(map(self._assignment, light))))
         for task_id in laden:
             session.claims[task_id].is_sent = False
         for record in laden.values():
@@ -312,7 +314,7 @@ class Gateway:
             return
         waypoint = await self._service.read_waypoint(record, session.hello.fingerprints)
         if (claim := session.claim_of(record.id, record.fence)) is not None:  # not cancelled meanwhile
-            self._send(session, p.Tasks(assignments=(_assignment(record, waypoint, pictures),)))
+            self._send(session, p.Tasks(assignments=(self._assignment(record, waypoint, pictures),)))
             await session.flush()
             claim.is_sent = True
 
@@ -321,6 +323,20 @@ class Gateway:
         for assignment in tasks.assignments:
             session.claims[assignment.task_id].sent_at = self._steady()
         self._show(session, [assignment.task_id for assignment in tasks.assignments])
+
+    def _assignment(
+        self, record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
+    ) -> p.Assignment:
+        return p.Assignment(
+            task_id=record.id,
+            fence=record.fence,
+            generation=record.generation,
+            turn=record.turn,
+            flow=record.key_id,
+            waypoint=waypoint,
+            pictures=dict(pictures or {}),
+            refuse_from=self._service.moderation.refuse_from(record.generation),
+        )
 
     def _show(self, session: Session, task_ids: Iterable[str]) -> None:
         """Ask for previews of those of the session's tasks whose previews are wanted."""
@@ -361,7 +377,7 @@ class Gateway:
             case p.Returned(held=held, recycled=recycled):
                 session.draining, session.told = True, session.told or not recycled
                 self._take_back(session, held)
-            case p.Finished() | p.Failed():
+            case p.Finished() | p.Failed() | p.Withheld():
                 self._outcomes.hand_in(session, message)
             case p.Hello() | p.CourierHello() | p.Report():
                 raise WorkerProtocolError("A second hello, or a courier's message.")
@@ -475,17 +491,3 @@ class Gateway:
             session.draining = True
             if session.is_local:
                 session.send(p.Drain())
-
-
-def _assignment(
-    record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
-) -> p.Assignment:
-    return p.Assignment(
-        task_id=record.id,
-        fence=record.fence,
-        generation=record.generation,
-        turn=record.turn,
-        flow=record.key_id,
-        waypoint=waypoint,
-        pictures=dict(pictures or {}),
-    )

@@ -40,13 +40,17 @@ from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.checkpoints import Checkpoint, plan
 from fluxserve.errors import ConfigurationError, PublicBindWithoutKey
 from fluxserve.fleet.local import LocalFleet
+from fluxserve.moderation import pictures
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
+from fluxserve.service.judges import Judges
 from fluxserve.service.keyring import DEFAULT_WEIGHT, Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.preparation import Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import EngineChoice, Settings
@@ -97,6 +101,7 @@ class Server:
         self._settings = settings
         self._announce = announce
         self._engine = engine.choose(settings)
+        self._blind = ""
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -106,6 +111,8 @@ class Server:
         self._listen_to_signals()
         engine.check(settings)
         checkpoints = dict(plan(settings))
+        if settings.moderation == "on" and engine.worker_count(settings):
+            self._blind = await asyncio.to_thread(pictures.missing, pictures.suited_to(self._engine))
         with locked(settings), run_folder(settings) as folder, listening(settings) as listener:
             async with open_store(settings) as store:
                 secrets = load_or_create(settings.data_dir)
@@ -145,6 +152,9 @@ class Server:
         )
         decoders, input_files = Decoders(), input_storage(settings)
         inputs = Inputs(store=store, storage=input_files, decoders=decoders, budget=settings.input_budget)
+        judges = Judges(settings.moderation_judges, timeout=settings.moderation_timeout)
+        moderation = Moderation(is_on=settings.moderation == "on", judges=judges)
+        upsampling = Upsampling(settings.prompt_upsampler, timeout=settings.prompt_upsampler_timeout)
         service = Service(
             settings=settings,
             store=store,
@@ -155,7 +165,7 @@ class Server:
             sharing=Sharing(
                 secret=secrets.pepper,
                 budget=settings.result_cache,
-                origin=f"{signing.identity} {settings.prompt_in_pictures}",
+                origin=f"{signing.identity} {settings.prompt_in_pictures} {moderation.identity}",
             ),
             signing=signing,
             webhooks=Webhooks(
@@ -165,6 +175,8 @@ class Server:
                 now=time.time,
                 rng=random.SystemRandom(),
             ),
+            moderation=moderation,
+            upsampling=upsampling,
             now=time.time,
             rng=random.SystemRandom(),
         )
@@ -185,6 +197,7 @@ class Server:
             on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
+        judges.ask = upsampling.ask = couriers.ask
         gateway = Gateway(
             service,
             token=settings.worker_token.get_secret_value() if settings.worker_token else None,
@@ -199,7 +212,7 @@ class Server:
             storage=storage,
             checkpoints=checkpoints,
             missing=engine.missing(settings),
-            readiness=lambda: self._readiness(service, gateway, fleet),
+            readiness=lambda: self._readiness(service, gateway, couriers, fleet),
             now=time.time,
         )
         return Parts(
@@ -230,6 +243,8 @@ class Server:
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
+        if self._asks_judges or self._settings.prompt_upsampler is not None:
+            parts.fleet.need_courier()
         with self._published(running.url):
             self._announce(running)
             # None of the parts ends by itself; if one does, the server is broken and has to go.
@@ -291,14 +306,20 @@ class Server:
         """The first signal drains, the second hurries."""
         (self._hurry if self._stop.is_set() else self._stop).set()
 
-    def _readiness(self, service: Service, gateway: Gateway, fleet: LocalFleet) -> Readiness:
+    @property
+    def _asks_judges(self) -> bool:
+        return self._settings.moderation == "on" and bool(self._settings.moderation_judges)
+
+    def _readiness(self, service: Service, gateway: Gateway, couriers: Couriers, fleet: LocalFleet) -> Readiness:
         reason, starting = "", False
         if self._stop.is_set():
             reason = "The server is stopping."
-        elif not gateway.ready and (missing := engine.missing(self._settings)):
+        elif not gateway.ready and (missing := engine.missing(self._settings) or self._blind):
             reason = missing
         elif not gateway.ready:
             reason, starting = fleet.status, fleet.is_starting
+        elif self._asks_judges and not couriers.ready:
+            reason = "The courier that asks the judges of moderation_judges is not connected."
         return Readiness(
             ready=not reason,
             reason=reason,
@@ -306,6 +327,7 @@ class Server:
             workers=gateway.ready,
             left_out=gateway.left_out,
             unfinished_tasks=len(service.views),
+            moderation=self._settings.moderation,
         )
 
 

@@ -57,7 +57,7 @@ _COMMON = (
 _NO_UPSAMPLING = p.Param(
     name="disable_pup",
     kind=p.Kind.FLAG,
-    help="Draw the prompt as it stands; here it always is.",
+    help="Draw the prompt as it stands; else a language model enriches it first, where one is set up.",
     default=False,
 )
 

@@ -45,9 +45,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Param:
-    """One field of a request. Bounds are inclusive; `no_effect` says why a used field changes nothing yet.
-
-    `needs`: the field without which it changes nothing.
+    """One field of a request. Bounds are inclusive. `needs`: the field without which it changes nothing.
 
     A picture of more than `max_area` pixels is shrunk to so many; one with a side under `min_side` is refused.
     `auto` is a number that means unset, though it is out of the bounds.
@@ -66,7 +64,6 @@ class Param:
     min_side: int | None = None
     auto: int | None = None
     choices: tuple[str, ...] = ()
-    no_effect: str | None = None
     needs: str | None = None
 
 
@@ -133,9 +130,8 @@ INTERVAL = Param(
 PROMPT_UPSAMPLING = Param(
     name="prompt_upsampling",
     kind=Kind.FLAG,
-    help="Let a language model enrich the prompt first.",
+    help="Let a language model enrich the prompt first, where one is set up (`prompt_upsampler`).",
     default=False,
-    no_effect="prompt_upsampling is not available here yet: the prompt was used unchanged",
 )
 SAFETY_TOLERANCE = Param(
     name="safety_tolerance",
@@ -144,7 +140,6 @@ SAFETY_TOLERANCE = Param(
     default=2,
     minimum=0,
     maximum=6,
-    no_effect="safety_tolerance is accepted, but nothing is moderated here yet",
 )
 IMAGE_PROMPT_STRENGTH = Param(
     name="image_prompt_strength",

@@ -45,6 +45,7 @@ def resolve(
         recipe=draft.recipe,
         pictures=tuple(pictures[param.name] for param in spec.params if param.name in pictures),
         finetune=None if finetune_sha256 is None else _finetune(fields, finetune_sha256),
+        safety_tolerance=cast("int", fields["safety_tolerance"]),
     )
     inputs = [picture.size for picture in generation.pictures]
     return Resolved(
@@ -70,14 +71,9 @@ def _check_sides(spec: ModelSpec, pictures: Mapping[str, InputPicture]) -> None:
 
 
 def _warnings(spec: ModelSpec, values: Mapping[str, JsonValue], *, ignored: tuple[str, ...]) -> tuple[str, ...]:
-    unused = [
-        param.no_effect
-        for param in spec.params
-        if param.no_effect and param.name in values and values[param.name] is not False
-    ]
     alone = [
         f"{param.name} changes nothing without {param.needs}"
         for param in spec.params
         if param.needs and param.name in values and param.needs not in values
     ]
-    return (*unused, *alone, *(f"{name} is not a parameter of {spec.name} and was ignored" for name in ignored))
+    return (*alone, *(f"{name} is not a parameter of {spec.name} and was ignored" for name in ignored))

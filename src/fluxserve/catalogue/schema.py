@@ -71,8 +71,7 @@ def _pattern(param: Param) -> str | None:
 
 def _description(param: Param) -> str:
     unset = "" if param.required else ' null or "" means unset.' if param.kind in TEXTUAL else " null means unset."
-    no_effect = f" Here: {param.no_effect}." if param.no_effect else ""
-    return f"{param.help}{unset}{no_effect}"
+    return f"{param.help}{unset}"
 
 
 def _example(spec: ModelSpec) -> Schema:

@@ -116,12 +116,21 @@ class ModelSpec:
         """The field called `name`, if the model has it."""
         return next((param for param in self.params if param.name == name), None)
 
+    def wants_upsampling(self, values: Mapping[str, object]) -> bool:
+        """Whether a request with these fields wants its prompt enriched; some models do unless they are told not to."""
+        if not values.get("prompt"):
+            return False
+        if (asked := self.param("prompt_upsampling")) is not None:
+            told = values.get(asked.name)
+            return bool(asked.default if told is None else told)
+        return self.param("disable_pup") is not None and not values.get("disable_pup")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What to draw, fully resolved. Frozen once the request was accepted; a retry draws the same picture.
 
-    The pixels of `pictures` travel beside it.
+    The pixels of `pictures` travel beside it. `safety_tolerance`, from 0 to 6, decides whether anybody may see it.
     """
 
     model: str
@@ -134,6 +143,7 @@ class Generation:
     recipe: Recipe = _TEXT_TO_IMAGE
     pictures: tuple[InputPicture, ...] = ()
     finetune: Finetune | None = None
+    safety_tolerance: int = 2
 
     @property
     def batch_key(self) -> str:

@@ -28,10 +28,19 @@ class Courier:
     """One outbound client and one server."""
 
     def __init__(
-        self, *, outbound: Outbound, settings: Settings, server: str, courier_id: str, token: str = "", parented: bool
+        self,
+        *,
+        outbound: Outbound,
+        settings: Settings,
+        server: str,
+        courier_id: str,
+        token: str = "",
+        parented: bool,
+        own: Outbound | None = None,
     ) -> None:
-        """`parented`: it ends with its server; else it waits for one."""
+        """`parented`: it ends with its server; else it waits for one. `own`: for addresses that the operator chose."""
         self._outbound = outbound
+        self._own = own or outbound
         self._settings = settings
         self._server = server
         self._id = courier_id
@@ -114,7 +123,7 @@ class Courier:
             await asyncio.sleep(min(welcome.heartbeat, welcome.lease / 3))
 
     async def _report(self, errand: p.Errand, writer: asyncio.StreamWriter) -> None:
-        report = await run(self._outbound, errand)
+        report = await run(self._own if errand.own else self._outbound, errand)
         with contextlib.suppress(OSError):
             writer.write(p.to_frame(report))
             await writer.drain()

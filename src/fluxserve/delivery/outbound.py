@@ -206,6 +206,14 @@ class Outbound:
     agent: bytes = b"fluxserve"
     _common: Headers = field(default=((b"accept", b"*/*"), (b"accept-encoding", b"identity")))
 
+    def allowing(self, hosts: Sequence[str]) -> Outbound:
+        """The same client for addresses that the operator chose, at these hosts too. Raises ConfigurationError."""
+        more = Allowance.parse(hosts)
+        allowance = Allowance(
+            hosts=self.allowance.hosts | more.hosts, networks=(*self.allowance.networks, *more.networks)
+        )
+        return replace(self, allowance=allowance)
+
     async def call(self, call: Call) -> Answer:
         """One call to its end. Raises UrlRefused and OutboundFailed."""
         try:

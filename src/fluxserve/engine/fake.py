@@ -13,6 +13,7 @@ Directives in a prompt make failures; STEP counts from 0, the default, and is re
     [[oom]] [[oom:STEP]]        the generation fails with OutOfMemory
     [[spend]] [[spend:STEP]]    the same, and the process is to be replaced
     [[black]]                   the finished picture is a bad one (BadPicture)
+    [[magenta]]                 the finished picture, and each preview of it, is magenta: 255, 0, 254
 
 What it does not know: networks, tasks, files.
 """
@@ -46,6 +47,7 @@ CAPACITY = 8
 CRASH_STATUS = 70
 #: Longest wait inside one `step`, in seconds: a stop or a cancelled task is noticed this soon.
 LONGEST_WAIT = 0.02
+MAGENTA = "[[magenta]]"
 _TILES = 4
 #: What there is to show in a preview.
 _SKETCHED = Size(64, 64)
@@ -278,6 +280,8 @@ def _directive(prompt: str) -> tuple[str, int]:
 def _draw(generation: Generation, pictures: Mapping[str, Pixels]) -> Pixels:
     """Tiles whose colours follow from the generation, and the first of its pictures."""
     size = generation.size
+    if MAGENTA in generation.prompt:
+        return _magenta(size)
     drawn = _tiles(generation).resize((size.width, size.height), Image.Resampling.NEAREST)
     for picture in generation.pictures[:1]:
         shown = pixels_of.to_image(pictures[picture.name])
@@ -285,8 +289,14 @@ def _draw(generation: Generation, pictures: Mapping[str, Pixels]) -> Pixels:
     return pixels_of.from_image(drawn)
 
 
+def _magenta(size: Size) -> Pixels:
+    return Pixels(size=size, data=bytes([255, 0, 254]) * size.area)
+
+
 def _sketch(trajectory: _Trajectory) -> Pixels:
     """The tiles in the shape that was asked for, as far out of grey as the picture is done."""
+    if MAGENTA in trajectory.generation.prompt:
+        return _magenta(pixels_of.preview_size(trajectory.generation.size, _SKETCHED))
     grey = Image.new("RGB", (_TILES, _TILES), (128, 128, 128))
     tiles = Image.blend(grey, _tiles(trajectory.generation), trajectory.done / trajectory.steps)
     size = pixels_of.preview_size(trajectory.generation.size, _SKETCHED)

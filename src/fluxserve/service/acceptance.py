@@ -1,7 +1,7 @@
 """From a checked request to what the store takes: resolved, priced, its pictures written, all that is equal known by.
 
 A request whose pictures are all there takes its place at once; one that names some by URL is accepted at the most that
-it can cost, and takes its place once they have come.
+it can cost, and takes its place once they have come, as does one whose prompt is to be enriched.
 What it does not know: whether the server is open for requests, and who is shown what.
 """
 
@@ -10,19 +10,25 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from fluxserve.catalogue import InputPicture, Resolved, find, foresee, resolve
+from fluxserve.catalogue import Generation, InputPicture, ModelSpec, Resolved, find, foresee, resolve
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.outbound import fault_of
-from fluxserve.errors import Fact, FieldRefused, FluxserveError
+from fluxserve.errors import Fact, FieldRefused, FluxserveError, JsonValue, ModerationUnavailable
 from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.inputs import Inputs, pictures_of
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order, refusal
 from fluxserve.service.sharing import Sharing
+from fluxserve.service.upsampling import FAILED, REFUSED, UNAVAILABLE, Enriched, Upsampling
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import Store, TaskRecord, Verdict
-from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Refusal, Submission
+
+#: The warning of a request that says what is tolerated where nothing is refused.
+UNMODERATED = "safety_tolerance changes nothing: moderation is switched off here"
 
 
 class Acceptance:
@@ -36,6 +42,8 @@ class Acceptance:
         inputs: Inputs,
         sharing: Sharing,
         webhooks: Webhooks,
+        moderation: Moderation,
+        upsampling: Upsampling,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -43,6 +51,8 @@ class Acceptance:
         self._inputs = inputs
         self._sharing = sharing
         self._webhooks = webhooks
+        self._moderation = moderation
+        self._upsampling = upsampling
         self._allowance = Allowance.parse(settings.outbound_allow)
         self._finetunes = FinetuneHashes(settings.finetunes)
         self._model_limits = settings.model_limits
@@ -58,9 +68,14 @@ class Acceptance:
         files = await self._inputs.decode(order.spec, order.pictures, dict.fromkeys(order.urls))
         pictures = pictures_of(files)
         resolved = await self._resolved(order, pictures)
+        refused = await self._moderation.judge_prompt(
+            resolved.generation, has_pictures=bool(order.urls or resolved.generation.pictures)
+        )
         task_id = str(uuid.uuid4())
-        inputs = await self._inputs.write(task_id, files)
+        inputs = await self._inputs.write(task_id, {} if refused else files)
         submission = self._submission(task_id, order, resolved, order.hash(pictures), inputs)
+        if refused is not None:
+            submission = _refused(submission, refused)
         try:
             submitted = (await self._store.submit_many([submission]))[0]
         except FluxserveError:  # nothing was written down
@@ -78,27 +93,34 @@ class Acceptance:
         request: Preparation,
         pictures: Mapping[str, InputPicture],
         inputs: tuple[KeptInput, ...],
+        enriched: Enriched | None,
     ) -> TaskRecord | None:
         """All pictures of a task are there; `pictures` and their files `inputs` are those that were fetched.
 
+        `enriched`: its prompt, where it was to be enriched; one that is refused is not drawn, but what it was made of.
         None where it has ended, and then the files are the caller's still. Raises FieldRefused where they do not fit.
         """
-        finetune = record.generation.finetune
+        finetune, spec = record.generation.finetune, find(record.generation.model)
         resolved = resolve(
-            find(record.generation.model),
+            spec,
             request.values,
             pictures={**{one.name: one for one in record.generation.pictures}, **pictures},
             ignored=request.ignored,
             rng=self._rng,
             finetune_sha256=None if finetune is None else finetune.sha256,
         )
+        warnings = self._warnings(resolved, spec, request.values)
+        if enriched is not None:
+            generation, warning = await self._with_prompt(resolved.generation, enriched)
+            resolved = replace(resolved, generation=generation)
+            warnings += (warning,) if warning else ()
         recipe = self._sharing.recipe(record.account_id, resolved.generation)
         new = Prepared(
             id=record.id,
             key_id=record.key_id,
             generation=resolved.generation,
             inputs=inputs,
-            warnings=resolved.warnings,
+            warnings=warnings,
             recipe=recipe,
             repeatable=recipe is not None and request.repeatable,
             fingerprints=self._sharing.fingerprints(record.generation.model),
@@ -111,6 +133,17 @@ class Acceptance:
         if prepared is not None:
             await self._hand_over(record.id, inputs, is_named=prepared.state.is_active)
         return prepared
+
+    async def _with_prompt(self, generation: Generation, enriched: Enriched) -> tuple[Generation, str]:
+        """A generation with an enriched prompt, or as it was and why."""
+        if enriched.warning:
+            return generation, enriched.warning
+        drawn = replace(generation, prompt=enriched.prompt)
+        try:
+            refused = await self._moderation.judge_prompt(drawn, has_pictures=bool(drawn.pictures))
+        except ModerationUnavailable:
+            return generation, FAILED
+        return (generation, REFUSED) if refused else (drawn, "")
 
     async def _hand_over(self, task_id: str, inputs: tuple[KeptInput, ...], *, is_named: bool) -> None:
         """Files that were written belong to the task that names them, else they go."""
@@ -133,16 +166,19 @@ class Acceptance:
     def _submission(
         self, task_id: str, order: Order, resolved: Resolved, request_hash: bytes, inputs: tuple[KeptInput, ...]
     ) -> Submission:
-        recipe = None if order.urls else self._sharing.recipe(order.key.account_id, resolved.generation)
+        upsamples = self._upsampling.is_on and order.spec.wants_upsampling(order.values)
+        waits = bool(order.urls) or upsamples
+        recipe = None if waits else self._sharing.recipe(order.key.account_id, resolved.generation)
         return Submission(
             id=task_id,
             account_id=order.key.account_id,
             key_id=order.key.id,
             generation=resolved.generation,
             inputs=inputs,
-            preparation=_preparation(order, resolved) if order.urls else None,
+            preparation=_preparation(order, resolved, upsamples=upsamples) if waits else None,
+            refusal=None,
             extras=order.extras,
-            warnings=resolved.warnings,
+            warnings=self._warnings(resolved, order.spec, order.values),
             dialect=order.dialect,
             origin=order.origin,
             webhook_url=order.text("webhook_url"),
@@ -161,13 +197,29 @@ class Acceptance:
             now=self._now(),
         )
 
+    def _warnings(self, resolved: Resolved, spec: ModelSpec, values: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        told = list(resolved.warnings)
+        if "safety_tolerance" in values and not self._moderation.is_on:
+            told.append(UNMODERATED)
+        if spec.wants_upsampling(values) and not self._upsampling.is_on:
+            told.append(UNAVAILABLE)
+        return tuple(told)
+
     def _limit_of(self, order: Order) -> int | None:
         return None if order.key.max_active is None else self._model_limits.get(order.spec.name)
 
 
-def _preparation(order: Order, resolved: Resolved) -> Preparation:
-    """What is to be kept of the order until its pictures are there."""
+def _refused(submission: Submission, refusal: Refusal) -> Submission:
+    """It ends as it comes, costs nothing, and has nothing to do with any other."""
+    return replace(
+        submission, refusal=refusal, preparation=None, recipe=None, repeatable=False, fingerprints=(), cost=0
+    )
+
+
+def _preparation(order: Order, resolved: Resolved, *, upsamples: bool) -> Preparation:
+    """What is to be kept of the order until its pictures and its prompt are there."""
     values: dict[str, Fact] = {**order.drawn_from, "seed": resolved.generation.seed}
     return Preparation(
-        values=values, urls=order.urls, ignored=order.ignored, repeatable=order.has_seed, weight=order.key.weight
-    )
+        values=values, urls=order.urls, ignored=order.ignored, repeatable=order.has_seed, weight=order.key.weight,
+        upsamples=upsamples,
+    )  # fmt: skip

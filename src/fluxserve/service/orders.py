@@ -18,7 +18,7 @@ from fluxserve.store.base import Verdict
 from fluxserve.store.submissions import Submission
 
 #: Accepted fields that are not drawn from.
-_EXTRAS = ("safety_tolerance", "prompt_upsampling", "disable_pup", "user")
+_EXTRAS = ("prompt_upsampling", "disable_pup", "user")
 #: The fields of webhooks: an address and a secret, which are kept elsewhere.
 _TOLD_BY = frozenset({"webhook_url", "webhook_secret"})
 _canonical = msgspec.json.Encoder(order="sorted").encode

@@ -1,7 +1,8 @@
-"""Preparing: the pictures that a task's request names by URL are fetched, decoded and kept; then it takes its place.
+"""Preparing: what a task needs before it takes its place: pictures that its request names by URL, an enriched prompt.
 
 1. read what the request said, 2. have its pictures fetched one after the other, each decoded and written as it comes,
-3. write down what the task comes to, or why it cannot be drawn. What a crash cuts short begins anew.
+3. have its prompt enriched, 4. write down what the task comes to, or why it cannot be drawn. What a crash cuts short
+begins anew.
 What it does not know: sockets, and who fetches.
 """
 
@@ -130,7 +131,7 @@ class Preparer:
         for name, url in request.urls.items():
             if name in job.pictures:
                 continue
-            fetched = await self._fetched(job, url)
+            fetched = await self._unless_over(job, self._fetch(url))
             job.attempts += 1
             if fetched.is_lost and self._stopping:
                 return False
@@ -148,7 +149,15 @@ class Preparer:
                 await self._discard(job)
                 self._line.again(job, self._now() + GIVEN_WAY_S)
                 return False
-        if await self._patiently(job, lambda: self._service.prepare(record, request, job.pictures, job.kept)):
+        enriched = None
+        if request.upsamples:
+            is_edit = bool(record.generation.pictures or job.pictures)
+            enriched = await self._unless_over(
+                job, self._service.upsampling.enrich(record.generation.prompt, is_edit=is_edit)
+            )
+            if enriched.warning and self._stopping:
+                return False
+        if await self._patiently(job, lambda: self._service.prepare(record, request, job.pictures, job.kept, enriched)):
             job.kept = ()
         return True
 
@@ -159,16 +168,16 @@ class Preparer:
             raise _Over
         return record, request
 
-    async def _fetched(self, job: Job, url: str) -> Fetched:
-        """What a call brings. Raises _Over where the task is over before that."""
-        fetching, over = asyncio.create_task(self._fetch(url)), asyncio.create_task(job.is_over.wait())
+    async def _unless_over(self, job: Job, work: Coroutine[None, None, T]) -> T:
+        """What it brings. Raises _Over where the task is over before that."""
+        working, over = asyncio.create_task(work), asyncio.create_task(job.is_over.wait())
         try:
-            await asyncio.wait((fetching, over), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
             if over.done():
                 raise _Over
-            return fetching.result()
+            return working.result()
         finally:
-            fetching.cancel()
+            working.cancel()
             over.cancel()
 
     async def _keep(

@@ -9,22 +9,24 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fluxserve.catalogue import Generation, InputPicture, OutputFormat
+from fluxserve.catalogue import Generation, InputPicture
 from fluxserve.delivery.storage import Storage, new_object_name
-from fluxserve.errors import FluxserveError, NotSigned, QueueFull, ShuttingDown
+from fluxserve.errors import FluxserveError, ModerationFailed, NotSigned, QueueFull, ShuttingDown
 from fluxserve.service.acceptance import Acceptance
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.forecast import Forecast, Outlook
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order
 from fluxserve.service.preparing import Preparing
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
-from fluxserve.service.views import View, Views
+from fluxserve.service.upsampling import Enriched, Upsampling
+from fluxserve.service.views import Listed, Listing, View, Views
 from fluxserve.service.watches import Signal, Watches
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
@@ -41,10 +43,11 @@ from fluxserve.store.base import (
     Offer,
     PageRequest,
     Reason,
+    Refused,
     Store,
     TaskRecord,
 )
-from fluxserve.store.submissions import KeptInput, Preparation
+from fluxserve.store.submissions import KeptInput, Preparation, Refusal
 from fluxserve.tasks.task import State
 
 logger = logging.getLogger(__name__)
@@ -66,22 +69,6 @@ class Lost:
     suspected: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A task in its account's list; `progress` from 0 to 1."""
-
-    record: TaskRecord
-    progress: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """Some of an account's tasks, newest first; `end` is where the next part begins, and None on the last one."""
-
-    tasks: tuple[Listed, ...]
-    end: int | None
-
-
 class Service:
     """The product's verbs over a store and a storage."""
 
@@ -97,6 +84,8 @@ class Service:
         sharing: Sharing,
         signing: Signing,
         webhooks: Webhooks,
+        moderation: Moderation,
+        upsampling: Upsampling,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -119,9 +108,12 @@ class Service:
         self._waypoints = waypoints
         self._inputs = inputs
         self._sharing = sharing
+        self.moderation = moderation
+        self.upsampling = upsampling
         self._acceptance = Acceptance(
-            settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, now=now, rng=rng
-        )
+            settings=settings, store=store, inputs=inputs, sharing=sharing, webhooks=webhooks, moderation=moderation,
+            upsampling=upsampling, now=now, rng=rng,
+        )  # fmt: skip
         self._now = now
         self._stopping = False
         self._disk = DiskGate(settings.data_dir, settings.min_free_disk, now)
@@ -179,7 +171,8 @@ class Service:
         self.keyring.spend_request(order.key, self._now())
         record, is_new = await self._acceptance.accept(order)
         if is_new:
-            logger.info("Task accepted", extra={"action": "accepted", **record.log_context})
+            action = "moderated" if record.refusal else "accepted"
+            logger.info(f"Task {action}", extra={"action": action, **record.log_context})
             self._show(record)
         return record
 
@@ -189,9 +182,10 @@ class Service:
         request: Preparation,
         pictures: Mapping[str, InputPicture],
         inputs: tuple[KeptInput, ...],
+        enriched: Enriched | None = None,
     ) -> bool:
-        """A task's pictures are all there (see `Acceptance.prepare`); False where it has ended."""
-        prepared = await self._acceptance.prepare(record, request, pictures, inputs)
+        """A task's pictures and prompt are there (see `Acceptance.prepare`); False where it has ended."""
+        prepared = await self._acceptance.prepare(record, request, pictures, inputs, enriched)
         if prepared is None:
             return False
         logger.info("Task prepared", extra={"action": "prepared", **prepared.log_context})
@@ -367,16 +361,19 @@ class Service:
         """The worker lives: prolong its leases."""
         await self._store.extend_many([Lease(worker_id=worker_id, until=self._now() + self.settings.lease)])
 
-    async def complete(self, task_id: str, fence: int, picture: bytes, suffix: OutputFormat, drawn: Drawn) -> bool:
-        """Sign and keep the picture, then settle the task; False when the claim was lost before.
+    async def complete(self, task_id: str, fence: int, generation: Generation, picture: bytes, drawn: Drawn) -> bool:
+        """Judge, sign and keep the picture, then settle the task; False when the claim was lost before.
 
         The picture is safe on disk before the task is ready. Its name is new for every attempt, so an attempt
         that comes too late can never touch the picture that was delivered. Raises Unavailable or OSError when
         nothing was written, and then leaves no copy: a caller that tries again for minutes must not fill the disk.
         """
+        suffix = generation.output_format
         try:
+            if (refusal := await self.moderation.judge_picture(generation, picture, drawn.scores)) is not None:
+                return await self.refuse(task_id, fence, refusal)
             sealed = await self.signing.seal(picture, suffix, drawn)
-        except NotSigned as error:
+        except (NotSigned, ModerationFailed) as error:
             return await self.fail(task_id, fence, Reason(code=type(error).__name__, message=error.message))
         object_name = new_object_name(suffix)
         completion = Completion(
@@ -397,6 +394,23 @@ class Service:
         self._show(record)
         await self._let_go([record])
         logger.info("Task ready", extra={"action": "ready", "seconds": round(drawn.duration, 3), **record.log_context})
+        return True
+
+    async def refuse(self, task_id: str, fence: int, refusal: Refusal) -> bool:
+        """End the task and those that wait for its picture as moderated; False when the claim was lost before."""
+        is_drawn = refusal.about == "picture"
+        refused = Refused(
+            task_id=task_id, fence=fence, state=State.CONTENT_MODERATED if is_drawn else State.REQUEST_MODERATED,
+            refusal=replace(refusal, charged=is_drawn and not self.settings.moderation_refund),
+            drawn=1.0 if is_drawn else 0.0, now=self._now(),
+        )  # fmt: skip
+        record = (await self._store.refuse_many([refused]))[0]
+        if record is None:
+            return False
+        self._show(record)
+        await self._let_go([record])
+        extra = {"action": "moderated", "categories": ",".join(refusal.categories), **record.log_context}
+        logger.info("Task moderated", extra=extra)
         return True
 
     async def fail(self, task_id: str, fence: int | None, reason: Reason) -> bool:

@@ -39,6 +39,22 @@ class View:
         return self.step / self.steps if self.steps else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A task in its account's list; `progress` from 0 to 1."""
+
+    record: TaskRecord
+    progress: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Some of an account's tasks, newest first; `end` is where the next part begins, and None on the last one."""
+
+    tasks: tuple[Listed, ...]
+    end: int | None
+
+
 class Views:
     """Task id -> View. Used from the event loop only."""
 

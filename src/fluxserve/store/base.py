@@ -17,7 +17,7 @@ from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
 from fluxserve.store.deliveries import Attempted, Delivery, DeliveryPage, DeliveryPageRequest, Replay
-from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Submission
+from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Refusal, Submission
 from fluxserve.tasks.task import Attempts, State
 
 #: The fact that tells a task whose picture was drawn for an equal one.
@@ -30,13 +30,15 @@ QUARANTINE = "Quarantined"
 class Drawn:
     """What a finished task answers beside its picture. `duration` is seconds of drawing.
 
-    `warnings` follow from what drew it, and add to those of the request.
+    `warnings` follow from what drew it, and add to those of the request. `scores` are what it was judged by, which
+    nobody is told; None: it was not.
     """
 
     drawn_by: str
     duration: float
     facts: Mapping[str, Fact] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,7 @@ class TaskRecord:
     object_name: str | None
     drawn: Drawn | None
     reason: Reason | None
+    refusal: Refusal | None
     followers: tuple[TaskRecord, ...] = field(default=(), compare=False)
     moved: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
@@ -181,6 +184,21 @@ class Failure:
     task_id: str
     fence: int | None
     reason: Reason
+    drawn: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A task that moderation ends in `state`, with those that follow it: their picture would be the same.
+
+    Its key gets back what was not drawn: `drawn` is the share that was, from 0 to 1.
+    """
+
+    task_id: str
+    fence: int
+    state: State
+    refusal: Refusal
     drawn: float
     now: float
 
@@ -351,6 +369,9 @@ class Store(Protocol):
 
         Here and wherever a task ends without a picture, its first follower takes its place.
         """
+
+    async def refuse_many(self, refused: Sequence[Refused]) -> list[TaskRecord | None]:
+        """Moderated, refunded or charged, in the outbox, with all followers; None for a stale fence."""
 
     async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
         """Cancelled, refunded and in the outbox; None where it is not the account's, or has ended already.

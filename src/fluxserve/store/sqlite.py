@@ -41,6 +41,7 @@ from fluxserve.store.base import (
     Page,
     PageRequest,
     Picture,
+    Refused,
     Submitted,
     TaskRecord,
 )
@@ -96,6 +97,10 @@ class SqliteStore:
     async def fail_many(self, failures: Sequence[Failure]) -> list[TaskRecord | None]:
         """Error, refunded and in the outbox."""
         return await self._writer.run(sqlite_tasks.fail_many, failures)
+
+    async def refuse_many(self, refused: Sequence[Refused]) -> list[TaskRecord | None]:
+        """Moderated, with all followers."""
+        return await self._writer.run(sqlite_tasks.refuse_many, refused)
 
     async def cancel_many(self, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:
         """Cancelled, refunded and in the outbox."""

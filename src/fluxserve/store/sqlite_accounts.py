@@ -112,7 +112,8 @@ def revoke_keys(connection: sqlite3.Connection, revocations: Sequence[tuple[floa
 
 _KNOWN = listed(tuple(State))
 _FINAL = listed(sorted(FINAL))
-_CHARGED = listed((State.READY, State.CONTENT_MODERATED))
+_EXPLAINED = listed((State.ERROR, State.REQUEST_MODERATED, State.CONTENT_MODERATED))
+_READY, _DRAWN = f"'{State.READY}'", listed((State.READY, State.CONTENT_MODERATED))
 
 #: Each query answers the rows that break a rule; the text says what is wrong with `{0}`.
 INVARIANTS: tuple[tuple[str, str], ...] = (
@@ -141,15 +142,21 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Task {0}: it ended well but was not settled exactly once and never refunded.",
-        f"SELECT t.id FROM tasks t WHERE t.state IN ({_CHARGED}) AND "
+        f"SELECT t.id FROM tasks t WHERE t.state = {_READY} AND "
         "((SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind = 'settle') != 1 "
         "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND kind = 'refund'))",
     ),
     (
         "Task {0}: it ended without a picture but was not refunded in full exactly once.",
-        f"SELECT t.id FROM tasks t WHERE t.state IN ({_FINAL}) AND t.state NOT IN ({_CHARGED}) AND "
+        f"SELECT t.id FROM tasks t WHERE t.state IN ({_FINAL}) AND t.state NOT IN ({_DRAWN}) AND "
         "((SELECT coalesce(sum(amount), 0) FROM ledger l WHERE l.task_id = t.id AND kind = 'refund') != t.cost "
         "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND kind = 'settle'))",
+    ),
+    (
+        "Task {0}: its picture was refused, but it was neither refunded in full nor settled, or both.",
+        f"SELECT t.id FROM tasks t WHERE t.state = '{State.CONTENT_MODERATED}' AND "
+        "((SELECT count(*) FROM ledger l WHERE l.task_id = t.id AND kind IN ('settle', 'refund')) != 1 "
+        "OR EXISTS (SELECT 1 FROM ledger l WHERE l.task_id = t.id AND kind = 'refund' AND l.amount != t.cost))",
     ),
     (
         "Task {0}: it is unfinished, yet settled or refunded.",
@@ -204,7 +211,7 @@ INVARIANTS: tuple[tuple[str, str], ...] = (
     (
         "Task {0}: its state and what it answers disagree.",
         "SELECT id FROM tasks WHERE (state = 'ready') != (result IS NOT NULL) "
-        "OR (state = 'error') != (error IS NOT NULL) OR (object_name IS NOT NULL AND state != 'ready')",
+        f"OR (state IN ({_EXPLAINED})) != (error IS NOT NULL) OR (object_name IS NOT NULL AND state != 'ready')",
     ),
     (
         "Task {0}: it spoiled more attempts than it may have.",

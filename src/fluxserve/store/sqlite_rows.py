@@ -12,6 +12,7 @@ from fluxserve.catalogue import Generation
 from fluxserve.database import damaged
 from fluxserve.store import sqlite_deliveries, sqlite_inputs, sqlite_preparations, sqlite_waypoints
 from fluxserve.store.base import Drawn, Reason, TaskRecord
+from fluxserve.store.submissions import Refusal
 from fluxserve.tasks.task import Attempts, Event, State, sources
 
 COLUMNS = (
@@ -27,6 +28,8 @@ _generation = msgspec.json.Decoder(Generation).decode
 _strings = msgspec.json.Decoder(tuple[str, ...]).decode
 _drawn = msgspec.json.Decoder(Drawn).decode
 _reason = msgspec.json.Decoder(Reason).decode
+_refusal = msgspec.json.Decoder(Refusal).decode
+_MODERATED = (State.REQUEST_MODERATED, State.CONTENT_MODERATED)
 
 
 def encode(value: object) -> str:
@@ -83,7 +86,8 @@ def _to_record(row: Sequence[object]) -> TaskRecord:
         finished_at=finished,  # type: ignore[arg-type]
         object_name=object_name,  # type: ignore[arg-type]
         drawn=_drawn(result) if result is not None else None,  # type: ignore[arg-type]
-        reason=_reason(error) if error is not None else None,  # type: ignore[arg-type]
+        reason=_reason(error) if error is not None and state not in _MODERATED else None,  # type: ignore[arg-type]
+        refusal=_refusal(error) if error is not None and state in _MODERATED else None,  # type: ignore[arg-type]
     )
 
 

@@ -27,6 +27,7 @@ from fluxserve.store.base import (
     Lease,
     Loss,
     Picture,
+    Refused,
     Submitted,
     TaskRecord,
     Verdict,
@@ -96,6 +97,17 @@ FAIL = f"""
     WHERE id = ? AND ((fence = ? AND state = 'running') OR ? IS NULL) AND state IN ({states_before(Event.FAILED)})
     RETURNING {COLUMNS}, start, payer
 """
+_REFUSE = """
+    UPDATE tasks SET state = '{state}', finished_at = ?, error = ?, worker_id = NULL, lease_until = NULL
+    WHERE id = ? AND fence = ? AND state IN ({sources}) RETURNING {columns}, start, payer
+"""
+REFUSE = {
+    state: _REFUSE.format(state=state, sources=states_before(event), columns=COLUMNS)
+    for state, event in (
+        (State.REQUEST_MODERATED, Event.REQUEST_REFUSED),
+        (State.CONTENT_MODERATED, Event.CONTENT_REFUSED),
+    )
+}
 CANCEL = f"""
     UPDATE tasks SET state = 'cancelled', finished_at = ?, worker_id = NULL, lease_until = NULL
     WHERE id = ? AND account_id = ? AND state IN ({states_before(Event.CANCELLED)})
@@ -162,11 +174,13 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
             verdict = Verdict.REPLAYED if same else Verdict.CONFLICT
             return Submitted(verdict=verdict, record=to_record(earlier) if same else None)
     found = sqlite_sharing.find_picture(connection, new)
-    if found is None and (too_many := _too_many(connection, new)) is not None:
+    if found is None and new.refusal is None and (too_many := _too_many(connection, new)) is not None:
         return Submitted(verdict=too_many, record=None)
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
-    if new.preparation is None:
+    if new.refusal is not None:
+        entry = Entry(state=State.PREPARING, place=turns.now)  # until it ends, a moment later
+    elif new.preparation is None:
         entry = sqlite_sharing.enter(connection, new, found, turns)
     else:
         entry = Entry(state=State.PREPARING, place=turns.now)
@@ -179,6 +193,11 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
     if entry.found is not None:
         record = sqlite_sharing.answer(connection, new.id, entry.found, new.now)
         return Submitted(verdict=Verdict.ACCEPTED, record=record)
+    if new.refusal is not None:
+        end = Refused(
+            task_id=new.id, fence=0, state=State.REQUEST_MODERATED, refusal=new.refusal, drawn=0.0, now=new.now
+        )
+        return Submitted(verdict=Verdict.ACCEPTED, record=_refuse(connection, end, turns))
     return Submitted(verdict=Verdict.ACCEPTED, record=_fresh_record(new, entry))
 
 
@@ -201,7 +220,7 @@ def _fresh_record(new: Submission, entry: Entry) -> TaskRecord:
         warnings=new.warnings, dialect=new.dialect, origin=new.origin, webhook_url=new.webhook_url, cost=new.cost,
         turn=entry.place.turn, work=new.work, fence=0, attempts=Attempts(), worker_id=None, recipe=new.recipe,
         repeatable=new.repeatable, created_at=new.now, started_at=None, finished_at=None, object_name=None, drawn=None,
-        reason=None, moved=entry.moved,
+        reason=None, refusal=None, moved=entry.moved,
     )  # fmt: skip
 
 
@@ -310,6 +329,35 @@ def _fail(connection: sqlite3.Connection, failure: Failure, turns: Turns) -> Tas
         return replace(record, moved=turns.give_back(paid, drawn))
     turns.charge(paid, drawn)  # it starts over: what was drawn may be what is wrong
     return replace(record, followers=(heir,))
+
+
+def refuse_many(connection: sqlite3.Connection, refused: Sequence[Refused]) -> list[TaskRecord | None]:
+    """Moderated, refunded or charged, in the outbox; and so are its followers."""
+    turns = Turns(connection)
+    ended = [_refuse(connection, end, turns) for end in refused]
+    turns.write()
+    return ended
+
+
+def _refuse(connection: sqlite3.Connection, end: Refused, turns: Turns) -> TaskRecord | None:
+    record = _moderate(connection, end, turns)
+    if record is None:
+        return None
+    ends = (replace(end, task_id=one, fence=0) for one in sqlite_sharing.followers_of(connection, record))
+    followers = [_moderate(connection, one, turns) for one in ends]
+    return replace(record, followers=tuple(one for one in followers if one is not None))
+
+
+def _moderate(connection: sqlite3.Connection, end: Refused, turns: Turns) -> TaskRecord | None:
+    refusal = encode(end.refusal)
+    row = connection.execute(REFUSE[end.state], (end.now, refusal, end.task_id, end.fence)).fetchone()
+    if row is None:
+        return None
+    record = to_record(row)
+    move = Move.SETTLE if end.refusal.charged else Move.REFUND
+    end_task(connection, record, move, 0 if end.refusal.charged else record.cost, end.now)
+    paid = sqlite_sharing.paid_for(record, row)
+    return replace(record, moved=turns.give_back(paid, max(end.drawn, record.drawn_before)))
 
 
 def cancel_many(connection: sqlite3.Connection, cancellations: Sequence[Cancellation]) -> list[TaskRecord | None]:

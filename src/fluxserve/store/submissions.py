@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact
@@ -17,6 +18,15 @@ class KeptInput:
     name: str
     object_name: str
     size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why moderation ended a task: for which categories, and `about` what of it. `charged`: it cost its price."""
+
+    categories: tuple[str, ...]
+    about: Literal["prompt", "input_picture", "picture"]
+    charged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +55,7 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """What a request said whose pictures are to be fetched from `urls`, by field.
+    """What a request said whose pictures are to be fetched from `urls`, by field, or whose prompt is to be enriched.
 
     `values` are its other fields but those of webhooks, with the seed that was chosen; `repeatable`: by its caller.
     `weight` is its key's.
@@ -56,6 +66,7 @@ class Preparation:
     ignored: tuple[str, ...]
     repeatable: bool
     weight: float
+    upsamples: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +75,13 @@ class Submission(Entrant):
 
     With a `preparation` it takes no place yet: its generation is a guess, but for the pictures that it names, and its
     cost the most that it can be.
+    A `refusal` ends it in the same transaction, before anything of it is queued.
     `sealed_secret` signs its webhook; whoever can read the database alone cannot open it.
     """
 
     account_id: str
     preparation: Preparation | None
+    refusal: Refusal | None
     extras: Mapping[str, object]
     dialect: str
     origin: str
@@ -83,4 +96,4 @@ class Submission(Entrant):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Entrant):
-    """A task whose pictures are all there: what it comes to, at no more than was reserved for it."""
+    """A task whose pictures and prompt are all there: what it comes to, at no more than was reserved for it."""

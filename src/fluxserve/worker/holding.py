@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
 from fluxserve.engine import pixels
 from fluxserve.engine.base import Finished, Pixels
-from fluxserve.errors import EngineError
+from fluxserve.errors import FluxserveError
 from fluxserve.worker import protocol as p
 
 #: Previews of a task are made at most this often.
@@ -39,7 +40,7 @@ class Holding:
     has_moved: bool = False
     is_drawn: bool = False
     is_done: bool = False
-    outcome: p.Finished | p.Failed | None = None
+    outcome: p.Outcome | None = None
     wants_previews: bool = False
     shown_at: float = -PREVIEW_INTERVAL_S
 
@@ -74,7 +75,7 @@ class Holding:
         """Whether its next step should come with a preview."""
         return self.wants_previews and self.is_drawn and now - self.shown_at >= PREVIEW_INTERVAL_S
 
-    def finished(self, drawn: Finished, picture: bytes) -> p.Finished:
+    def finished(self, drawn: Finished, picture: bytes, scores: Mapping[str, float] | None = None) -> p.Finished:
         """The outcome of a drawn and encoded picture."""
         now = time.monotonic()
         return p.Finished(
@@ -85,9 +86,15 @@ class Holding:
             duration=now - (self.admitted_at or now),
             facts=dict(drawn.facts),
             warnings=drawn.warnings,
+            scores=None if scores is None else dict(scores),
         )
 
-    def failed(self, error: EngineError) -> p.Failed:
+    def withheld(self, scores: Mapping[str, float], about: Literal["input_picture", "picture"]) -> p.Withheld:
+        """The outcome of a picture that is refused."""
+        held = self.held
+        return p.Withheld(task_id=held.task_id, fence=held.fence, scores=dict(scores), about=about)
+
+    def failed(self, error: FluxserveError) -> p.Failed:
         """The outcome of a task that could not be drawn."""
         return p.Failed(
             task_id=self.assignment.task_id,

@@ -19,14 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from fluxserve.engine import pixels
 from fluxserve.engine.base import NO_PICTURES, Engine, Event, Failed, Finished, Pixels, Progressed
-from fluxserve.engine.marks import mark_of
-from fluxserve.errors import DrawingFailed, InputDamaged, WorkerProtocolError, WorkerRefused
+from fluxserve.errors import WorkerProtocolError, WorkerRefused
+from fluxserve.moderation.pictures import Classifier
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams, dial
+from fluxserve.worker.finishing import Finishing
 from fluxserve.worker.holding import Holding, ref_of
+from fluxserve.worker.judging import Judging
 from fluxserve.worker.memory import excess
 from fluxserve.worker.watchdog import Watchdog, step_work
 
@@ -43,9 +44,20 @@ class Worker:
     """One engine and one server."""
 
     def __init__(
-        self, *, engine: Engine, settings: Settings, server: str, worker_id: str, token: str = "", parented: bool
+        self,
+        *,
+        engine: Engine,
+        settings: Settings,
+        server: str,
+        worker_id: str,
+        parented: bool,
+        token: str = "",
+        classifier: Classifier | None = None,
     ) -> None:
-        """`parented`: a server process on this machine started us, and its end shows in `orphaned`."""
+        """`parented`: a server process on this machine started us, and its end shows in `orphaned`.
+
+        `classifier` judges its pictures; None: nothing does.
+        """
         self._engine = engine
         self._settings = settings
         self._server = server
@@ -68,18 +80,18 @@ class Worker:
         #: The server's, once it has said them: it is the server that declares a silent worker dead.
         self._heartbeat, self._lease = settings.heartbeat, settings.lease
         self._waypoint_interval: float | None = None
-        self._tells_prompts = False
         #: What the server knows of weights, and for how many seconds since then nothing could be drawn for that.
         self._away_told: Mapping[str, float] = {}
         self._waited = 0.0
         self._welcomed = asyncio.Event()
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-engine")
-        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="fluxserve-encoder")
+        self._finishing = Finishing(Judging(classifier, settings.moderation_timeout))
         self._encodings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Warm up, then draw until drained, orphaned for too long, or refused. Raises what warming raises."""
         started = time.monotonic()
+        await self._finishing.judging.open()
         await self._in_engine_thread(self._engine.warm)
         seconds = time.monotonic() - started
         logger.info("Engine warm", extra={"action": "warm", "seconds": round(seconds, 2)})
@@ -157,7 +169,7 @@ class Worker:
                 return
             self._writer = writer
             self._heartbeat, self._lease = welcome.heartbeat, welcome.lease
-            self._waypoint_interval, self._tells_prompts = welcome.waypoint_interval, welcome.tells_prompts
+            self._waypoint_interval, self._finishing.tells_prompts = welcome.waypoint_interval, welcome.tells_prompts
             self._welcomed.set()
             self._resume(welcome)
             while (message := await p.read_from_server(reader)) is not None:
@@ -179,6 +191,7 @@ class Worker:
             want=0 if self._draining or self._orphan else self._room,
             away=dict(self._away_told),
             left_out=tuple(self._engine.left_out),
+            classifier=self._finishing.judging.identity,
             token=self._token,
             orphan=self._orphan,
             held=tuple(holding.held for holding in self._holdings.values()),
@@ -383,10 +396,9 @@ class Worker:
 
     async def _unpack(self, holding: Holding) -> None:
         """Its input pictures; then it has arrived."""
-        try:
-            pictures = await asyncio.get_running_loop().run_in_executor(self._encoding, holding.unpacked)
-        except InputDamaged as error:
-            self._hand_over(holding, holding.failed(error))
+        pictures = await self._finishing.unpack(holding)
+        if isinstance(pictures, p.Failed | p.Withheld):
+            self._hand_over(holding, pictures)
             return
         if self._holdings.get(holding.ref) is holding:  # not discarded meanwhile
             holding.unpack(pictures)
@@ -396,24 +408,14 @@ class Worker:
             self._wake.set()
 
     async def _encode_preview(self, holding: Holding, preview: Pixels) -> None:
-        held = holding.held
-        picture = await asyncio.get_running_loop().run_in_executor(self._encoding, pixels.encode_preview, preview)
-        self._send(p.Preview(task_id=held.task_id, fence=held.fence, picture=picture))
+        held, picture = holding.held, await self._finishing.preview(holding, preview)
+        if picture is not None:
+            self._send(p.Preview(task_id=held.task_id, fence=held.fence, picture=picture))
 
     async def _encode(self, holding: Holding, drawn: Finished) -> None:
-        generation = holding.assignment.generation
-        mark = mark_of(generation, drawn.drawn_by, tells_prompt=self._tells_prompts)
-        try:
-            picture = await asyncio.get_running_loop().run_in_executor(
-                self._encoding, pixels.encode, drawn.pixels, generation.output_format, mark
-            )
-        except Exception:  # whatever it is, it is this one task's and must end it
-            logger.exception("A picture could not be encoded", extra={"action": "encoding_failed"})
-            self._hand_over(holding, holding.failed(DrawingFailed("The picture could not be encoded.")))
-        else:
-            self._hand_over(holding, holding.finished(drawn, picture))
+        self._hand_over(holding, await self._finishing.finish(holding, drawn))
 
-    def _hand_over(self, holding: Holding, outcome: p.Finished | p.Failed) -> None:
+    def _hand_over(self, holding: Holding, outcome: p.Outcome) -> None:
         if self._holdings.get(holding.ref) is holding:
             holding.outcome = outcome
             self._send(outcome)
@@ -421,7 +423,9 @@ class Worker:
             self._want()
 
     def _recycle_if_grown(self) -> None:
-        """Between two tasks."""
+        """Between two tasks; and where a look at a picture never comes back."""
+        if self._finishing.judging.is_stuck and not self._draining:
+            self._recycle()
         over = {} if self._draining else excess(self._settings, device=self._engine.device_memory)
         if over:
             logger.warning("The worker has grown too large and is replaced", extra={"action": "recycled", **over})

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 
 from fluxserve import database, engine
 from fluxserve.errors import ConfigurationError, FluxserveError
+from fluxserve.moderation import pictures
 from fluxserve.settings import Settings
 from fluxserve.worker.connection import make_run_dir, worker_lock
 from fluxserve.worker.loop import Worker
@@ -54,9 +55,10 @@ def _status_of(work: Coroutine[None, None, int]) -> int:
 
 
 async def _work(settings: Settings, server: str, worker_id: str, token: str, *, parented: bool) -> int:
+    classifier = pictures.create(pictures.suited_to(settings.engine)) if settings.moderation == "on" else None
     worker = Worker(
         engine=engine.create(settings), settings=settings, server=server, worker_id=worker_id, token=token,
-        parented=parented,
+        parented=parented, classifier=classifier,
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,9 +4,8 @@
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
 they come, and Show for each whose Previews somebody wants to see. Weights says whose turn it is where checkpoints take
-turns. Progress, Waypoint and Heartbeat keep the lease;
-Finished and Failed carry the fence of the claim, and the server answers each with Settled. After a lost connection the
-worker says Hello again with the fences it holds.
+turns. Progress, Waypoint and Heartbeat keep the lease; Finished, Failed and Withheld carry the fence of the claim, and
+the server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
 
 A courier says CourierHello and gets Welcome or Refused; then the server sends Errands, and a Report answers each.
 """
@@ -15,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 7
+VERSION: Final = 8
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -44,6 +43,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
     first task on. `away`: see Weights. `left_out`: what is wrong with weights that it could not load. `orphan`: its own
     server process has ended, it only hands in what it holds.
+    `classifier` names what judges its pictures; empty: nothing does.
     """
 
     version: int
@@ -56,6 +56,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     want: int = 0
     away: dict[str, float] = {}
     left_out: tuple[str, ...] = ()
+    classifier: str = ""
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()
@@ -100,7 +101,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One claimed task, what the worker may go on from, and the files of the pictures that the generation names.
 
     Of what it holds, the lowest `turn` is drawn first; what is drawn in company is shared fairly between `flow`s, which
-    are equal for the tasks of one key and say nothing else.
+    are equal for the tasks of one key and say nothing else. `refuse_from`: by category, from which
+    score on a picture of it is refused; None: none is.
     """
 
     task_id: str
@@ -110,6 +112,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     flow: str
     waypoint: bytes | None = None
     pictures: dict[str, bytes] = {}
+    refuse_from: dict[str, float] | None = None
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True, tag="tasks"):
@@ -160,7 +163,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The picture, encoded. `duration` is seconds of drawing; `warnings` follow from what drew it."""
+    """The picture, encoded. `duration` is seconds of drawing; `warnings` follow from what drew it.
+
+    `scores` by category, where the assignment says what is refused.
+    """
 
     task_id: str
     fence: int
@@ -169,6 +175,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     duration: float
     facts: dict[str, Fact]
     warnings: tuple[str, ...] = ()
+    scores: dict[str, float] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -178,6 +185,18 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     fence: int
     code: str
     message: str
+
+
+class Withheld(msgspec.Struct, frozen=True, kw_only=True, tag="withheld"):
+    """The picture was refused and is gone; or an input picture was, and nothing was drawn."""
+
+    task_id: str
+    fence: int
+    scores: dict[str, float]
+    about: Literal["input_picture", "picture"]
+
+
+Outcome = Finished | Failed | Withheld
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="returned"):
@@ -224,7 +243,10 @@ class CourierHello(msgspec.Struct, frozen=True, kw_only=True, tag="courier"):
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    """One call to an address that a caller chose (see `delivery.outbound.Call`); `number` names it to the server."""
+    """One call to an address that a caller chose (see `delivery.outbound.Call`); `number` names it to the server.
+
+    `own`: the operator chose it in the settings, so that hosts that are named there may be called too.
+    """
 
     number: int
     method: str
@@ -236,6 +258,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     secure: bool = False
     whole: bool = False
     redirects: int = 0
+    own: bool = False
 
 
 class Errands(msgspec.Struct, frozen=True, kw_only=True, tag="errands"):
@@ -264,6 +287,7 @@ FromWorker = (
     | Heartbeat
     | Finished
     | Failed
+    | Withheld
     | Returned
     | CourierHello
     | Report

@@ -23,9 +23,11 @@ from fluxserve.delivery.sealing import Sealer
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -105,7 +107,9 @@ class GatewayHouse:
             settings=self.settings, store=store, storage=LocalStorage(folder / "pictures"), waypoints=waypoints,
             inputs=inputs, keyring=Keyring(store, b"pepper"), sharing=Sharing(secret=b"pepper", budget=2**20),
             signing=Signing(),
-            webhooks=self.webhooks, now=lambda: self.now, rng=random.Random(1),
+            webhooks=self.webhooks,
+            moderation=Moderation(is_on=self.settings.moderation == "on"),
+            upsampling=Upsampling(None, timeout=0.0), now=lambda: self.now, rng=random.Random(1),
         )  # fmt: skip
         #: What the gateway measures silence by.
         self.steady = 0.0
@@ -134,6 +138,7 @@ class GatewayHouse:
         away: Mapping[str, float] | None = None,
         left_out: tuple[str, ...] = (),
         orphan: bool = False,
+        classifier: str = "hand",
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in; `fingerprints` where not all models have the same one."""
@@ -148,7 +153,7 @@ class GatewayHouse:
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=tuple(fingerprints), engine="none",
                 fingerprints=dict(fingerprints), capacity=capacity, want=want, away=dict(away or {}), token=TOKEN,
-                left_out=left_out, orphan=orphan, held=held,
+                left_out=left_out, classifier=classifier, orphan=orphan, held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

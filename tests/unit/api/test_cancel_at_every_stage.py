@@ -14,6 +14,7 @@ from builders import in_event_loop
 from fluxserve.catalogue import Generation
 from fluxserve.engine.base import NO_PICTURES, Event, Pixels, Progressed
 from fluxserve.engine.fake import FakeEngine
+from fluxserve.moderation.fake import FakeClassifier
 from fluxserve.settings import Settings
 from fluxserve.worker.loop import Worker
 
@@ -66,7 +67,13 @@ async def working(house: GatewayHouse, engine: Watched) -> AsyncIterator[None]:
     server = await asyncio.start_server(house.gateway.serve_remote, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     worker = Worker(
-        engine=engine, settings=SETTINGS, server=f"tcp:{host}:{port}", worker_id="w1", token=TOKEN, parented=False
+        engine=engine,
+        settings=SETTINGS,
+        server=f"tcp:{host}:{port}",
+        worker_id="w1",
+        token=TOKEN,
+        parented=False,
+        classifier=FakeClassifier(),
     )
     running = asyncio.create_task(worker.run())
     try:

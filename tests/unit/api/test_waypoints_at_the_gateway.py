@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gateway_house import ByHand, GatewayHouse, gateway_house
 
-from builders import generation, in_event_loop
+from builders import HARMLESS, generation, in_event_loop
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.engine.waypoint import Waypoint, encode
 from fluxserve.service.service import Lost
@@ -157,7 +157,13 @@ async def test_nonsense_costs_the_worker_its_waypoint_and_nothing_else(tmp_path:
 
 def finished(held: p.Held) -> p.Finished:
     return p.Finished(
-        task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="hand", duration=1.0, facts={}
+        task_id=held.task_id,
+        fence=held.fence,
+        picture=b"picture",
+        drawn_by="hand",
+        duration=1.0,
+        facts={},
+        scores=HARMLESS,
     )
 
 

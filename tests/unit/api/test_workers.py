@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gateway_house import GatewayHouse, gateway_house
 
-from builders import in_event_loop, new_key
+from builders import HARMLESS, in_event_loop, new_key
 from fluxserve.errors import StoreUnavailable
 from fluxserve.store.base import ClaimRequest, Completion, Drawn, TaskRecord
 from fluxserve.store.sqlite import SqliteStore
@@ -19,7 +19,13 @@ from fluxserve.worker import protocol as p
 def finished(held: p.Held) -> p.Finished:
     """The claim's picture."""
     return p.Finished(
-        task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="hand", duration=1.0, facts={}
+        task_id=held.task_id,
+        fence=held.fence,
+        picture=b"picture",
+        drawn_by="hand",
+        duration=1.0,
+        facts={},
+        scores=HARMLESS,
     )
 
 
@@ -212,14 +218,14 @@ async def test_what_drew_a_picture_is_kept_with_it(tmp_path: Path) -> None:
         (held,) = await worker.gets(1)
         outcome = p.Finished(
             task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="mini", duration=1.5,
-            facts={"drawn_at": "512x512"}, warnings=("no photographs",),
+            facts={"drawn_at": "512x512"}, warnings=("no photographs",), scores=HARMLESS,
         )  # fmt: skip
         worker.send(outcome)
         await until_state(house, task, "ready", 1)
         (record,) = await house.store.get_many([task])
         assert record is not None
         assert record.drawn == Drawn(
-            drawn_by="mini", duration=1.5, facts={"drawn_at": "512x512"}, warnings=("no photographs",)
+            drawn_by="mini", duration=1.5, facts={"drawn_at": "512x512"}, warnings=("no photographs",), scores=HARMLESS
         )
 
 

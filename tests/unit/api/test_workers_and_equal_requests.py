@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gateway_house import GatewayHouse, gateway_house
 
-from builders import generation, in_event_loop, new_key, submission
+from builders import HARMLESS, generation, in_event_loop, new_key, submission
 from fluxserve.catalogue import find
 from fluxserve.service.service import Order
 from fluxserve.store.base import KeyEntry, TaskRecord
@@ -32,7 +32,7 @@ def finished(held: p.Held, fingerprint: str = TODAY) -> p.Finished:
     """The claim's picture."""
     return p.Finished(
         task_id=held.task_id, fence=held.fence, picture=b"picture", drawn_by="hand", duration=1.0,
-        facts={"fingerprint": fingerprint},
+        facts={"fingerprint": fingerprint}, scores=HARMLESS,
     )  # fmt: skip
 
 

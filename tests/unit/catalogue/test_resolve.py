@@ -252,23 +252,9 @@ def test_ultra_is_sized_by_its_aspect_ratio(ratio: str, size: Size) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_field_without_effect_says_so_when_it_is_used_and_only_then(model: str) -> None:
-    spec = find(model)
-    silent = [param for param in spec.params if param.no_effect and param.kind is not Kind.IMAGE]
-    assert silent
+def test_a_request_that_says_no_more_than_it_has_to_is_told_nothing(model: str) -> None:
     fields, pictures = NEEDED.get(model, ({}, {}))
-    for param in silent:
-        (warning,) = resolved(model, {**fields, param.name: True}, pictures).warnings
-        assert warning == param.no_effect
-        assert param.name in warning
     assert resolved(model, fields, pictures).warnings == ()
-
-
-@pytest.mark.parametrize("name", ["prompt_upsampling"])
-def test_a_flag_that_is_off_needs_no_warning(name: str) -> None:
-    model = "flux-pro-1.1-ultra"
-    assert resolved(model, {name: False}).warnings == ()
-    assert len(resolved(model, {name: True}).warnings) == 1
 
 
 def test_fields_that_are_drawn_from_warn_of_nothing() -> None:
@@ -276,10 +262,10 @@ def test_fields_that_are_drawn_from_warn_of_nothing() -> None:
     assert resolved(fields=fields).warnings == ()
 
 
-def test_unknown_fields_are_named_after_those_without_effect() -> None:
-    warnings = resolved("flux-pro", {"safety_tolerance": 2}, ignored=("sampler", "n")).warnings
-    assert [warning.split()[0] for warning in warnings] == ["safety_tolerance", "sampler", "n"]
-    assert warnings[1] == "sampler is not a parameter of flux-pro and was ignored"
+def test_unknown_fields_are_named_after_those_that_need_another() -> None:
+    warnings = resolved("flux-pro-1.1-ultra", {"image_prompt_strength": 0.5}, ignored=("sampler", "n")).warnings
+    assert [warning.split()[0] for warning in warnings] == ["image_prompt_strength", "sampler", "n"]
+    assert warnings[1] == "sampler is not a parameter of flux-pro-1.1-ultra and was ignored"
 
 
 def test_tasks_of_one_model_and_size_can_be_drawn_together() -> None:

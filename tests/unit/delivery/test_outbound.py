@@ -366,3 +366,17 @@ def test_what_can_never_be_called_is_known_before_a_name_is_resolved(
 ) -> None:
     found = objection(target_of(url), Allowance.parse(allowed), secure=True)
     assert found is None if said is None else said in (found or "")
+
+
+@in_event_loop
+async def test_hosts_of_the_operators_own_are_allowed_to_one_client_and_to_no_other() -> None:
+    async with receiving() as receiver:
+        network = Network(receiver.port, {"judge.lan": ["10.0.0.9"]})
+        callers = network.client()
+        own = callers.allowing(["judge.lan", "127.0.0.1"])
+        for url in ("http://judge.lan:8000/x", "http://127.0.0.1:9/y"):
+            call = Call(method="GET", url=url, limit=10, timeout=5.0)
+            assert (await own.call(call)).status == 200
+            with pytest.raises(OutboundError):
+                await callers.call(call)
+    assert network.dialled == ["10.0.0.9", "127.0.0.1"]

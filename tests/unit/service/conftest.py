@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +25,18 @@ def house(tmp_path: Path, settings: Settings) -> Iterator[House]:
     yield house
     assert asyncio.run(house.store.fsck()) == []
     asyncio.run(house.store.close())
+
+
+@pytest.fixture
+def make_house(tmp_path: Path, settings: Settings) -> Iterator[Callable[..., House]]:
+    """The same with other settings, given by name; one for each test."""
+    houses: list[House] = []
+
+    def make(**changes: object) -> House:
+        houses.append(House(tmp_path, settings.model_copy(update=changes)))
+        return houses[-1]
+
+    yield make
+    for house in houses:
+        assert asyncio.run(house.store.fsck()) == []
+        asyncio.run(house.store.close())

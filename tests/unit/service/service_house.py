@@ -18,11 +18,13 @@ from fluxserve.errors import JsonValue
 from fluxserve.service.housekeeping import Sweeper
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
+from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order
 from fluxserve.service.preparation import Fetch, Preparer
 from fluxserve.service.service import Service
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.signing import Signing
+from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
@@ -69,7 +71,8 @@ class House:
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints, inputs=self.inputs,
             keyring=self.keyring, sharing=Sharing(secret=b"pepper", budget=self.settings.result_cache),
             signing=Signing(),
-            webhooks=self.webhooks, now=lambda: self.time, rng=random.Random(1),
+            webhooks=self.webhooks, moderation=Moderation(is_on=self.settings.moderation == "on"),
+            upsampling=Upsampling(None, timeout=0.0), now=lambda: self.time, rng=random.Random(1),
         )  # fmt: skip
         self.sweeper = Sweeper(
             settings=self.settings, store=self.store, storage=self.storage, waypoints=waypoints,
@@ -118,7 +121,7 @@ class House:
         """A task that was drawn."""
         await self.submit(key)
         task = await self.claim()
-        assert await self.service.complete(task.id, task.fence, b"picture", "jpeg", DRAWN)
+        assert await self.service.complete(task.id, task.fence, task.generation, b"picture", DRAWN)
         (record,) = await self.store.get_many([task.id])
         assert record is not None
         return record

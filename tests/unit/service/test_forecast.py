@@ -28,7 +28,7 @@ class House:
                 id=task_id, account_id="a", key_id="k", state=state, generation=generation(model=model), warnings=(),
                 dialect="bfl", origin="", webhook_url=None, cost=0, turn=turn, work=work, fence=1, attempts=Attempts(),
                 worker_id=worker_id, recipe=None, repeatable=False, created_at=NOW, started_at=None, finished_at=None,
-                object_name=None, drawn=None, reason=None,
+                object_name=None, drawn=None, reason=None, refusal=None,
             ),
             progress,
         )  # fmt: skip

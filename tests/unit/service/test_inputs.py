@@ -67,7 +67,7 @@ async def test_a_picture_is_named_by_the_generation_and_kept_until_its_task_ends
         read = pixels.decode((await house.service.read_inputs(task))["image_prompt"], named)
         assert pixels.to_image(read).tobytes() == picture(256, 256).tobytes()
         claim = await house.claim()
-        assert await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
+        assert await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
         assert files(house) == []
         assert await house.store.inputs() == []
 
@@ -100,7 +100,7 @@ async def test_a_follower_has_a_picture_of_its_own_when_its_leader_goes(house: H
         claim = await house.claim()
         assert claim.id == follower.id
         assert await house.service.read_inputs(claim)
-        assert await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+        assert await house.service.complete(claim.id, claim.fence, claim.generation, b"picture", DRAWN)
         assert files(house) == []
 
 
@@ -112,7 +112,7 @@ async def test_followers_that_are_answered_leave_no_pictures(house: House) -> No
             await ask(house, key, seed=1)
         claim = await house.claim()
         drawn = replace(DRAWN, facts={"fingerprint": "f1"})
-        assert await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", drawn)
+        assert await house.service.complete(claim.id, claim.fence, claim.generation, b"picture", drawn)
         assert files(house) == []
         assert (await ask(house, key, seed=1)).state is State.READY
         assert files(house) == []

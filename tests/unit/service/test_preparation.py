@@ -92,7 +92,7 @@ async def test_a_task_is_drawn_with_the_seed_that_was_chosen_at_first(house: Hou
         claim = await house.claim()
         assert (claim.id, claim.generation.seed) == (task.id, task.generation.seed)
         assert list(await house.service.read_inputs(claim)) == ["image_prompt"]
-        assert await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
+        assert await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
         assert files(house) == []
 
 

@@ -38,7 +38,7 @@ async def seen(house: House, task: TaskRecord) -> tuple[State, float]:
 
 @in_event_loop
 async def test_polls_see_a_task_on_its_whole_way(house: House) -> None:
-    task = await house.submit(await house.key())
+    task = await house.submit(await house.key(), {"output_format": "png"})
     assert await seen(house, task) == (State.QUEUED, 0)
 
     claim = await house.claim()
@@ -46,7 +46,7 @@ async def test_polls_see_a_task_on_its_whole_way(house: House) -> None:
     house.service.advance(task.id, 7, 28)
     assert await seen(house, task) == (State.RUNNING, 0.25)
 
-    assert await house.service.complete(task.id, claim.fence, b"picture", "png", DRAWN)
+    assert await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
     view = await house.service.look(task.id)
     assert view is not None
     assert view.state is State.READY
@@ -94,12 +94,12 @@ async def test_a_picture_that_comes_too_late_is_not_kept(house: House) -> None:
     await house.service.release([Lost(task_id=task.id, fence=lost.fence)])
     current = await house.claim("w2")
 
-    assert not await house.service.complete(task.id, lost.fence, b"late", "jpeg", DRAWN)
+    assert not await house.service.complete(task.id, lost.fence, task.generation, b"late", DRAWN)
     assert not await house.service.fail(task.id, lost.fence, REASON)
 
     assert house.pictures() == []
     assert await seen(house, task) == (State.RUNNING, 0)
-    assert await house.service.complete(task.id, current.fence, b"right", "jpeg", DRAWN)
+    assert await house.service.complete(task.id, current.fence, task.generation, b"right", DRAWN)
     assert len(house.pictures()) == 1
 
 
@@ -141,9 +141,9 @@ async def test_an_outcome_that_is_written_down_late_leaves_one_copy_of_its_pictu
     claim = await house.claim()
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
+            await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
         assert house.pictures() == []
-    assert await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
+    assert await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
     (record,) = await house.store.get_many([task.id])
     assert record is not None
     assert house.pictures() == [record.object_name]
@@ -215,7 +215,7 @@ async def test_a_server_that_stops_takes_and_gives_no_tasks_but_finishes_what_ru
     with pytest.raises(ShuttingDown):
         await house.submit(key)
     assert await house.service.claim("w1", EVERY_MODEL, 1, {}) == []
-    assert await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+    assert await house.service.complete(claim.id, claim.fence, claim.generation, b"picture", DRAWN)
 
 
 @in_event_loop
@@ -362,7 +362,7 @@ async def test_a_poll_that_read_before_a_task_ended_does_not_bring_it_back_to_li
     assert isinstance(house.store, SlowReads)
     await house.store.read.wait()
     claim = await house.claim()
-    await house.service.complete(task.id, claim.fence, b"picture", "jpeg", DRAWN)
+    await house.service.complete(task.id, claim.fence, task.generation, b"picture", DRAWN)
     house.store.go_on.set()
     await poll
     assert await seen(house, task) == (State.READY, 0)
@@ -401,7 +401,7 @@ async def test_of_a_cancellation_and_a_picture_that_meet_one_wins_and_polls_see_
     for cancel_first in (True, False) * 10:
         task = await house.submit(key)
         claim = await house.claim()
-        picture = house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+        picture = house.service.complete(claim.id, claim.fence, claim.generation, b"picture", DRAWN)
         cancel = house.service.cancel(task.id, key.account_id)
         ends = await asyncio.gather(*((cancel, picture) if cancel_first else (picture, cancel)))
         accepted, view = ends[::-1] if cancel_first else ends
@@ -428,7 +428,7 @@ async def test_after_a_restart_a_cancelled_task_is_still_cancelled_and_its_worke
 
     assert await house.service.start() == []
     assert await house.service.held("w1", [(claim.id, claim.fence)]) == []
-    assert not await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN)
+    assert not await house.service.complete(claim.id, claim.fence, claim.generation, b"picture", DRAWN)
     assert house.pictures() == []
     assert await seen(house, task) == (State.CANCELLED, 0)
 

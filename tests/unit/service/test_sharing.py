@@ -31,7 +31,7 @@ OTHERS: dict[str, object] = {
     "model": "flux-pro", "prompt": "a red apple ", "size": Size(512, 256), "seed": 8, "steps": 27, "guidance": 3.6,
     "output_format": "png", "recipe": Edit(),
     "pictures": (InputPicture(name="image_prompt", size=Size(64, 64), sha256="00"),),
-    "finetune": Finetune(name="ink", strength=1.0, sha256="00"),
+    "finetune": Finetune(name="ink", strength=1.0, sha256="00"), "safety_tolerance": 3,
 }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_a_model_is_drawn_by_its_workers_and_without_any_by_the_last_ones() -> N
 async def draw(house: House, picture: bytes = b"picture", drawn: Drawn = DRAWN_HERE) -> TaskRecord:
     """The next task is drawn."""
     claim = await house.claim()
-    assert await house.service.complete(claim.id, claim.fence, picture, "jpeg", drawn)
+    assert await house.service.complete(claim.id, claim.fence, claim.generation, picture, drawn)
     return await written(house, claim)
 
 
@@ -222,7 +222,7 @@ async def test_equal_requests_follow_the_one_that_is_drawn_and_show_its_progress
     assert [listed.progress for listed in (await house.service.list_tasks(request)).tasks] == [0.25] * 3
     assert (len(house.service.views), house.service.views.following) == (3, 2)
 
-    assert await house.service.complete(claim.id, claim.fence, b"one for all", "jpeg", DRAWN_HERE)
+    assert await house.service.complete(claim.id, claim.fence, claim.generation, b"one for all", DRAWN_HERE)
 
     assert await seen(house, leader, early, late) == [(State.READY, 0)] * 3
     assert {stored(house, await written(house, task)) for task in (leader, early, late)} == {b"one for all"}
@@ -329,7 +329,7 @@ async def test_followers_are_followers_after_a_restart(house: House, key: ApiKey
     assert [record.id for record in await house.service.start()] == [claim.id]
     house.service.advance(claim.id, 14, 28)
     assert await seen(house, *tasks) == [(State.RUNNING, 0.5), (State.FOLLOWING, 0.5), (State.FOLLOWING, 0.5)]
-    assert await house.service.complete(claim.id, claim.fence, b"picture", "jpeg", DRAWN_HERE)
+    assert await house.service.complete(claim.id, claim.fence, claim.generation, b"picture", DRAWN_HERE)
     assert await seen(house, *tasks) == [(State.READY, 0)] * 3
 
 

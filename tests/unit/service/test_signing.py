@@ -35,7 +35,7 @@ async def finished(house: House, file: bytes) -> TaskRecord:
     key = await house.key(grant=100_000)
     task = await house.submit(key, SEEDED)
     claim = await house.claim()
-    assert await house.service.complete(task.id, claim.fence, file, "jpeg", DRAWN_HERE)
+    assert await house.service.complete(task.id, claim.fence, task.generation, file, DRAWN_HERE)
     (record,) = await house.store.get_many([task.id])
     assert record is not None
     return record
@@ -85,13 +85,13 @@ async def test_one_that_was_signed_but_could_not_be_written_down_is_signed_again
     claim = await house.claim()
     await house.store.close()
     with pytest.raises(StoreUnavailable):
-        await house.service.complete(task.id, claim.fence, FILE, "jpeg", DRAWN)
+        await house.service.complete(task.id, claim.fence, task.generation, FILE, DRAWN)
     assert house.pictures() == []
     house.store = house.open_store(house.folder / "fluxserve.db")
     house.begin_anew()
     house.service.signing = Signing(signer)
     await house.service.start()
-    assert await house.service.complete(task.id, claim.fence, FILE, "jpeg", DRAWN)
+    assert await house.service.complete(task.id, claim.fence, task.generation, FILE, DRAWN)
     (record,) = await house.store.get_many([task.id])
     assert record is not None
     assert provenance.read(stored(house, record), house.service.signing.anchors).state == "trusted"

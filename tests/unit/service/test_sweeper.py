@@ -68,7 +68,7 @@ async def test_one_sweep_takes_everything_however_much_it_is(house: House) -> No
         await asyncio.gather(*[house.submit(key) for _ in range(100)])
     while records := await house.service.claim("w1", ("flux-dev",), 100, {}):
         await asyncio.gather(
-            *[house.service.complete(record.id, record.fence, b"p", "jpeg", DRAWN) for record in records]
+            *[house.service.complete(record.id, record.fence, record.generation, b"p", DRAWN) for record in records]
         )
     assert len(house.pictures()) == 800
     house.time += house.settings.task_retention + 1

@@ -16,7 +16,7 @@ def record(task_id: str, state: State = State.QUEUED) -> TaskRecord:
         id=task_id, account_id="a", key_id="k", state=state, generation=generation(), warnings=("w",), dialect="bfl",
         origin="", webhook_url=None, cost=0, turn=1.0, work=1.0, fence=0, attempts=Attempts(), worker_id=None,
         recipe=None, repeatable=False, created_at=NOW, started_at=None, finished_at=None, object_name=None, drawn=None,
-        reason=None,
+        reason=None, refusal=None,
     )  # fmt: skip
 
 

@@ -209,7 +209,7 @@ async def test_the_end_of_a_task_deletes_its_file(house: House, end: str) -> Non
     await keep(house, task)
     assert len(files(house)) == 2
     if end == "complete":
-        assert await house.service.complete(task.id, task.fence, b"picture", "jpeg", DRAWN)
+        assert await house.service.complete(task.id, task.fence, task.generation, b"picture", DRAWN)
     elif end == "fail":
         assert await house.service.fail(task.id, task.fence, REASON)
     elif end == "cancel":
@@ -239,7 +239,7 @@ async def test_whoever_takes_the_place_of_a_cancelled_task_goes_on_where_it_stoo
     assert again.id == follower.id
     assert await progress(house, again) == 14 / STEPS
     assert await house.service.read_waypoint(again, MINE) == data
-    assert await house.service.complete(again.id, again.fence, b"picture", "jpeg", DRAWN)
+    assert await house.service.complete(again.id, again.fence, again.generation, b"picture", DRAWN)
     assert (await house.store.waypoints(), files(house)) == ([], [])
 
 
@@ -338,7 +338,7 @@ async def test_a_store_in_trouble_costs_a_waypoint_and_nothing_else(
     await keep(house, task)
     assert "A waypoint was not kept" in caplog.text
     assert files(house) == []
-    assert await house.service.complete(task.id, task.fence, b"picture", "jpeg", DRAWN)
+    assert await house.service.complete(task.id, task.fence, task.generation, b"picture", DRAWN)
     await house.store.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import claimed, completion, failure, in_event_loop, new_key, preparation, submission
+from builders import claimed, completion, failure, in_event_loop, new_key, preparation, refused, submission
 from fluxserve.store.sqlite import SqliteStore
 
 #: What is planted, and the sentences fsck must answer, and no other. Tasks: queued, running, ready, failed.
@@ -95,6 +95,15 @@ DAMAGE = {
             "Task {failed}: it ended without a picture but was not refunded in full exactly once.",
             "Task {failed}: more was given back than was reserved.",
         ],
+    ),
+    "a refused task that was neither refunded nor charged": (
+        "DELETE FROM ledger WHERE task_id = :refused AND kind = 'refund';"
+        "UPDATE accounts SET balance = balance - 1000 WHERE id = :account",
+        ["Task {refused}: its picture was refused, but it was neither refunded in full nor settled, or both."],
+    ),
+    "a refused task that says not why": (
+        "UPDATE tasks SET error = NULL WHERE id = :refused",
+        ["Task {refused}: its state and what it answers disagree."],
     ),
     "a running task that was refunded": (
         "INSERT INTO ledger (account_id, task_id, kind, amount, at) VALUES(:account, :running, 'refund', 1000, 0);"
@@ -231,15 +240,16 @@ async def books(path: Path) -> dict[str, str]:
     """A database with a task in each state and a second account; the names by which damage is planted."""
     store = SqliteStore(path)
     entry = await store.create_key(new_key(credits_=10_000))
-    answers = await store.submit_many([submission(entry, extras={"user": "u1"}) for _ in range(4)])
+    answers = await store.submit_many([submission(entry, extras={"user": "u1"}) for _ in range(5)])
     (preparing,) = await store.submit_many([submission(entry, preparation=preparation())])
     assert preparing.record is not None
-    records = await claimed(store, limit=3)
+    records = await claimed(store, limit=4)
     await store.complete_many([completion(records[1])])
     await store.fail_many([failure(records[2])])
+    await store.refuse_many([refused(records[3])])
     await store.close()
     ids = [answer.record.id for answer in answers if answer.record]
-    return dict(zip(("running", "ready", "failed", "queued"), ids, strict=True)) | {
+    return dict(zip(("running", "ready", "failed", "refused", "queued"), ids, strict=True)) | {
         "account": entry.key.account_id, "preparing": preparing.record.id,
     }  # fmt: skip
 

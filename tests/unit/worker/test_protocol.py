@@ -20,6 +20,7 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Hello(
         version=p.VERSION, worker_id="w1", pid=4711, models=("flux-dev",), engine="fake", capacity=8, want=16,
         fingerprints={"flux-dev": "f", "flux-schnell": ""}, token="secret", orphan=True, held=HELD,
+        classifier="open_nsfw",
     ),
     p.Hello(version=1, worker_id="w", pid=1, models=(), engine="fake", fingerprints={}, capacity=0),
     p.Want(count=3),
@@ -32,8 +33,10 @@ FROM_WORKER: list[p.FromWorker] = [
     p.Finished(
         task_id="t1", fence=1, picture=bytes(range(256)) * 100, drawn_by="fluxserve-mini", duration=0.125,
         facts={"text": "Ünïcödé 🍎", "int": 7, "float": 0.5, "flag": True, "none": None}, warnings=("no photographs",),
+        scores={"sexual": 0.25},
     ),
     p.Failed(task_id="t1", fence=1, code="OutOfMemory", message=""),
+    p.Withheld(task_id="t1", fence=1, scores={"sexual": 0.75}, about="input_picture"),
     p.Returned(held=HELD),
     p.Returned(held=HELD, recycled=True),
 ]  # fmt: skip
@@ -53,6 +56,7 @@ FROM_SERVER: list[p.FromServer] = [
                 flow="",
                 generation=generation(size=Size(3136, 1344)),
                 waypoint=b"\0\xff",
+                refuse_from={"sexual": 0.4},
             ),
         )
     ),

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from builders import generation
 from fluxserve.engine.base import Engine
+from fluxserve.moderation.pictures import Classifier
 from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams
@@ -20,14 +21,18 @@ TASK = p.Assignment(task_id="t1", fence=1, turn=1.0, flow="k", generation=genera
 
 @asynccontextmanager
 async def hired(
-    engine: Engine, welcome: p.Welcome, settings: Settings = SETTINGS
+    engine: Engine,
+    welcome: p.Welcome,
+    settings: Settings = SETTINGS,
+    classifier: Classifier | None = None,
 ) -> AsyncIterator[tuple[asyncio.Task[None], Streams]]:
     """A worker that was let in: its running loop, and the server's end of its connection."""
     arrived: asyncio.Queue[Streams] = asyncio.Queue()
     server = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     worker = Worker(
-        engine=engine, settings=settings, server=f"tcp:{host}:{port}", worker_id="w1", parented=False
+        engine=engine, settings=settings, server=f"tcp:{host}:{port}", worker_id="w1", parented=False,
+        classifier=classifier,
     )  # fmt: skip
     running = asyncio.create_task(worker.run())
     reader, writer = await asyncio.wait_for(arrived.get(), PATIENCE_S)
