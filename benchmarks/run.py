@@ -1,7 +1,7 @@
 """Measure, and print tables for benchmarks/README.md.
 
     scripts/bench            everything
-    scripts/bench http       one part: http, store, queue, overhead, mini, pictures, gate, stages, thin,
+    scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin,
                              provenance or moderation
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
@@ -31,6 +31,7 @@ import load
 import machine
 import moderation
 import networks
+import overload
 import pictures
 import provenance
 from fluxserve import database
@@ -185,6 +186,11 @@ def _side_by_side(server: machine.Server, submit: list[bytes], polls: list[bytes
 
 def _both(tally: load.Tally) -> str:
     return f"{tally.percentile(50):.2f} / {tally.percentile(99):.2f}"
+
+
+def overloaded() -> None:
+    """Five times the capacity for a minute."""
+    table("Overload: eight pictures at once, half a second each", overload.HEADINGS, overload.rows())
 
 
 def store() -> None:
@@ -414,6 +420,7 @@ PARTS = {
     "http": http,
     "store": store,
     "queue": queue,
+    "overload": overloaded,
     "overhead": overhead,
     "mini": mini,
     "pictures": images_per_second,

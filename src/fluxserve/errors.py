@@ -30,8 +30,8 @@
     │   ├── InputsFull
     │   ├── StreamsFull
     │   ├── StoreUnavailable
-    │   ├── ModerationUnavailable       a judge that has to be asked does not answer
     │   ├── PictureOutOfReach
+    │   ├── ModerationUnavailable       a judge that has to be asked does not answer
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -224,12 +224,12 @@ class StoreUnavailable(Unavailable):
     """The database could not take the write; nothing was changed."""
 
 
-class ModerationUnavailable(Unavailable):
-    """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
-
-
 class PictureOutOfReach(Unavailable):
     """The file of a picture cannot be read for now."""
+
+
+class ModerationUnavailable(Unavailable):
+    """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
 
 
 class ShuttingDown(Unavailable):

@@ -128,7 +128,8 @@ class Life:
         self.workers = workers
         self.world = world
         self.settings = settings = Settings(
-            data_dir=folder, min_free_disk=0, fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
+            data_dir=folder, min_free_disk=0, moderation="off",
+            fake_steps=4, fake_latency=0.2, waypoint_interval=0.0, heartbeat=0.2,
             lease=lease, outbound_allow=(HOST,), picture_retention=10 * ORPHAN_AGE_S,
         )  # fmt: skip
         self.store = SqliteStore(folder / "fluxserve.db")

@@ -318,6 +318,12 @@ class Gateway:
             await session.flush()
             claim.is_sent = True
 
+    def _send(self, session: Session, tasks: p.Tasks) -> None:
+        session.send(tasks)
+        for assignment in tasks.assignments:
+            session.claims[assignment.task_id].sent_at = self._steady()
+        self._show(session, [assignment.task_id for assignment in tasks.assignments])
+
     def _assignment(
         self, record: TaskRecord, waypoint: bytes | None = None, pictures: Mapping[str, bytes] | None = None
     ) -> p.Assignment:
@@ -331,12 +337,6 @@ class Gateway:
             pictures=dict(pictures or {}),
             refuse_from=self._service.moderation.refuse_from(record.generation),
         )
-
-    def _send(self, session: Session, tasks: p.Tasks) -> None:
-        session.send(tasks)
-        for assignment in tasks.assignments:
-            session.claims[assignment.task_id].sent_at = self._steady()
-        self._show(session, [assignment.task_id for assignment in tasks.assignments])
 
     def _show(self, session: Session, task_ids: Iterable[str]) -> None:
         """Ask for previews of those of the session's tasks whose previews are wanted."""
