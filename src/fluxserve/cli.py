@@ -340,12 +340,17 @@ def verify_command(
     """What pictures say of themselves, and whether they are as an authority that is trusted here has signed them."""
     from fluxserve import verify
 
-    reports = verify.examine(files, verify.anchors_of(read_settings(config, {"data_dir": data_dir}), authority))
-    for report in reports:
+    are_trusted = True
+    for report in verify.examine(files, verify.anchors_of(read_settings(config, {"data_dir": data_dir}), authority)):
+        if isinstance(report, FluxserveError):
+            err.print(f"error: {escape(report.message)}", soft_wrap=True)
+            are_trusted = False
+            continue
         out.print(escape(str(report.file)), soft_wrap=True)
         for subject, text in report.lines:
             out.print(f"  {subject:<13} {escape(text)}", soft_wrap=True)
-    if not all(report.is_trusted for report in reports):
+        are_trusted = are_trusted and report.is_trusted
+    if not are_trusted:
         raise typer.Exit(1)
 
 

@@ -32,6 +32,7 @@ from fluxserve.client import (
     Result,
     Task,
     TaskTimeout,
+    origin_of,
 )
 from fluxserve.client import Progress as News
 from fluxserve.engine import missing
@@ -86,7 +87,7 @@ class Drawn:
 def find_server(*, url: str | None, key: str | None, data_dir: Path) -> Place | None:
     """The running server to use; None when none answers. Raises ConfigurationError when no key is at hand."""
     published = _read(address_path(data_dir))
-    address = (url or published or DEFAULT_URL).rstrip("/")
+    address = origin_of(url or published or DEFAULT_URL)
     if "://" not in address:
         address = f"http://{address}"
     try:

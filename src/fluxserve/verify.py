@@ -66,12 +66,20 @@ def anchors_of(settings: Settings, authority: Path | None) -> bytes:
         raise ConfigurationError(f"The certificates in {authority} cannot be read.") from None
 
 
-def examine(files: Sequence[Path], anchors: bytes) -> list[Report]:
-    """A report on each file. Raises ConfigurationError, ManifestUnreadable."""
-    return [_report(file, anchors) for file in files]
+def examine(files: Sequence[Path], anchors: bytes) -> list[Report | ManifestUnreadable]:
+    """A report on each file, or why there is none. Raises ConfigurationError."""
+    reports: list[Report | ManifestUnreadable] = []
+    for file in files:
+        try:
+            reports.append(_report(file, anchors))
+        except ManifestUnreadable as error:
+            reports.append(error)
+    return reports
 
 
 def _report(file: Path, anchors: bytes) -> Report:
+    if not file.exists():
+        raise ManifestUnreadable(f"There is no file {file}.")
     try:
         told, content = marks.read(file), file.read_bytes()
     except OSError:  # Pillow's error for what is no picture is one, too

@@ -57,7 +57,18 @@ def test_what_our_rules_refuse_no_judge_is_asked_about(judged: Callable[..., Pos
 
 @pytest.mark.parametrize(
     "behave",
-    [never_answers, drips, resets, status(500), status(401), status(302, location="/"), answers({}), says(b"nonsense")],
+    [
+        never_answers,
+        drips,
+        resets,
+        status(500),
+        status(401),
+        status(302, location="/"),
+        answers({}),
+        answers({"sexual": -5.0}),
+        answers({"sexual": 0.0, "hate": 1.5}),
+        says(b"nonsense"),
+    ],
 )
 def test_without_an_answer_nothing_is_accepted(judged: Callable[..., Post], behave: Behave) -> None:
     here = judged(behave)

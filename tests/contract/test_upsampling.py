@@ -126,6 +126,7 @@ HOSTILE = [
     answers(["a", "list"]),
     answers("  \x00\n "),
     answers("<think>what could it be</think>"),
+    answers("<think>what could it be, and then it was cut off"),
 ]
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import shutil
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 from servers import MakeServer, Server, until
 from test_tasks_go_on import begin, steps_made, waypoint, went_on
 from test_workers_die import attempts, books_are_in_order, moves
+
+from fluxserve import mini
 
 #: Ways to end an engine that the fake one knows; the last two come as far as that step first.
 POISONS = ("[[crash]]", "[[hang]]", "[[crash:3]]", "[[hang:2]]")
@@ -196,3 +202,21 @@ def test_what_a_worker_has_started_ends_with_it(
     until(lambda: first not in companions(), 10.0, "the program has ended with its worker")
     assert server.stop() == 0
     server.wait_until_gone(5.0)
+
+
+def test_weights_that_cannot_be_loaded_are_told_of_without_where_they_lie(
+    make_server: MakeServer, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(mini.folder(), broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    tensors = load_file(weights)
+    del tensors["x_embedder.bias"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    server = make_server(engine="diffusion", device="cpu", models=json.dumps({"flux-schnell": str(broken)})).start()
+    (line,) = httpx.get(server.url + "/readyz").json()["left_out"]
+    assert "lacks the tensor x_embedder.bias" in line
+    assert "broken/transformer" in line
+    assert str(tmp_path) not in line
+    assert str(broken) in server.log
+    assert server.wait(server.submit("a red apple", width=256, height=256, steps=2), within=60.0)["status"] == "Ready"

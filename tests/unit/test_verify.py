@@ -36,6 +36,7 @@ def signed(signing: Signing, file: Path) -> Path:
 
 def the_report(file: Path, anchors: bytes) -> Report:
     (report,) = examine([file], anchors)
+    assert isinstance(report, Report)
     return report
 
 
@@ -64,11 +65,18 @@ def test_what_is_not_verified_says_why(settings: Settings, tmp_path: Path) -> No
     assert the_report(file, anchors).verdict == "NOT what was signed (assertion.dataHash.mismatch)"
     file.write_bytes(PLAIN)
     assert (the_report(file, anchors).verdict, the_report(file, anchors).is_trusted) == ("not signed", False)
-    file.write_bytes(b"not a picture")
-    with pytest.raises(ManifestUnreadable, match=str(file)):
-        examine([file], anchors)
-    with pytest.raises(ManifestUnreadable):
-        examine([tmp_path / "nowhere.png"], anchors)
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_from_being_looked_at(settings: Settings, tmp_path: Path) -> None:
+    good, bad = signed(open_signing(settings), tmp_path / "picture.jpeg"), tmp_path / "bad.png"
+    bad.write_bytes(b"not a picture")
+    no_picture, missing, report = examine([bad, tmp_path / "nowhere.png", good], anchors_of(settings, None))
+    assert isinstance(no_picture, ManifestUnreadable)
+    assert f"{bad} is no JPEG" in no_picture.message
+    assert isinstance(missing, ManifestUnreadable)
+    assert "There is no file" in missing.message
+    assert isinstance(report, Report)
+    assert report.is_trusted
 
 
 def test_others_verify_by_a_file_of_certificates(settings: Settings, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import random
+import re
 import resource
 import signal
 import socket
@@ -57,6 +58,8 @@ from fluxserve.settings import EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
+#: Where files lie is told in the log; anybody may ask whether the server is ready.
+_FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/]+/)*(?=[^\s/]+/[^\s/]+)")
 #: Outcomes that arrived last get this long to be written down.
 OUTCOMES_S = 1.0
 
@@ -325,7 +328,7 @@ class Server:
             reason=reason,
             starting=starting,
             workers=gateway.ready,
-            left_out=gateway.left_out,
+            left_out=[_FOLDERS.sub("", line) for line in gateway.left_out],
             unfinished_tasks=len(service.views),
             moderation=self._settings.moderation,
         )

@@ -4,7 +4,7 @@ It stands alone: it imports nothing else of fluxserve, and speaks to any server 
 """
 
 from fluxserve.client.answers import Entry, Picture, Progress, Result, Task
-from fluxserve.client.client import Client
+from fluxserve.client.client import Client, origin_of
 from fluxserve.client.errors import (
     ApiError,
     AuthenticationFailed,
@@ -39,4 +39,5 @@ __all__ = [
     "TaskNotFound",
     "TaskTimeout",
     "TooManyRequests",
+    "origin_of",
 ]

@@ -38,6 +38,8 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 #: Tasks asked for at a time; the most that a server answers.
 PAGE = 200
+#: Where the dialects of the API begin, as it is often pasted into a base address.
+_DIALECTS = ("/flux/v1", "/v1")
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _ERRORS: Mapping[int, type[ApiError]] = {
     400: RequestRejected,
@@ -48,6 +50,14 @@ _ERRORS: Mapping[int, type[ApiError]] = {
     422: RequestRejected,
     429: TooManyRequests,
 }
+
+
+def origin_of(address: str) -> str:
+    """A server's origin, whether or not a dialect's path is behind it."""
+    origin = address.rstrip("/")
+    for path in _DIALECTS:
+        origin = origin.removesuffix(path)
+    return origin
 
 
 class Client:
@@ -63,8 +73,8 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`base_url` is the server's origin, `timeout` seconds for one HTTP call."""
-        self._base = base_url.rstrip("/")
+        """`base_url` is the server's origin, also with a dialect's path behind it; `timeout`: seconds for a call."""
+        self._base = origin_of(base_url)
         self._key = api_key
         self._timeout = timeout
         self._http = httpx.Client(timeout=timeout, transport=transport)

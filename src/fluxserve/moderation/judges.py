@@ -95,13 +95,14 @@ class OpenAi:
             (judged,) = msgspec.json.decode(answer, type=_Results).results
         except msgspec.MsgspecError:
             raise ModerationFailed(_FAILED) from None
-        found: dict[str, float] = {}
-        for theirs, ours in self.CATEGORIES.items():
-            if (score := judged.category_scores.get(theirs)) is not None:
-                found[ours] = max(score, found.get(ours, 0.0))
-        if not found:
+        told = {name: score for name in self.CATEGORIES if (score := judged.category_scores.get(name)) is not None}
+        if not told:
             raise ModerationFailed(_FAILED)
-        return _sound(found)
+        found: dict[str, float] = {}
+        for theirs, score in _sound(told).items():
+            ours = self.CATEGORIES[theirs]
+            found[ours] = max(score, found.get(ours, 0.0))
+        return found
 
 
 #: name -> how to ask. A new kind is a class above and a line here.

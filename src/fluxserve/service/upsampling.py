@@ -143,6 +143,8 @@ class Upsampling:
 def tidied(text: str, prompt: str) -> str:
     """An answer as a prompt in one line, without thoughts, quotes and control characters. Raises ValueError."""
     text = _THOUGHTS.sub("", text)
+    if text.lstrip().startswith("<think>"):  # it was cut off before its answer began
+        raise ValueError("its answer is thoughts alone")
     text = " ".join("".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in text).split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
         text = text[1:-1].strip()

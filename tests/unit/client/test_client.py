@@ -28,7 +28,7 @@ from fluxserve.client import (
     TaskTimeout,
     TooManyRequests,
 )
-from fluxserve.client.client import FIRST_POLL_S, LAST_POLL_S, LONGEST_PAUSE_S, RETRIES
+from fluxserve.client.client import FIRST_POLL_S, LAST_POLL_S, LONGEST_PAUSE_S, RETRIES, origin_of
 
 ORIGIN = "http://flux.test"
 TASK = Task(id="t1", polling_url=f"{ORIGIN}/v1/get_result?id=t1&t=capability", cost=2.5)
@@ -105,6 +105,11 @@ def test_create_submits_the_prompt_and_the_parameters_with_key_and_idempotency_k
     assert json.loads(request.content) == {"prompt": "a red apple", "seed": 7, "width": 512}
     assert request.headers["x-key"] == "fx_live_key"
     assert len(request.headers["idempotency-key"]) == 36
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/flux/v1", "/flux/v1/"])
+def test_an_address_with_the_path_of_a_dialect_is_the_same_server(path: str) -> None:
+    assert origin_of(f"http://127.0.0.1:8808{path}") == "http://127.0.0.1:8808"
 
 
 def test_each_create_has_an_idempotency_key_of_its_own_or_the_callers(scene: Scene) -> None:
