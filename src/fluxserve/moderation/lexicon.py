@@ -49,10 +49,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`groups`: name to terms. `ages`: words after a number of years; `young`: numbers under eighteen in words."""
+    """`groups`: name to terms. `ages`: words after a number of years, `aged`: before it; `young`: such under 18."""
 
     groups: dict[str, tuple[str, ...]]
     ages: tuple[str, ...] = ()
+    aged: tuple[str, ...] = ()
     young: tuple[str, ...] = ()
 
 
@@ -104,6 +105,7 @@ class Lexicon:
     rules: Rules
     root: Node
     ages: frozenset[str]
+    aged: frozenset[str]
     young: frozenset[str]
     in_runs: Automaton
     unspaced: Index
@@ -127,6 +129,7 @@ def load(folder: Path = FOLDER) -> Lexicon:
         rules=rules,
         root=root,
         ages=frozenset(_folded(word for language in languages.values() for word in language.ages)),
+        aged=frozenset(_folded(word for language in languages.values() for word in language.aged)),
         young=frozenset(_folded(word for language in languages.values() for word in language.young)),
         in_runs=Automaton(alone),
         unspaced=Index(unspaced),

@@ -104,8 +104,8 @@ class _Search:
         return groups
 
     def _young_places(self) -> Iterator[int]:
-        """Where an age under eighteen begins: 15yo, 15 years, fifteen years."""
-        written, ages = self._words.written, self._lexicon.ages
+        """Where an age under eighteen begins: 15yo, 15 years, fifteen years, aged 15, age fifteen."""
+        written, ages, aged = self._words.written, self._lexicon.ages, self._lexicon.aged
         young = self._lexicon.young
         likely = [word for word in set(written) if word in young or word[0].isdecimal()]
         numbers = {word: rest for word in likely if (rest := self._rest_of_age(word)) is not None}
@@ -114,7 +114,7 @@ class _Search:
                 if word in numbers:
                     rest = numbers[word]
                     after = [rest] if rest else written[number + 1 : number + 1 + _AGE_REACH]
-                    if not ages.isdisjoint(after):
+                    if not ages.isdisjoint(after) or (number and written[number - 1] in aged):
                         yield number
 
     def _rest_of_age(self, word: str) -> str | None:
