@@ -43,7 +43,10 @@ class TextFormatter(logging.Formatter):
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Send every record of `level` and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level.upper())
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "diffusers", "transformers", "uvicorn.error", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Events are counted by their lines, whether those are shown or not.
+    logging.getLogger("fluxserve").setLevel(min(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))

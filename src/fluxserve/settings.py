@@ -181,6 +181,9 @@ class Settings(BaseSettings):
         (),
         description="Host names a request may carry, with commas; empty: any. Set it where a server is public.",
     )
+    admin_key: SecretStr | None = Field(
+        None, min_length=16, description="Secret of whoever runs the server, for what is told to no key: /metrics."
+    )
     cors_origins: Names = Field(
         (), description="Web origins that may read pictures and the API from a browser, with commas."
     )

@@ -128,6 +128,7 @@ def test_variables_of_scripts_and_the_client_do_not_stop_the_start(name: str, mo
 def test_every_setting_can_come_from_the_environment_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = Settings.model_construct().model_dump()
     texts = {
+        "admin_key": "sixteen-letters-",
         "models": "{}",
         "moderation_judges": "[]",
         "prompt_upsampler": '{"url": "http://127.0.0.1:11434/v1"}',

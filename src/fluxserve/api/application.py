@@ -18,6 +18,7 @@ from fluxserve.api.dialect import Dialect
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
+from fluxserve.api.metrics import Exposition
 from fluxserve.api.openapi import document
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import error_response
@@ -56,6 +57,7 @@ def build(
         tasks=Tasks(service, signer, polls, Events(service, polls)),
         deliveries=Deliveries(service, signer),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
+        exposition=Exposition(service, readiness),
         dialects=DIALECTS,
     )
 

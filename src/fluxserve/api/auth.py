@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Sequence
 
@@ -53,6 +54,16 @@ def authenticate(scope: Scope, service: Service) -> ApiKey:
             service.keyring.count_wrong(address)
         raise NotAuthenticated(WRONG)
     return key
+
+
+def is_admin(scope: Scope, service: Service) -> bool:
+    """Whether a request carries the admin key. Raises TooManyRequests where wrong keys never end."""
+    text, admin = presented_key(scope["headers"]), service.settings.admin_key
+    if text is not None and admin is not None and hmac.compare_digest(text.encode(), admin.get_secret_value().encode()):
+        return True
+    if text is not None and (address := _address(scope, service.settings)) is not None:
+        service.keyring.count_wrong(address)
+    return False
 
 
 def _address(scope: Scope, settings: Settings) -> str | None:

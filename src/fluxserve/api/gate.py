@@ -7,7 +7,9 @@ reaches the framework behind it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +18,7 @@ from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.images import Pictures
+from fluxserve.api.metrics import PATH, Exposition
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
 from fluxserve.api.submit import Submits
@@ -25,6 +28,8 @@ from fluxserve.errors import FluxserveError, UnknownRoute
 from fluxserve.service.service import Service
 
 logger = logging.getLogger(__name__)
+#: What answers a path, and what metrics call such requests.
+Destination = tuple[str, Callable[[Scope, Receive, Send], Awaitable[None]]]
 
 
 class Gate:
@@ -40,6 +45,7 @@ class Gate:
         tasks: Tasks,
         deliveries: Deliveries,
         pictures: Pictures,
+        exposition: Exposition,
         dialects: Sequence[Dialect],
     ) -> None:
         self._app = app
@@ -49,6 +55,7 @@ class Gate:
         self._tasks = tasks
         self._deliveries = deliveries
         self._pictures = pictures
+        self._exposition = exposition
         self._dialects = dialects
         self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST, DELETE")
 
@@ -62,20 +69,23 @@ class Gate:
         is_picture = path.startswith("/results/")
         # Pictures tell browsers for themselves.
         cors = [] if is_picture else self._cors.headers(scope)
-        started = False
+        status = 0
 
         async def watch(message: Message) -> None:
-            nonlocal started
-            if cors and message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *cors]
-            started = True
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if cors:
+                    message["headers"] = [*message["headers"], *cors]
             await send(message)
 
+        route, began = "other", time.perf_counter()
         try:
             auth.check_host(scope, self._service.settings)
             if not is_picture and await self._cors.answer_preflight(scope, send):
                 return
-            await self._route(scope, receive, watch, dialect)
+            route, answer = self._destination(scope, dialect)
+            await answer(scope, receive, watch)
         except FluxserveError as error:
             await send_error(watch, error, dialect)
         except Exception as error:
@@ -84,33 +94,43 @@ class Gate:
                 extra={"path": "/results/" if is_picture else path},
                 exc_info=error,
             )
-            if started:
+            if status:
                 raise
             await send_error(watch, INTERNAL, dialect)
+        finally:
+            self._service.metrics.asked(route, status, time.perf_counter() - began)
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect | None) -> None:
+    def _destination(self, scope: Scope, dialect: Dialect | None) -> Destination:
+        """Raises UnknownRoute."""
         path: str = scope["path"]
         if b"%2f" in scope["raw_path"].lower():
             # What a proxy in front takes for one segment must not be two here.
             raise UnknownRoute("There is nothing at this path: no path here has an escaped slash.")
         if path.startswith("/results/"):
-            await self._pictures(scope, receive, send)
-        elif dialect is not None and path == dialect.prefix + "/get_result":
-            await self._polls(scope, receive, send, dialect)
-        elif dialect is not None and (spec := self._submits.spec_at(path, dialect)) is not None:
-            await self._submits(scope, receive, send, dialect, spec)
-        elif dialect is not None and (target := target_at(path, dialect)) is not None:
-            await self._tasks(scope, receive, send, dialect, target)
-        elif dialect is not None and (listed := deliveries_at(path, dialect)) is not None:
-            await self._deliveries(scope, send, dialect, listed)
-        elif dialect is not None:
-            await self._guarded(_as_get(scope), receive, send)
-        else:
-            await self._app(_as_get(scope), receive, send)
+            return "picture", self._pictures
+        if path == PATH:
+            return "metrics", lambda scope, _receive, send: self._exposition(scope, send)
+        if dialect is None:
+            return "about", self._open
+        if path == dialect.prefix + "/get_result":
+            # How long an answer waits is up to who asks for that.
+            return "poll" if b"wait" not in scope["query_string"] else "wait", partial(self._polls, dialect=dialect)
+        if (spec := self._submits.spec_at(path, dialect)) is not None:
+            return "submit", partial(self._submits, dialect=dialect, spec=spec)
+        if (target := target_at(path, dialect)) is not None:
+            kind = "stream" if path.endswith("/events") else "tasks"
+            return kind, partial(self._tasks, dialect=dialect, target=target)
+        if (listed := deliveries_at(path, dialect)) is not None:
+            tell = partial(self._deliveries, dialect=dialect, target=listed)
+            return "webhooks", lambda scope, _receive, send: tell(scope, send)
+        return "about", self._guarded
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(_as_get(scope), receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         auth.authenticate(scope, self._service)
-        await self._app(scope, limited(scope, receive, self._service.settings.max_body), send)
+        await self._app(_as_get(scope), limited(scope, receive, self._service.settings.max_body), send)
 
 
 def _as_get(scope: Scope) -> Scope:

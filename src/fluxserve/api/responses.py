@@ -114,6 +114,14 @@ async def send_json(send: Send, status: int, body: Mapping[str, JsonValue] | byt
     await send({"type": "http.response.body", "body": data})
 
 
+async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """One answer that is no JSON; `headers` name its type."""
+    length = (b"content-length", b"%d" % len(body))
+    nosniff = (b"x-content-type-options", b"nosniff")
+    await send({"type": "http.response.start", "status": status, "headers": [length, nosniff, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def send_error(send: Send, error: FluxserveError, dialect: Dialect | None, headers: Headers = ()) -> None:
     """The answer to a request that failed."""
     await send_json(send, status_of(error), error_body(error, dialect), (*error_headers(error), *headers))

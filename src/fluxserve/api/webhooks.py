@@ -66,7 +66,12 @@ class Composer:
 
     def _body(self, record: TaskRecord) -> bytes:
         view = View(
-            id=record.id, account_id=record.account_id, state=record.state, warnings=record.warnings, record=record
+            id=record.id,
+            account_id=record.account_id,
+            state=record.state,
+            warnings=record.warnings,
+            created_at=record.created_at,
+            record=record,
         )
         sample = None
         if record.object_name is not None:

@@ -248,7 +248,7 @@ class Server:
         parts.fleet.start()
         if self._asks_judges or self._settings.prompt_upsampler is not None:
             parts.fleet.need_courier()
-        with self._published(running.url):
+        with parts.service.metrics.counting_events(), self._published(running.url):
             self._announce(running)
             # None of the parts ends by itself; if one does, the server is broken and has to go.
             stop = asyncio.create_task(self._stop.wait())

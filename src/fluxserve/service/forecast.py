@@ -226,6 +226,11 @@ class Forecast:
         desk.tasks += done
         desk.work += done * entry.work
 
+    @property
+    def work_left(self) -> float:
+        """Of all that waits or is drawn, in predicted TFLOP."""
+        return sum(entry.left for entry in self._entries.values())
+
     def head(self, models: Sequence[str]) -> Head | None:
         """What comes first of all that waits for one of these models."""
         firsts = [

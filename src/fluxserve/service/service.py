@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from fluxserve.catalogue import Generation, InputPicture
 from fluxserve.delivery.storage import Storage, new_object_name
 from fluxserve.errors import FluxserveError, ModerationFailed, NotSigned, QueueFull, ShuttingDown
+from fluxserve.metrics import Metrics
+from fluxserve.service import counting
 from fluxserve.service.acceptance import Acceptance
 from fluxserve.service.disk import DiskGate
 from fluxserve.service.forecast import Forecast, Outlook
@@ -93,6 +95,8 @@ class Service:
         self.keyring = keyring
         self.signing = signing
         self.webhooks = webhooks
+        self.metrics = Metrics()
+        self.metrics.read_from(lambda: counting.readings(self.views, self.forecast, self.webhooks, now()))
         self.views = Views(on_change=self._changed)
         self.watches = Watches()
         self.preparing = Preparing(FETCHED_AT_ONCE)
@@ -205,6 +209,7 @@ class Service:
         else:
             self.preparing.drop(record.id)
         self.webhooks.ended(record)
+        counting.count(self.metrics, record)
         if record.state is State.FOLLOWING:
             self.forecast.move_up(self.views.drawn(view).id, record.turn)
         else:

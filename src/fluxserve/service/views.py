@@ -6,12 +6,13 @@ stays in the database until it is ready.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fluxserve.store.base import TaskRecord
-from fluxserve.tasks.task import State
+from fluxserve.tasks.task import ACTIVE, State
 
 #: Finished tasks kept in memory; older ones are read from the store.
 FINISHED_VIEWS = 4096
@@ -28,6 +29,7 @@ class View:
     account_id: str
     state: State
     warnings: tuple[str, ...]
+    created_at: float
     recipe: bytes | None = None
     step: int = 0
     steps: int = 0
@@ -78,6 +80,14 @@ class Views:
     def following(self) -> int:
         """How many of them wait for an equal task's picture."""
         return sum(map(len, self._following.values()))
+
+    def waiting(self) -> dict[State, tuple[int, float]]:
+        """By state, how many are unfinished, and when the oldest of them came."""
+        found = dict.fromkeys(ACTIVE, (0, math.inf))
+        for view in self._active.values():
+            number, oldest = found[view.state]
+            found[view.state] = number + 1, min(oldest, view.created_at)
+        return found
 
     def get(self, task_id: str) -> View | None:
         """The task's view, if it is in memory."""
@@ -159,5 +169,6 @@ class Views:
 def _view(record: TaskRecord, kept: TaskRecord | None) -> View:
     return View(
         id=record.id, account_id=record.account_id, state=record.state, warnings=record.warnings,
+        created_at=record.created_at,
         recipe=record.recipe if record.repeatable and kept is None else None, record=kept,
     )  # fmt: skip
