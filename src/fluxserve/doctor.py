@@ -32,7 +32,7 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
 from fluxserve.moderation import lexicon, pictures, thresholds
-from fluxserve.settings import MINI, Composed, Settings
+from fluxserve.settings import CHECKPOINT, MINI, Composed, Settings
 
 Grade = Literal["ok", "note", "bad"]
 
@@ -176,6 +176,8 @@ def _provenance(settings: Settings) -> Finding:
 def _upsampler(settings: Settings) -> Finding:
     if settings.prompt_upsampler is None:
         return Finding("note", "upsampling", "no prompt_upsampler is set: prompts are drawn as they stand")
+    if settings.prompt_upsampler == CHECKPOINT:
+        return Finding("ok", "upsampling", "by the language model of FLUX.2 checkpoints, where one draws")
     model = settings.prompt_upsampler.model or "its own choice of model"
     return Finding("ok", "upsampling", f"{model} at {settings.prompt_upsampler.url}; it is not called by this command")
 

@@ -55,6 +55,8 @@
     │   ├── OutboundFailed              no answer, or none that is taken
     │   └── PictureNotFetched           a picture that a request names by its URL could not be had
     ├── ModerationFailed                a picture could not be judged: nobody gets it
+    ├── NotWritten                      a language model had no answer
+    │   └── NobodyWrites                what draws the model has none
     ├── NotSigned                       a picture could not be given its C2PA manifest
     ├── ManifestUnreadable              a file that is no picture whose manifest could be read
     ├── SecretLost                      a sealed secret cannot be opened with what secrets.json holds
@@ -302,6 +304,14 @@ class InputDamaged(EngineError):
 
 class DrawingFailed(EngineError):
     """The engine could not draw this task."""
+
+
+class NotWritten(FluxserveError):
+    """A language model of a worker did not answer."""
+
+
+class NobodyWrites(NotWritten):
+    """Whoever draws the model has no language model of its own."""
 
 
 class OutboundError(FluxserveError):

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -152,6 +152,8 @@ class Upsampler(Endpoint):
     """A language model that enriches prompts, behind an OpenAI-compatible endpoint: `url` up to its `/v1`."""
 
 
+#: The `prompt_upsampler` that is a part of what draws.
+CHECKPOINT: Final = "checkpoint"
 #: The two kinds of a model's value; no names of settings.
 _TEXT, _TABLE = "as a text", "as a table"
 ModelValue = Annotated[
@@ -297,10 +299,11 @@ class Settings(BaseSettings):
         10.0, gt=0, le=600, description="Longest look at a picture or a prompt; what takes longer is not delivered."
     )
 
-    prompt_upsampler: Upsampler | None = Field(
+    prompt_upsampler: Upsampler | Literal["checkpoint"] | None = Field(
         None,
         description="The language model that enriches prompts where requests want that (docs/upsampling.md): a table "
-        "of `url`, `model` and `key` of an OpenAI-compatible endpoint; none: prompts are drawn as they stand.",
+        "of `url`, `model` and `key` of an OpenAI-compatible endpoint, or `checkpoint` for the one that reads the "
+        "prompts in FLUX.2 checkpoints; none: prompts are drawn as they stand.",
     )
     prompt_upsampler_timeout: float = Field(
         10.0, gt=0, le=600, description="Longest wait for an enriched prompt; then the prompt is drawn as it stands."
@@ -386,6 +389,12 @@ class Settings(BaseSettings):
         description="Most bytes of pictures that answer equal requests of their account; 0: each request is drawn.",
     )
     sweep_interval: float = Field(60.0, gt=0, description="Time between two sweeps of what is past its retention.")
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Those that the settings themselves name, and that may be called wherever they are."""
+        upsampler = self.prompt_upsampler
+        return (*self.moderation_judges, *((upsampler,) if isinstance(upsampler, Endpoint) else ()))
 
     @classmethod
     def settings_customise_sources(

@@ -203,11 +203,11 @@ class Server:
         """Speaks BFL's dialect with the first key, or another."""
         return httpx.Client(base_url=self.url, headers={"x-key": key or self.key}, timeout=10.0, verify=NO_TLS)
 
-    def submit(self, prompt: str, **fields: object) -> str:
+    def submit(self, prompt: str, model: str = "flux-dev", **fields: object) -> str:
         """Submit a small picture and return the task's id."""
         body = {"prompt": prompt, "width": 256, "height": 256, **fields}
         with self.client() as client:
-            answer = client.post("/v1/flux-dev", json=body)
+            answer = client.post(f"/v1/{model}", json=body)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

@@ -12,7 +12,7 @@ from fluxserve import engine as engines
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
-from fluxserve.engine.base import Engine, Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine.base import Engine, Event, Failed, Finished, Pixels, Progressed, Wrote
 from fluxserve.engine.fake import FakeEngine
 from fluxserve.settings import EngineChoice, Settings
 
@@ -67,6 +67,19 @@ def test_a_warm_engine_has_nothing_to_do(engine: Engine) -> None:
 def test_it_says_what_it_draws_and_how_much_it_holds(engine: Engine) -> None:
     assert engine.models == tuple(MODELS)
     assert engine.capacity >= 1
+
+
+def test_it_writes_for_those_models_that_it_says(engine: Engine) -> None:
+    assert set(engine.writes) <= set(engine.models)
+    for model in engine.writes[:2]:
+        engine.write("text", model, "Say more.", "a red apple", 20)
+        assert engine.active == 1
+        written = run(engine)[-1]
+        assert isinstance(written, Wrote)
+        assert written.text
+        engine.write("text", model, "Say more.", "a red apple", 20)
+        engine.discard("text")
+        assert engine.active == 0
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -27,6 +27,7 @@ from fluxserve.api.worker_session import (
     unknown_to,
     without_swaps,
 )
+from fluxserve.api.writers import Writers
 from fluxserve.errors import FluxserveError, InputDamaged, WorkerProtocolError
 from fluxserve.service.forecast import Head
 from fluxserve.service.service import Lost, Service
@@ -79,6 +80,7 @@ class Gateway:
         #: A head of the queue that was refused to the worker that it would have been for.
         self._nobodys: Head | None = None
         self._outcomes = Outcomes(service)
+        self.writers = Writers()
         self._stopping = False
         #: When it last looked whether it has stood still, and until when it is still waking up.
         self._looked_at, self._waking_until = math.inf, -math.inf
@@ -200,6 +202,7 @@ class Gateway:
             },
         )
         self._on_ready(session.id)
+        self.writers.arrive(session)
         return session
 
     def _forget_former(self, session: Session) -> None:
@@ -377,6 +380,8 @@ class Gateway:
             case p.Returned(held=held, recycled=recycled):
                 session.draining, session.told = True, session.told or not recycled
                 self._take_back(session, held)
+            case p.Written():
+                self.writers.hear(session, message)
             case p.Finished() | p.Failed() | p.Withheld():
                 self._outcomes.hand_in(session, message)
             case p.Hello() | p.CourierHello() | p.Report():
@@ -414,6 +419,7 @@ class Gateway:
     def _lose(self, session: Session) -> None:
         """The connection is gone. A local worker is dead; a remote one may come back within its lease."""
         session.close()
+        self.writers.leave(session)
         is_current = self._sessions.get(session.id) is session
         if is_current:
             del self._sessions[session.id]

@@ -54,7 +54,7 @@ from fluxserve.service.signing import Signing
 from fluxserve.service.upsampling import Upsampling
 from fluxserve.service.waypoints import Waypoints
 from fluxserve.service.webhooks import Webhooks
-from fluxserve.settings import EngineChoice, Settings
+from fluxserve.settings import Endpoint, EngineChoice, Settings
 from fluxserve.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
@@ -209,6 +209,7 @@ class Server:
             on_ready=fleet.arrived,
             on_hung=fleet.kill,
         )
+        upsampling.write = gateway.writers.write
         app = build(
             service=service,
             signer=signer,
@@ -246,7 +247,7 @@ class Server:
         answering = asyncio.create_task(http.serve(sockets=[listener]))
         background = [answering, *(asyncio.create_task(part) for part in _for_ever(parts))]
         parts.fleet.start()
-        if self._asks_judges or self._settings.prompt_upsampler is not None:
+        if self._asks_judges or isinstance(self._settings.prompt_upsampler, Endpoint):
             parts.fleet.need_courier()
         with parts.service.metrics.counting_events(), self._published(running.url):
             self._announce(running)

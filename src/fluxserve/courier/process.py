@@ -22,10 +22,9 @@ def run_courier(settings: Settings, *, server: str, courier_id: str, parented: b
     _limit_itself()
     token = settings.worker_token.get_secret_value() if settings.worker_token else ""
     outbound = open_outbound(settings.outbound_allow, f"fluxserve/{__version__}")
-    asked = [*settings.moderation_judges, *([settings.prompt_upsampler] if settings.prompt_upsampler else [])]
     courier = Courier(
         outbound=outbound, settings=settings, server=server, courier_id=courier_id, token=token, parented=parented,
-        own=outbound.allowing([endpoint.host for endpoint in asked]),
+        own=outbound.allowing([endpoint.host for endpoint in settings.endpoints]),
     )  # fmt: skip
     asyncio.run(_work(courier, parented=parented))
     os._exit(0)  # a name server that never answers would keep its thread, and so this process

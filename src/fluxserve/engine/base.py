@@ -57,7 +57,15 @@ class Failed:
     error: EngineError
 
 
-Event = Progressed | Finished | Failed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrote:
+    """`ref`, which is to be written, has come further; `text` once it is there."""
+
+    ref: str
+    text: str | None = None
+
+
+Event = Progressed | Finished | Failed | Wrote
 
 
 class Engine(Protocol):
@@ -81,7 +89,7 @@ class Engine(Protocol):
 
     @property
     def active(self) -> int:
-        """Generations admitted and not yet finished."""
+        """Generations admitted and not yet finished, and what is being written."""
 
     @property
     def device_memory(self) -> int:
@@ -124,6 +132,16 @@ class Engine(Protocol):
         others stay parked as they are; among equal turns who was admitted first. What is done in company is shared
         fairly between `flow`s: names for those it is drawn for, which say nothing else.
         A waypoint that does not fit is left aside, with a line in the log: the generation then starts over.
+        """
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Once warm: the models whose language model can also answer."""
+
+    def write(self, ref: str, model: str, system: str, user: str, most: int) -> None:
+        """Let the language model of the model's checkpoint answer `user`, as `system` says, in at most `most` tokens.
+
+        Its events are `Wrote`, some on the way, or `Failed`. Equal words are answered alike.
         """
 
     def save(self, ref: str) -> bytes | None:

@@ -10,7 +10,7 @@ What it does not know: steps, trajectories.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Hashable, Iterator, Mapping, Set
 from dataclasses import replace
 from functools import partial
 
@@ -46,6 +46,27 @@ def find_company(checkpoint: Checkpoint, network: Network, runtime: Runtime, nam
         extra={"action": "token_budget", "tokens": found.tokens},
     )
     return {_size(one.size): Company(most=one.most, padded=one.padded) for one in found.sizes}
+
+
+class Fitting:
+    """How many of those that can share a pass fit into memory, where more of them did not."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, int] = {}
+
+    def most(self, key: Hashable, most: int) -> int:
+        """Of `most`, as many as are known to fit."""
+        return min(most, self._found.get(key, most))
+
+    def halve(self, key: Hashable, tried: int, size: Size) -> None:
+        """From now on half as many share a pass: what did not fit once is not to fail again at every step."""
+        self._found[key] = tried // 2
+        logger.warning(
+            "Memory ran out: at most %d pictures of %s share a forward pass from now on",
+            tried // 2,
+            size,
+            extra={"action": "smaller_company", "tried": tried},
+        )
 
 
 class Freely(Mapping[Size, Company]):

@@ -24,7 +24,7 @@ from fluxserve.engine.plans import RESIDENT, Plan
 from fluxserve.engine.processor import Processor, here
 from fluxserve.engine.speed import PLAIN, Speed, Surroundings, choose
 from fluxserve.errors import ConfigurationError
-from fluxserve.settings import PlanChoice, Settings
+from fluxserve.settings import CHECKPOINT, PlanChoice, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,8 @@ class Runtime:
     plan: Plan = RESIDENT
     why: str = field(default="", compare=False)
     speed: Speed = PLAIN
+    #: Language models that read prompts answer too.
+    writes: bool = False
 
     @property
     def kind(self) -> str:
@@ -149,6 +151,7 @@ def resolve(settings: Settings, weight_bytes: int, processor: Processor | None =
         kept_in=settings.data_dir / "measured",
         memory=settings.memory_budget or _whole_memory(device),
         memory_plan=settings.memory_plan,
+        writes=settings.prompt_upsampler == CHECKPOINT,
         speed=choose(settings, _around(device, dtype, tiny=weight_bytes <= TINY_WEIGHTS)),
     )
 

@@ -12,24 +12,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fluxserve.catalogue import MODELS, Generation, Size
-from fluxserve.engine import device, waypoint
-from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine import device
+from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed, Wrote
 from fluxserve.engine.batcher import Candidate, choose
 from fluxserve.engine.checkpoints import Checkpoint, plan_in_part
+from fluxserve.engine.company import Fitting
 from fluxserve.engine.device import Runtime
 from fluxserve.engine.drawer import Drawer, Known, open_drawer
 from fluxserve.engine.duty import Duty
 from fluxserve.engine.lanes import Lane
-from fluxserve.engine.means import USUAL, Means, Stage, log_means, more_exact, with_less_memory
+from fluxserve.engine.means import Means, Stage, log_means, more_exact, with_less_memory
 from fluxserve.engine.pool import Origin, Pool
 from fluxserve.engine.recovery import Recovery
 from fluxserve.engine.trajectory import Trajectory
-from fluxserve.errors import BadPicture, ConfigurationError, EngineError, OutOfMemory, WaypointRefused
+from fluxserve.engine.wish import Wish
+from fluxserve.engine.writing import Draft
+from fluxserve.errors import BadPicture, ConfigurationError, EngineError, OutOfMemory
 from fluxserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,18 +49,6 @@ _WARM = Generation(model="", prompt="", size=Size(256, 256), seed=0, steps=1, gu
 _WARM_REF = "warm"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Wish:
-    """What waits for its prompt to be read, the waypoint it may go on from, and how it is to be drawn."""
-
-    generation: Generation
-    turn: float
-    flow: str
-    pictures: Mapping[str, Pixels] = field(default_factory=dict)
-    waypoint: bytes | None = None
-    means: Means = USUAL
-
-
 class DiffusionEngine:
     """Implements the engine seam with torch."""
 
@@ -69,21 +60,22 @@ class DiffusionEngine:
         self._known: dict[str, Known] = {}
         self._left_out: tuple[str, ...] = ()
         #: A generation is in one of these: being read, stepping or parked, being decoded.
-        self._wishes: dict[str, _Wish] = {}
+        self._wishes: dict[str, Wish] = {}
         self._trajectories: dict[str, Trajectory] = {}
         self._drawn: dict[str, Trajectory] = {}
-        #: Of those to be read or decoded, the ones that wait for their weights.
+        self._drafts: dict[str, Draft] = {}
+        #: Of those to be read, decoded or written, the ones that wait for their weights.
         self._parked: set[str] = set()
         #: Of those whose weights could not be brought, what is still to be told.
         self._failed: list[Failed] = []
         #: Refs whose next step is to be shown, and what the step that is under way showed.
         self._shown: set[str] = set()
         self._previews: dict[str, Pixels] = {}
-        #: Of those that can share a pass, how many fit into memory, where more of them did not.
-        self._fitting: dict[Hashable, int] = {}
+        self._fitting = Fitting()
         self._news = threading.Condition()
-        self._reading: Lane[tuple[_Wish, Trajectory | Failed]]
+        self._reading: Lane[tuple[Wish, Trajectory | Failed]]
         self._decoding: Lane[tuple[Trajectory, Finished | Failed]]
+        self._writing: Lane[Draft | Failed]
         self._runtime: Runtime
         self._recovery: Recovery
         self._pool: Pool
@@ -112,8 +104,9 @@ class DiffusionEngine:
 
     @property
     def active(self) -> int:
-        """Generations admitted whose end was not told yet."""
-        return len(self._wishes) + len(self._trajectories) + len(self._drawn) + len(self._failed)
+        """Generations admitted whose end was not told yet, and drafts."""
+        drawn = len(self._wishes) + len(self._trajectories) + len(self._drawn)
+        return drawn + len(self._drafts) + len(self._failed)
 
     @property
     def device_memory(self) -> int:
@@ -155,6 +148,7 @@ class DiffusionEngine:
         self._duty = Duty(self._pool, self._runtime, self._recovery, self._news)
         self._reading = Lane("reader", self._runtime, self._news)
         self._decoding = Lane("decoder", self._runtime, self._news)
+        self._writing = Lane("writer", self._runtime, self._news)
         for origin, checkpoint in checkpoints.items():
             models = [model for model, one in planned.items() if one.origin == origin]
             try:
@@ -181,7 +175,18 @@ class DiffusionEngine:
         flow: str = "",
     ) -> None:
         """Take a generation in: its prompt is read beside the steps, then it starts, or goes on from its waypoint."""
-        self._read(ref, _Wish(generation=generation, pictures=pictures, turn=turn, flow=flow, waypoint=waypoint))
+        self._read(ref, Wish(generation=generation, pictures=pictures, turn=turn, flow=flow, waypoint=waypoint))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Those models whose checkpoint was loaded with all of its language model."""
+        return tuple(model for model, known in self._known.items() if known.writes)
+
+    def write(self, ref: str, model: str, system: str, user: str, most: int) -> None:
+        """Take an answer down beside the steps."""
+        self._drafts[ref] = Draft(model=model, system=system, user=user, most=most)
+        self._parked.add(ref)
+        self._post()
 
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
@@ -191,11 +196,11 @@ class DiffusionEngine:
     def discard(self, ref: str) -> None:
         """Forget `ref`; unknown refs are ignored."""
         self._withdraw(ref)
-        for held in (self._wishes, self._trajectories, self._drawn, self._previews):
+        for held in (self._wishes, self._trajectories, self._drawn, self._drafts, self._previews):
             held.pop(ref, None)
         for marked in (self._shown, self._parked):
             marked.discard(ref)
-        for lane in (self._reading, self._decoding):
+        for lane in (self._reading, self._decoding, self._writing):
             lane.forget(ref)
         self._failed = [failed for failed in self._failed if failed.ref != ref]
 
@@ -221,47 +226,56 @@ class DiffusionEngine:
             moved = self._advance_with_weights(chosen)
             # 4. Tell of progress; those that are done go on to be decoded.
             progress = [event for outcome in moved for event in self._tell(outcome)]
-        # 5. Hand out what was decoded.
-        return (*failed, *progress, *self._take_decoded())
+        # 5. Hand out what was decoded or written.
+        return (*failed, *progress, *self._take_decoded(), *self._take_written())
 
     def _wait_for_news(self) -> None:
         """Where nobody can step, until a prompt was read, a picture decoded or weights came, but only for a moment."""
         if not any(map(self._is_ready, self._trajectories.values())):
-            lanes = (self._reading, self._decoding, self._duty)
+            lanes = (self._reading, self._decoding, self._writing, self._duty)
             with self._news:
                 self._news.wait_for(lambda: any(lane.has_news for lane in lanes), _LONGEST_WAIT_S)
 
     def _post(self) -> None:
         """Let those be on duty whose turn it is, and hand in what can be read and decoded with their weights."""
         for origin, error in self._duty.update(self._needed()).items():
-            for ref in [ref for ref, generation in self._held() if self._origin(generation) == origin]:
+            for ref in [ref for ref, held in self._held() if held == origin]:
                 self.discard(ref)
                 self._failed.append(Failed(ref=ref, error=error))
         for ref, wish in self._wishes.items():
-            is_ready = self._duty.is_ready(self._origin(wish.generation))
-            if ref in self._parked and is_ready:
-                self._hand_in(self._reading, ref, wish.generation, wish.turn, partial(self._read_one, ref, wish))
-            elif not is_ready and self._withdraw(ref):
-                self._parked.add(ref)
+            self._post_beside(self._reading, ref, wish.model, wish.turn, partial(self._read_one, ref, wish))
+        for ref, draft in self._drafts.items():
+            self._post_beside(self._writing, ref, draft.model, 0.0, partial(self._write_on, ref, draft))
         for ref, drawn in self._drawn.items():
             # Once they are decoded its weights can leave, if they are to.
             if ref in self._parked and self._pool.is_at_hand(self._origin(drawn.generation)):
-                self._hand_in(self._decoding, ref, drawn.generation, drawn.turn, partial(self._decode, drawn))
+                origin = self._origin(drawn.generation)
+                self._hand_in(self._decoding, ref, origin, drawn.turn, partial(self._decode, drawn))
 
-    def _held(self) -> Sequence[tuple[str, Generation]]:
-        holders: tuple[Mapping[str, _Wish | Trajectory], ...] = (self._wishes, self._trajectories, self._drawn)
-        return [(ref, one.generation) for held in holders for ref, one in held.items()]
+    def _post_beside(self, lane: Lane[_T], ref: str, model: str, turn: float, act: Callable[[Drawer], _T]) -> None:
+        """What waits for its weights is handed in once they are on duty, and taken back where they leave before."""
+        origin = self._origins[model]
+        is_ready = self._duty.is_ready(origin)
+        if ref in self._parked and is_ready:
+            self._hand_in(lane, ref, origin, turn, act)
+        elif not is_ready and self._withdraw(ref):
+            self._parked.add(ref)
+
+    def _held(self) -> Sequence[tuple[str, Origin]]:
+        drawn: tuple[Mapping[str, Trajectory], ...] = (self._trajectories, self._drawn)
+        named: tuple[Mapping[str, Wish | Draft], ...] = (self._wishes, self._drafts)
+        return [
+            *((ref, self._origin(one.generation)) for held in drawn for ref, one in held.items()),
+            *((ref, self._origins[one.model]) for held in named for ref, one in held.items()),
+        ]
 
     def _needed(self) -> Mapping[Origin, bool]:
         """The checkpoints that have something to do, and whether pictures of them are being decoded."""
         decoded = {self._origin(drawn.generation) for drawn in self._drawn.values()}
-        return {origin: origin in decoded for origin in (self._origin(generation) for _, generation in self._held())}
+        return {origin: origin in decoded for _, origin in self._held()}
 
-    def _hand_in(
-        self, lane: Lane[_T], ref: str, generation: Generation, turn: float, act: Callable[[Drawer], _T]
-    ) -> None:
+    def _hand_in(self, lane: Lane[_T], ref: str, origin: Origin, turn: float, act: Callable[[Drawer], _T]) -> None:
         """To a lane, with the weights, which stay until the device has done it."""
-        origin = self._origin(generation)
 
         def act_with_weights() -> _T:
             try:
@@ -277,10 +291,10 @@ class DiffusionEngine:
 
     def _withdraw(self, ref: str) -> bool:
         """What was handed in and has not begun; whether there was any."""
-        holder = self._wishes.get(ref) or self._drawn.get(ref)
-        is_withdrawn = self._reading.withdraw(ref) or self._decoding.withdraw(ref)
-        if is_withdrawn and holder is not None:
-            self._pool.give_back(self._origin(holder.generation))
+        origin = next((origin for held, origin in self._held() if held == ref), None)
+        is_withdrawn = any(lane.withdraw(ref) for lane in (self._reading, self._decoding, self._writing))
+        if is_withdrawn and origin is not None:
+            self._pool.give_back(origin)
         return is_withdrawn
 
     def _take_failed(self) -> Sequence[Failed]:
@@ -313,22 +327,27 @@ class DiffusionEngine:
             else:
                 yield outcome
 
-    def _read(self, ref: str, wish: _Wish) -> None:
+    def _write_on(self, ref: str, draft: Draft, drawer: Drawer) -> Draft | Failed:
+        return self._recovery.with_room(partial(drawer.write, draft), ref, drawer.alone(Stage.ENCODE))
+
+    def _take_written(self) -> Iterator[Wrote | Failed]:
+        """What was written, and what has come a piece further."""
+        for ref, outcome in self._writing.take():
+            if isinstance(outcome, Failed) or outcome.text is not None:
+                self.discard(ref)
+            else:
+                self._parked.add(ref)
+            yield outcome if isinstance(outcome, Failed) else Wrote(ref=ref, text=outcome.text)
+
+    def _read(self, ref: str, wish: Wish) -> None:
         """Let its prompt be read beside the steps."""
         self._wishes[ref] = wish
         self._parked.add(ref)
         self._post()
 
-    def _read_one(self, ref: str, wish: _Wish, drawer: Drawer) -> tuple[_Wish, Trajectory | Failed]:
-        return wish, self._with_room(ref, drawer, Stage.ENCODE, partial(self._start, ref, wish, drawer))
-
-    def _start(self, ref: str, wish: _Wish, drawer: Drawer) -> Trajectory:
-        if wish.waypoint is not None:
-            try:
-                return drawer.resume(ref, wish.generation, wish.turn, wish.waypoint, wish.flow, pictures=wish.pictures)
-            except WaypointRefused as error:
-                waypoint.log_refused(ref, error)
-        return drawer.start(ref, wish.generation, wish.turn, wish.means, wish.flow, pictures=wish.pictures)
+    def _read_one(self, ref: str, wish: Wish, drawer: Drawer) -> tuple[Wish, Trajectory | Failed]:
+        start = partial(wish.start, ref, drawer)
+        return wish, self._recovery.with_room(start, ref, drawer.alone(Stage.ENCODE))
 
     def _candidates(self) -> Sequence[Candidate]:
         return [
@@ -356,8 +375,7 @@ class DiffusionEngine:
 
     def _most(self, trajectory: Trajectory) -> int:
         """How many may share a forward pass with it, itself among them, as far as is known by now."""
-        most = self._known_of(trajectory).company_of(trajectory).most
-        return min(most, self._fitting.get(self._key(trajectory), most))
+        return self._fitting.most(self._key(trajectory), self._known_of(trajectory).company_of(trajectory).most)
 
     def _advance_with_weights(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
         if not trajectories:
@@ -376,7 +394,7 @@ class DiffusionEngine:
         first = trajectories[0]
         predict = partial(drawer.velocities, trajectories)
         if len(trajectories) == 1:
-            velocities = self._with_room(first.ref, drawer, Stage.PREDICT, predict)
+            velocities = self._recovery.with_room(predict, first.ref, drawer.alone(Stage.PREDICT))
         else:
             velocities = self._recovery.attempt(predict, *(trajectory.ref for trajectory in trajectories))
         if not isinstance(velocities, Failed):
@@ -385,21 +403,10 @@ class DiffusionEngine:
         if len(trajectories) == 1:
             return self._advance_otherwise(first, velocities)
         if isinstance(velocities.error, OutOfMemory) and not drawer.company_of(first).padded:
-            self._remember_too_many(trajectories)
+            self._fitting.halve(self._key(first), len(trajectories), first.drawn_size)
             return self._advance_in_parts(drawer, trajectories)
         # Each alone, so that a bad one takes no other with it.
         return [outcome for trajectory in trajectories for outcome in self._advance(drawer, [trajectory])]
-
-    def _remember_too_many(self, trajectories: Sequence[Trajectory]) -> None:
-        """From now on half as many share a pass: what did not fit once is not to fail again at every step."""
-        key, fitting = self._key(trajectories[0]), len(trajectories) // 2
-        self._fitting[key] = fitting
-        logger.warning(
-            "Memory ran out: at most %d pictures of %s share a forward pass from now on",
-            fitting,
-            trajectories[0].drawn_size,
-            extra={"action": "smaller_company", "tried": len(trajectories)},
-        )
 
     def _advance_in_parts(self, drawer: Drawer, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Failed]:
         """As many at a time as may fit; a part that does not makes those after it smaller too."""
@@ -426,7 +433,7 @@ class DiffusionEngine:
         """Its first steps would else be drawn one way and its last another, and that no machine would draw again."""
         log_means(trajectory.ref, means, error)
         self._trajectories.pop(trajectory.ref, None)
-        wish = _Wish(
+        wish = Wish(
             generation=trajectory.generation,
             pictures=trajectory.pictures,
             turn=trajectory.turn,
@@ -434,13 +441,6 @@ class DiffusionEngine:
             means=means,
         )
         self._read(trajectory.ref, wish)
-
-    def _with_room(self, ref: str, drawer: Drawer, stage: Stage, act: Callable[[], _T]) -> _T | Failed:
-        """Act; where memory runs out, again with the device for itself: whatever else was at work may have taken it."""
-        outcome = self._recovery.attempt(act, ref)
-        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and drawer.network.is_movable:
-            return self._recovery.attempt(partial(drawer.alone, stage, act), ref)
-        return outcome
 
     def _moved(self, drawer: Drawer, trajectory: Trajectory, velocity: Tensor) -> Trajectory:
         """One step further; before the last one its preview is made where it was asked for."""
@@ -473,12 +473,13 @@ class DiffusionEngine:
     def _decode(self, trajectory: Trajectory, drawer: Drawer) -> tuple[Trajectory, Finished | Failed]:
         """Beside the steps. Where memory runs out, in tiles."""
         ref, means = trajectory.ref, trajectory.means
-        outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, means))
+        alone = drawer.alone(Stage.DECODE)
+        outcome = self._recovery.with_room(partial(drawer.finish, trajectory, means), ref, alone)
         if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory):
             tiled = with_less_memory(means, Stage.DECODE, fills_up=False)
             if tiled is not None:
                 log_means(ref, tiled, outcome.error)
-                outcome = self._with_room(ref, drawer, Stage.DECODE, partial(drawer.finish, trajectory, tiled))
+                outcome = self._recovery.with_room(partial(drawer.finish, trajectory, tiled), ref, alone)
         device.release_memory()
         return trajectory, outcome
 

@@ -37,6 +37,7 @@ from fluxserve.engine.speed import Speed
 from fluxserve.engine.trajectory import Conditioning, Kept, Trajectory
 from fluxserve.engine.warming import warm, warm_company
 from fluxserve.engine.weights import Parts
+from fluxserve.engine.writing import Draft
 from fluxserve.errors import CheckpointMissing, CheckpointRefused, DrawingFailed
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Known:
     """What is known of a checkpoint that was opened once, as long as its files stay what they were.
 
     `runtime`: with its plan, and with the speed that held when it was tried.
+    `writes`: its language model answers too.
     `company`: how many pictures of a drawn size may share a forward pass; one where a size is not named. `weights`: the
     hash of its files. `fit`: how they are held, and what that takes. `loaded_in`: seconds that reading them took, not
     those of importing libraries before or of all that was found out after.
@@ -68,6 +70,7 @@ class Known:
     fingerprint: str
     previewer: Previewer
     loaded_in: float
+    writes: bool
 
     @property
     def speed(self) -> Speed:
@@ -103,10 +106,25 @@ class Drawer(Known):
         """Without the weights."""
         return Known(**{field.name: getattr(self, field.name) for field in fields(Known)})
 
-    def alone(self, stage: Stage, act: Callable[[], _T]) -> _T:
-        """Act with what `stage` needs for itself on the device; the rest of the networks is off it meanwhile."""
-        with self.network.alone(stage):
-            return act()
+    def alone(self, stage: Stage) -> Callable[[Callable[[], _T]], _T] | None:
+        """How to act with what `stage` needs for itself on the device; None: nothing can be taken off it."""
+        if not self.network.is_movable:
+            return None
+
+        def act_alone(act: Callable[[], _T]) -> _T:
+            with self.network.alone(stage):
+                return act()
+
+        return act_alone
+
+    def write(self, draft: Draft) -> Draft:
+        """Go on with a draft. Raises DrawingFailed."""
+        writer = self.network.writer
+        if writer is None:
+            raise DrawingFailed(f"What reads prompts in {self.checkpoint.name} cannot write.")
+        with self.network.using(Stage.ENCODE, USUAL):
+            writer.go_on(draft)
+        return draft
 
     def start(
         self,
@@ -290,6 +308,7 @@ def open_drawer(checkpoint: Checkpoint, runtime: Runtime, load: Load = weights.l
         fingerprint=fingerprint(weights_word, runtime, padded),
         previewer=Previewer(network, checkpoint.token_side),
         loaded_in=loaded_in,
+        writes=network.writer is not None,
         adapters=Adapters(network.transformer, runtime),
     )
     logger.info(

@@ -15,6 +15,8 @@ Directives in a prompt make failures; STEP counts from 0, the default, and is re
     [[black]]                   the finished picture is a bad one (BadPicture)
     [[magenta]]                 the finished picture, and each preview of it, is magenta: 255, 0, 254
 
+For the models of FLUX.2 it also writes: what it is asked, in capitals.
+
 What it does not know: networks, tasks, files.
 """
 
@@ -35,7 +37,7 @@ from fluxserve import __version__
 from fluxserve.catalogue import MODELS, Generation, Size
 from fluxserve.engine import pixels as pixels_of
 from fluxserve.engine import waypoint as waypoints
-from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed
+from fluxserve.engine.base import NO_PICTURES, Event, Failed, Finished, Pixels, Progressed, Wrote
 from fluxserve.engine.waypoint import Waypoint
 from fluxserve.errors import BadPicture, DrawingFailed, EngineError, Fact, OutOfMemory, WaypointRefused
 from fluxserve.settings import Settings
@@ -113,6 +115,7 @@ class FakeEngine:
         self._trajectories: dict[str, _Trajectory] = {}
         self._shown: set[str] = set()
         self._spent_on: set[str] = set()
+        self._drafts: dict[str, str] = {}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -136,8 +139,8 @@ class FakeEngine:
 
     @property
     def active(self) -> int:
-        """Generations admitted and not yet finished."""
-        return len(self._trajectories)
+        """Generations admitted and not yet finished, and what is being written."""
+        return len(self._trajectories) + len(self._drafts)
 
     @property
     def device_memory(self) -> int:
@@ -182,6 +185,15 @@ class FakeEngine:
             except WaypointRefused as error:
                 waypoints.log_refused(ref, error)
 
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """As in checkpoints, only where a language model reads prompts."""
+        return tuple(model for model in MODELS if model.startswith("flux-2"))
+
+    def write(self, ref: str, model: str, system: str, user: str, most: int) -> None:  # noqa: ARG002 - of others
+        """Said with the next step."""
+        self._drafts[ref] = user[:most]
+
     def save(self, ref: str) -> bytes | None:
         """Where `ref` stands as a waypoint; None where there is nothing to go on from."""
         trajectory = self._trajectories.get(ref)
@@ -192,6 +204,7 @@ class FakeEngine:
     def discard(self, ref: str) -> None:
         """Forget `ref`."""
         self._trajectories.pop(ref, None)
+        self._drafts.pop(ref, None)
         self._shown.discard(ref)
 
     def show(self, ref: str) -> None:
@@ -201,6 +214,8 @@ class FakeEngine:
 
     def step(self) -> Sequence[Event]:
         """Advance all that are due, waiting a moment for the first; each tells its newest step at most once."""
+        if self._drafts:
+            return [self._write(ref, user) for ref, user in list(self._drafts.items())]
         self._wait_for_the_first()
         now = self._clock()
         return [
@@ -208,6 +223,13 @@ class FakeEngine:
             for ref, trajectory in sorted(self._trajectories.items(), key=lambda held: held[1].turn)
             for event in self._advance(ref, trajectory, now)
         ]
+
+    def _write(self, ref: str, user: str) -> Event:
+        kind, _ = _directive(user)
+        if kind:
+            return next(iter(self._misbehave(ref, kind)))
+        self.discard(ref)
+        return Wrote(ref=ref, text=user.upper())
 
     def _wait_for_the_first(self) -> None:
         moments = [self._next_moment(trajectory) for trajectory in self._trajectories.values()]

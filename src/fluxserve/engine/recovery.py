@@ -72,6 +72,16 @@ class Recovery:
             release_memory()
         return Failed(ref=ref, error=failed)
 
+    def with_room(self, act: Callable[[], _T], ref: str, alone: Callable[[Callable[[], _T]], _T] | None) -> _T | Failed:
+        """As `attempt`; where memory runs out, again with the device for itself, if there is a way (`alone`).
+
+        Whatever else was at work may have taken it.
+        """
+        outcome = self.attempt(act, ref)
+        if isinstance(outcome, Failed) and isinstance(outcome.error, OutOfMemory) and alone is not None:
+            return self.attempt(lambda: alone(act), ref)
+        return outcome
+
     def _surrounded(self, act: Callable[[], _T]) -> _T:
         with self._surroundings():
             return act()

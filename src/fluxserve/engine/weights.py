@@ -57,6 +57,8 @@ class Parts:
     depth: Depth | None = None
     plan: Plan = RESIDENT
     speed: Speed = PLAIN
+    #: Its language model is kept whole, if it has one: it answers too.
+    writes: bool = False
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.by_name:
@@ -168,6 +170,7 @@ def _load(folder: Path, runtime: Runtime, pieces: Mapping[str, Piece], beside: B
         depth=None if beside.depth is None else _depth(beside.depth, runtime),
         plan=runtime.plan,
         speed=runtime.speed,
+        writes=runtime.writes,
     )
 
 

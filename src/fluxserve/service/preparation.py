@@ -153,7 +153,7 @@ class Preparer:
         if request.upsamples:
             is_edit = bool(record.generation.pictures or job.pictures)
             enriched = await self._unless_over(
-                job, self._service.upsampling.enrich(record.generation.prompt, is_edit=is_edit)
+                job, self._service.upsampling.enrich(record.generation.model, record.generation.prompt, is_edit=is_edit)
             )
             if enriched.warning and self._stopping:
                 return False

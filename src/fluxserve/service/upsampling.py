@@ -1,4 +1,6 @@
-"""Prompts are enriched by a language model elsewhere, where their callers want that, before they are drawn.
+"""Prompts are enriched by a language model, where their callers want that, before they are drawn.
+
+It is one behind an endpoint, which the courier calls, or the one that reads prompts in the checkpoint that draws.
 
 What it answers is a text to draw and nothing more: bounded, judged as every prompt is, and not waited for longer than
 the settings say. Where it is of no use the prompt is drawn as it stands, with a warning.
@@ -13,17 +15,18 @@ import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
 from fluxserve.delivery.outbound import Call
-from fluxserve.errors import OutboundError
+from fluxserve.errors import FluxserveError, NobodyWrites, NotWritten, OutboundError
 from fluxserve.service.judges import Ask
 from fluxserve.settings import Upsampler
 
 logger = logging.getLogger(__name__)
 #: Of a prompt that was to be enriched where nothing does that, and of one that was not, for one reason or the other.
+NO_WRITER = "what draws this model has no language model to enrich prompts with: the prompt was used unchanged"
 UNAVAILABLE = "no prompt upsampler is set up here: the prompt was used unchanged"
 FAILED = "the prompt upsampler was of no use: the prompt was used unchanged"
 REFUSED = "what the prompt upsampler wrote was refused by moderation: the prompt was used unchanged"
@@ -34,6 +37,8 @@ MAX_ANSWER = 2**18
 #: After so many calls in a row without an answer none is made for a while: each would keep a task waiting.
 FAILURES, PAUSE_S = 3, 30.0
 _OK = 200
+#: Tokens of an answer, where we decide how many it has.
+MOST_TOKENS = 320
 _PATH = "/chat/completions"
 _TASK = (
     "You write prompts for a text-to-image model. Rewrite the user's prompt so that a painter could work from it: keep "
@@ -73,18 +78,30 @@ class _Answer(msgspec.Struct, frozen=True):
     choices: Annotated[tuple[_Choice, ...], msgspec.Meta(min_length=1)]
 
 
+class Write(Protocol):
+    """The language model that draws with the model's checkpoint answers. Raises NotWritten."""
+
+    async def __call__(self, model: str, system: str, user: str, *, most: int, timeout: float) -> str:
+        """Within `timeout` seconds from when it is its turn."""
+
+
 class Upsampling:
-    """Asks the endpoint that the settings name, in the words of OpenAI's chat completions, for `timeout` seconds."""
+    """Asks what the settings name, for `timeout` seconds: an endpoint in the words of OpenAI's chat completions."""
 
     def __init__(
-        self, upsampler: Upsampler | None, *, timeout: float, steady: Callable[[], float] = time.monotonic
+        self,
+        upsampler: Upsampler | Literal["checkpoint"] | None,
+        *,
+        timeout: float,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """`upsampler` None: nothing is enriched. `steady`: a clock that is never set."""
         self._upsampler = upsampler
         self._timeout = timeout
         self._steady = steady
-        #: Set once somebody can call.
+        #: Set once somebody can call, or write.
         self.ask: Ask | None = None
+        self.write: Write | None = None
         self._failures = 0
         self._again_at = 0.0
 
@@ -93,20 +110,43 @@ class Upsampling:
         """There is something to ask."""
         return self._upsampler is not None
 
-    async def enrich(self, prompt: str, *, is_edit: bool) -> Enriched:
+    async def enrich(self, model: str, prompt: str, *, is_edit: bool) -> Enriched:
         """The prompt enriched, or as it is. `is_edit`: it says what to change in pictures."""
         reason = "it did not answer several times in a row, and is not asked for a while"
         if self._upsampler is not None and self._steady() >= self._again_at:
             try:
-                return Enriched(prompt=await self._answer(self._upsampler, prompt, is_edit=is_edit))
-            except (OutboundError, ValueError) as error:
-                reason = error.message if isinstance(error, OutboundError) else str(error)
+                return Enriched(prompt=tidied(await self._answer(model, prompt, is_edit=is_edit), prompt))
+            except NobodyWrites:
+                return Enriched(prompt=prompt, warning=NO_WRITER)
+            except (NotWritten, OutboundError, ValueError) as error:
+                reason = error.message if isinstance(error, FluxserveError) else str(error)
         logger.warning("A prompt is not enriched", extra={"action": "not_enriched", "reason": reason})
         return Enriched(prompt=prompt, warning=FAILED)
 
-    async def _answer(self, upsampler: Upsampler, prompt: str, *, is_edit: bool) -> str:
-        """Raises OutboundError, and ValueError for what is no prompt."""
-        messages = [{"role": "system", "content": _EDIT if is_edit else _TASK}, {"role": "user", "content": prompt}]
+    async def _answer(self, model: str, prompt: str, *, is_edit: bool) -> str:
+        """Raises NotWritten, OutboundError, and ValueError for what is no answer."""
+        system = _EDIT if is_edit else _TASK
+        try:
+            answer = await self._written(model, system, prompt)
+        except NobodyWrites:
+            raise
+        except (NotWritten, OutboundError, ValueError):
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._again_at = self._steady() + PAUSE_S
+            raise
+        self._failures = 0
+        return answer
+
+    async def _written(self, model: str, system: str, prompt: str) -> str:
+        if isinstance(self._upsampler, Upsampler):
+            return await self._told_by(self._upsampler, system, prompt)
+        if self.write is None:
+            raise ValueError("nobody writes yet")
+        return await self.write(model, system, prompt, most=MOST_TOKENS, timeout=self._timeout)
+
+    async def _told_by(self, upsampler: Upsampler, system: str, prompt: str) -> str:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         named = {} if upsampler.model is None else {"model": upsampler.model}
         headers = [(b"content-type", b"application/json"), *upsampler.bearer]
         call = Call(
@@ -118,16 +158,9 @@ class Upsampling:
             body=msgspec.json.encode({**named, "messages": messages, "stream": False}),
             whole=True,
         )
+        body = await self._brought(call)
         try:
-            body = await self._brought(call)
-        except (OutboundError, ValueError):
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._again_at = self._steady() + PAUSE_S
-            raise
-        self._failures = 0
-        try:
-            return tidied(msgspec.json.decode(body, type=_Answer).choices[0].message.content, prompt)
+            return msgspec.json.decode(body, type=_Answer).choices[0].message.content
         except msgspec.MsgspecError:
             raise ValueError("its answer is no chat completion") from None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +23,23 @@ PREVIEW_INTERVAL_S = 0.25
 def ref_of(task_id: str, fence: int) -> str:
     """The engine's name for a claim."""
     return f"{task_id}/{fence}"
+
+
+def next_in(held: Iterable[Holding], arrived: Iterable[Holding], active: int, capacity: int) -> int:
+    """How many of those that have arrived go into the engine now, by turn.
+
+    Where it has no room, it takes what is drawn with the next step for its turn, and what that makes wait stands there
+    meanwhile: at most as many as it has room for.
+    """
+    drawn = sorted(one.assignment.turn for one in held if one.is_drawn)
+    batch, number = p.batch(capacity), 0
+    for turn in sorted(one.assignment.turn for one in arrived):
+        comes_first = active + number < 2 * capacity and turn < next(iter(drawn[batch - 1 :]), math.inf)
+        if active + number >= capacity and not comes_first:
+            break
+        bisect.insort(drawn, turn)
+        number += 1
+    return number
 
 
 @dataclass(slots=True, eq=False)

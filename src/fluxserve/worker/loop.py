@@ -8,10 +8,8 @@ connection   hello, heartbeats, arrivals; after a loss it dials again and presen
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
@@ -26,10 +24,11 @@ from fluxserve.settings import Settings
 from fluxserve.worker import protocol as p
 from fluxserve.worker.connection import Streams, dial
 from fluxserve.worker.finishing import Finishing
-from fluxserve.worker.holding import Holding, ref_of
+from fluxserve.worker.holding import Holding, next_in, ref_of
 from fluxserve.worker.judging import Judging
 from fluxserve.worker.memory import excess
 from fluxserve.worker.watchdog import Watchdog, step_work
+from fluxserve.worker.writing import Writing
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -68,6 +67,7 @@ class Worker:
         self._holdings: dict[str, Holding] = {}
         self._arrivals: list[Holding] = []
         self._discards: list[str] = []
+        self._writing = Writing(engine)
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._draining = False
@@ -192,6 +192,7 @@ class Worker:
             away=dict(self._away_told),
             left_out=tuple(self._engine.left_out),
             classifier=self._finishing.judging.identity,
+            writes=self._engine.writes,
             token=self._token,
             orphan=self._orphan,
             held=tuple(holding.held for holding in self._holdings.values()),
@@ -199,6 +200,7 @@ class Worker:
 
     def _resume(self, welcome: p.Welcome) -> None:
         """Drop the claims that were lost meanwhile, hand in what was drawn meanwhile, ask for more."""
+        self._writing.forget_all()
         kept = set(welcome.kept)
         for holding in list(self._holdings.values()):
             if holding.held not in kept:
@@ -231,6 +233,12 @@ class Worker:
             case p.Show():
                 if (holding := self._holdings.get(ref_of(message.task_id, message.fence))) is not None:
                     holding.wants_previews = True
+            case p.Write():
+                self._writing.ask(message)
+                self._wake.set()
+            case p.Unwrite(number=number):
+                self._writing.forget(number)
+                self._wake.set()
             case p.Drain():
                 self.drain()
             case p.Welcome() | p.Refused() | p.Errands():
@@ -271,11 +279,13 @@ class Worker:
     # Drawing
 
     async def _draw(self) -> None:
-        """1. discard, 2. admit, 3. ask for previews, 4. step, 5. tell, 6. hand on, 7. write down; idle until woken."""
+        """1. discard, write, 2. admit, 3. ask for previews, 4. step, 5. tell, 6. hand on, 7. write down; then idle."""
         while True:
             self._wake.clear()
             for ref in self._take_discards():
                 await self._watched(partial(self._engine.discard, ref))
+            for call in self._writing.take_calls():
+                await self._watched(call)
             for holding in self._take_arrivals():
                 if holding.ref in self._holdings:  # not discarded while others were admitted
                     await self._admit(holding)
@@ -338,20 +348,9 @@ class Worker:
         return taken
 
     def _take_arrivals(self) -> list[Holding]:
-        """Those whose turn is next, as many as the engine has room for; the rest waits here, one batch ahead.
-
-        Where it has none, it takes what is drawn with the next step for its turn, and what that makes wait stands there
-        meanwhile: at most as many as it has room for.
-        """
-        drawn = sorted(one.assignment.turn for one in self._holdings.values() if one.is_drawn)
-        arrivals, active, capacity = sorted(self._arrivals, key=_turn), self._engine.active, self._engine.capacity
-        number, batch = 0, p.batch(capacity)
-        while number < len(arrivals) and (
-            active + number < capacity
-            or (active + number < 2 * capacity and _turn(arrivals[number]) < next(iter(drawn[batch - 1 :]), math.inf))
-        ):
-            bisect.insort(drawn, _turn(arrivals[number]))
-            number += 1
+        """Those whose turn is next, as many as the engine has room for; the rest waits here, one batch ahead."""
+        number = next_in(self._holdings.values(), self._arrivals, self._engine.active, self._engine.capacity)
+        arrivals = sorted(self._arrivals, key=_turn)
         taken, self._arrivals = arrivals[:number], arrivals[number:]
         return taken
 
@@ -363,6 +362,8 @@ class Worker:
         return [holding.ref for holding in due]
 
     def _tell(self, event: Event) -> None:
+        if (answer := self._writing.answer(event)) is not None:
+            self._send(answer)
         holding = self._holdings.get(event.ref)
         if holding is None:
             return

@@ -3,7 +3,8 @@
     frame = 4 bytes big-endian length, then one msgpack map with a `type`
 
 A worker says Hello, gets Welcome or Refused, then announces how many tasks it wants; the server sends Tasks as
-they come, and Show for each whose Previews somebody wants to see. Weights says whose turn it is where checkpoints take
+they come, and Show for each whose Previews somebody wants to see. Write asks the language model of a checkpoint, and
+Written answers; both are of one connection. Weights says whose turn it is where checkpoints take
 turns. Progress, Waypoint and Heartbeat keep the lease; Finished, Failed and Withheld carry the fence of the claim, and
 the server answers each with Settled. After a lost connection the worker says Hello again with the fences it holds.
 
@@ -21,7 +22,7 @@ import msgspec
 from fluxserve.catalogue import Generation
 from fluxserve.errors import Fact, WorkerProtocolError
 
-VERSION: Final = 8
+VERSION: Final = 9
 #: The input pictures of a task are the largest there is: 40 megapixels, as PNG at worst a little more than 120 MB.
 MAX_FRAME: Final = 128 * 2**20
 #: A hello comes before the token is checked, so it is kept small.
@@ -43,7 +44,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     `want`: how many tasks it can take more than it holds, from now on, so that ready workers share a burst from its
     first task on. `away`: see Weights. `left_out`: what is wrong with weights that it could not load. `orphan`: its own
     server process has ended, it only hands in what it holds.
-    `classifier` names what judges its pictures; empty: nothing does.
+    `classifier` names what judges its pictures; empty: nothing does. `writes`: models whose language model answers.
     """
 
     version: int
@@ -57,6 +58,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     away: dict[str, float] = {}
     left_out: tuple[str, ...] = ()
     classifier: str = ""
+    writes: tuple[str, ...] = ()
     token: str = ""
     orphan: bool = False
     held: tuple[Held, ...] = ()
@@ -228,6 +230,30 @@ class Show(msgspec.Struct, frozen=True, kw_only=True, tag="show"):
     fence: int
 
 
+class Write(msgspec.Struct, frozen=True, kw_only=True, tag="write"):
+    """Let the language model of the model's checkpoint answer `user` as `system` says; `number` is the server's."""
+
+    number: int
+    model: str
+    system: str
+    user: str
+    most: int
+
+
+class Unwrite(msgspec.Struct, frozen=True, kw_only=True, tag="unwrite"):
+    """Nobody waits for that answer any more."""
+
+    number: int
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True, tag="written"):
+    """The answer, or the `problem` that there is none."""
+
+    number: int
+    text: str = ""
+    problem: str | None = None
+
+
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Finish what runs, give back what waits, then end."""
 
@@ -289,10 +315,11 @@ FromWorker = (
     | Failed
     | Withheld
     | Returned
+    | Written
     | CourierHello
     | Report
 )
-FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Drain | Errands
+FromServer = Welcome | Refused | Tasks | Settled | Discard | Show | Write | Unwrite | Drain | Errands
 
 _encoder = msgspec.msgpack.Encoder()
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -139,6 +139,7 @@ class GatewayHouse:
         left_out: tuple[str, ...] = (),
         orphan: bool = False,
         classifier: str = "hand",
+        writes: tuple[str, ...] = (),
         held: tuple[p.Held, ...] = (),
     ) -> ByHand:
         """A worker that was let in; `fingerprints` where not all models have the same one."""
@@ -153,7 +154,7 @@ class GatewayHouse:
             p.Hello(
                 version=p.VERSION, worker_id=name, pid=1, models=tuple(fingerprints), engine="none",
                 fingerprints=dict(fingerprints), capacity=capacity, want=want, away=dict(away or {}), token=TOKEN,
-                left_out=left_out, classifier=classifier, orphan=orphan, held=held,
+                left_out=left_out, classifier=classifier, writes=writes, orphan=orphan, held=held,
             )
         )  # fmt: skip
         worker.welcome = await worker.next(p.Welcome)

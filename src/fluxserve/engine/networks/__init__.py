@@ -16,6 +16,7 @@ from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.engine.faster.switch import Switch
 from fluxserve.engine.means import Means, Stage
 from fluxserve.engine.trajectory import Conditioning, Inputs
+from fluxserve.engine.writing import Writes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,10 @@ class Network(Protocol):
 
     def come(self) -> None:
         """Back to the device, the same bits."""
+
+    @property
+    def writer(self) -> Writes | None:
+        """Its language model, where it was loaded whole; it works where prompts are read (`Stage.ENCODE`)."""
 
     def encode(self, prompt: str) -> Conditioning:
         """The prompt as the transformer reads it; always one row."""

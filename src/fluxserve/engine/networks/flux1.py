@@ -53,6 +53,11 @@ class Flux1(Residence):
         """See `faster`."""
         return self._switches
 
+    @property
+    def writer(self) -> None:
+        """What reads its prompts cannot write."""
+        return None
+
     def encode(self, prompt: str) -> Conditioning:
         """CLIP gives the pooled row, T5 a row for each token; padding is part of the text, there is no mask."""
         text = prompt.encode("utf-8", "replace").decode()

@@ -8,6 +8,7 @@ What it does not know: noise schedules, batches, other trajectories.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -24,6 +25,7 @@ from fluxserve.engine.networks.levels import to_pixels
 from fluxserve.engine.residence import Residence
 from fluxserve.engine.trajectory import Conditioning, Inputs, noise
 from fluxserve.engine.weights import Parts
+from fluxserve.engine.writing import Talk, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -36,22 +38,24 @@ Chat = Callable[["PreTrainedTokenizerBase", str], str]
 
 def dev(checkpoint: Checkpoint, parts: Parts) -> Flux2:
     """FLUX.2 [dev], whose prompts Mistral reads."""
-    return Flux2(checkpoint, parts, _told_to_mistral)
+    return Flux2(checkpoint, parts, _told_to_mistral, _asked_of_mistral)
 
 
 def klein(checkpoint: Checkpoint, parts: Parts) -> Flux2:
     """FLUX.2 [klein], whose prompts Qwen3 reads."""
-    return Flux2(checkpoint, parts, _told_to_qwen)
+    return Flux2(checkpoint, parts, _told_to_qwen, _asked_of_qwen)
 
 
 class Flux2(Residence):
     """Implements networks.Network."""
 
-    def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat) -> None:
+    def __init__(self, checkpoint: Checkpoint, parts: Parts, chat: Chat, talk: Talk) -> None:
         self._switches = prepare(parts.transformer, parts.speed), prepare_decoder(parts.vae, parts.speed)
         self._layers = checkpoint.family.text_layers
-        reader = _as_far_as(max(self._layers), parts.text_encoder)
-        super().__init__(replace(parts, by_name={**parts.by_name, "text_encoder": reader}), checkpoint.vae_factor)
+        self._reader = _as_far_as(max(self._layers), parts.text_encoder)
+        self._writer = Writer(parts.text_encoder, parts.tokenizer, talk, parts.device) if parts.writes else None
+        kept = parts.text_encoder if parts.writes else self._reader
+        super().__init__(replace(parts, by_name={**parts.by_name, "text_encoder": kept}), checkpoint.vae_factor)
         self._checkpoint = checkpoint
         self._chat = chat
         self._looker = Looker(checkpoint, self._parts)
@@ -68,6 +72,11 @@ class Flux2(Residence):
         """See `faster`."""
         return self._switches
 
+    @property
+    def writer(self) -> Writer | None:
+        """See `writing`."""
+        return self._writer
+
     def encode(self, prompt: str) -> Conditioning:
         """A row for each token; the reader does not see padding, but its rows are part of the text as any others."""
         import torch
@@ -81,7 +90,7 @@ class Flux2(Residence):
             add_special_tokens=False,  # the template has them
             return_tensors="pt",
         ).to(self._parts.device)
-        hidden = self._parts.text_encoder(
+        hidden = self._reader(
             input_ids=read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True, use_cache=False
         ).hidden_states
         tokens = torch.cat([hidden[layer] for layer in self._layers], dim=-1)
@@ -147,13 +156,29 @@ def _told_to_qwen(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     )
 
 
+def _asked_of_mistral(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
+    roles = {"system": system, "user": user.replace("[IMG]", "")}
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in roles.items()]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _asked_of_qwen(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    )
+
+
 def _as_far_as(layer: int, encoder: PreTrainedModel) -> PreTrainedModel:
     """What reads texts up to a layer, without what only sees pictures, writes, or comes after it.
 
-    One more layer stays: what comes out of the last one is normalised, which `layer` is not to be.
+    One more layer stays: what comes out of the last one is normalised, which `layer` is not to be. The encoder itself
+    stays whole.
     """
-    reader = encoder.get_decoder()
-    reader.layers = reader.layers[: layer + 1]
+    whole = encoder.get_decoder()
+    reader = copy.copy(whole)
+    reader._modules = dict(whole._modules)
+    reader.layers = whole.layers[: layer + 1]
     return reader
 
 
