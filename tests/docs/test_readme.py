@@ -28,7 +28,14 @@ EXAMPLES = [
     if language in COMMANDS and ADDRESS in code and "scripts/run" not in code
 ]
 #: By what an example draws.
-SIZES = {"apple": (512, 512), "panda": (1024, 768), "green-apple": (1024, 1024)}
+SIZES = {
+    "apple": (512, 512),
+    "a panda": (512, 512),
+    "a tiger": (512, 512),
+    "panda": (1024, 768),
+    "green-apple": (1024, 1024),
+}
+FORMATS = {".jpeg": "JPEG", ".png": "PNG"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def test_each_dialect_is_shown_in_three_languages_and_the_client_twice() -> None
 @pytest.mark.parametrize(
     ("language", "code"), EXAMPLES, ids=[f"{number} {language}" for number, (language, _) in enumerate(EXAMPLES)]
 )
-def test_an_example_leaves_a_picture_in_the_current_folder(
+def test_an_example_leaves_its_pictures_in_the_current_folder(
     running: Server, tmp_path: Path, language: str, code: str
 ) -> None:
     command = COMMANDS[language]
@@ -61,11 +68,13 @@ def test_an_example_leaves_a_picture_in_the_current_folder(
         timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.iterdir()
-    with Image.open(path) as picture:
-        picture.load()
-        assert picture.format == "JPEG"
-        assert picture.size == SIZES[path.stem]
+    paths = list(tmp_path.iterdir())
+    assert paths
+    for path in paths:
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == FORMATS[path.suffix]
+            assert picture.size == SIZES[path.stem]
 
 
 def test_the_links_of_the_readme_lead_to_files() -> None:

@@ -65,15 +65,6 @@ class Result:
         return tuple(cast("list[str]", self.details.get("warnings") or ()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A downloaded picture and where it came from."""
-
-    data: bytes
-    media_type: str
-    result: Result
-
-
 def field(answer: object, name: str) -> object:
     """What the answer holds under that name."""
     if not isinstance(answer, Mapping) or name not in answer:

@@ -2,84 +2,70 @@
 
 from __future__ import annotations
 
-import math
-import random
+import os
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, cast
+from typing import Self, TypeVar
 
 import httpx
 
 from fluxserve.client import answers, events
-from fluxserve.client.answers import Entry, JsonObject, Picture, Progress, Result, Task
-from fluxserve.client.errors import (
-    ApiError,
-    AuthenticationFailed,
-    InsufficientCredits,
-    RequestRejected,
-    ServerUnavailable,
-    TaskFailed,
-    TaskTimeout,
-    TooManyRequests,
-)
+from fluxserve.client.answers import Entry, JsonObject, Progress, Result, Task
+from fluxserve.client.calls import FIRST_PAUSE_S, RETRIES, Calls, Flow, Patience, Sleep
+from fluxserve.client.errors import ClientError
+from fluxserve.client.pictures import Picture
+from fluxserve.client.progress import Report, reporting
 
-FIRST_POLL_S = 0.05
-LAST_POLL_S = 2.0
-#: A server that can holds a poll so long, until the task has ended.
-LONG_POLL_S = 20.0
 #: A stream that is silent for longer than this was cut off: a server says something every 15 s.
 LONGEST_SILENCE_S = 45.0
-#: Retries of a call that was not answered, or answered 429 or 503. A submit carries an idempotency key, so it is
-#: never charged twice.
-RETRIES = 5
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 30.0
-#: Tasks asked for at a time; the most that a server answers.
-PAGE = 200
-#: Where the dialects of the API begin, as it is often pasted into a base address.
-_DIALECTS = ("/flux/v1", "/v1")
-_RETRYABLE = frozenset({429, 502, 503, 504})
-_ERRORS: Mapping[int, type[ApiError]] = {
-    400: RequestRejected,
-    401: AuthenticationFailed,
-    402: InsufficientCredits,
-    403: AuthenticationFailed,
-    413: RequestRejected,
-    422: RequestRejected,
-    429: TooManyRequests,
-}
+#: What is drawn where nothing else is said.
+MODEL = "flux-dev"
+LOCAL = "http://127.0.0.1:8808"
+T = TypeVar("T")
 
 
-def origin_of(address: str) -> str:
-    """A server's origin, whether or not a dialect's path is behind it."""
-    origin = address.rstrip("/")
-    for path in _DIALECTS:
-        origin = origin.removesuffix(path)
-    return origin
+def named_or_set(base_url: str | None, api_key: str | None) -> tuple[str, str]:
+    """Where to, and with which key: as given, or from FLUXSERVE_URL and FLUXSERVE_API_KEY. Raises ClientError."""
+    key = api_key or os.environ.get("FLUXSERVE_API_KEY", "")
+    if not key:
+        raise ClientError("No API key: give api_key, or set FLUXSERVE_API_KEY.")
+    return base_url or os.environ.get("FLUXSERVE_URL", LOCAL), key
 
 
 class Client:
-    """Speaks to one server with one key. Use it as a context manager, or close it."""
+    """Speaks to one server with one key. Use it as a context manager, or close it.
+
+    Any server of this API: fluxserve, the hosted one (`https://api.bfl.ai`) and CometAPI (`https://api.cometapi.com`).
+
+    >>> with Client() as client:
+    ...     apple = client.generate("a red apple", width=256, height=256, seed=7)
+    ...     green = client.generate("a green apple", "flux-kontext-pro", input_image=apple)
+    >>> green.save("green.png")
+    PosixPath('green.png')
+    """
 
     def __init__(
         self,
-        base_url: str,
-        api_key: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
         *,
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`base_url` is the server's origin, also with a dialect's path behind it; `timeout`: seconds for a call."""
-        self._base = origin_of(base_url)
-        self._key = api_key
+        """`base_url` is the server's origin, also with a dialect's path behind it; `timeout`: seconds for a call.
+
+        Both are taken from FLUXSERVE_URL and FLUXSERVE_API_KEY where they are not given.
+        """
+        base_url, api_key = named_or_set(base_url, api_key)
+        self._calls = Calls(base_url, api_key, timeout=timeout, clock=clock)
         self._timeout = timeout
         self._http = httpx.Client(timeout=timeout, transport=transport)
         self._sleep = sleep
-        self._clock = clock
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +79,53 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    def generate(
+        self, prompt: str, model: str = MODEL, *, timeout: float | None = 300.0, **parameters: object
+    ) -> Picture:
+        """From a prompt to its picture. Pictures go in as paths, bytes, Pillow's images or `Picture`s.
+
+        Raises ApiError, TaskFailed or TaskTimeout.
+
+        >>> with Client() as client:
+        ...     client.generate("a red apple", "flux-schnell", width=256, height=256).pil().size
+        (256, 256)
+        """
+        return self._run(self._calls.generate(model, prompt, parameters, timeout))
+
+    def map(
+        self,
+        prompts: Iterable[str],
+        model: str = MODEL,
+        *,
+        concurrency: int = 4,
+        progress: bool | Report = False,
+        timeout: float | None = 300.0,
+        **parameters: object,
+    ) -> Iterator[Picture]:
+        """Their pictures in their order, of which `concurrency` are asked for at a time, and as many drawn ahead.
+
+        `progress` shows a bar, or is called with how many are done and how many there are in all. Raises what
+        `generate` does for the first that fails, and asks for no more then.
+
+        >>> with Client() as client:
+        ...     [p.prompt for p in client.map(["an apple", "a pear"], width=256, height=256)]
+        ['an apple', 'a pear']
+        """
+        wanted = list(prompts)
+        asked: deque[Future[Picture]] = deque()
+        with reporting(progress, len(wanted)) as report, ThreadPoolExecutor(max(1, concurrency)) as pool:
+            try:
+                for done in range(len(wanted)):
+                    ahead = wanted[done + len(asked) : done + 2 * concurrency]
+                    asked += [pool.submit(self.generate, one, model, timeout=timeout, **parameters) for one in ahead]
+                    picture = asked[0].result()
+                    asked.popleft()
+                    report(done + 1, len(wanted))
+                    yield picture
+            finally:
+                for one in asked:
+                    one.cancel()
+
     def create(
         self,
         model: str,
@@ -102,13 +135,11 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Task:
         """Submit a task. Safe to retry: without a key of your own, each call makes one. Raises ApiError."""
-        body = {"prompt": prompt, **(parameters or {})}
-        headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
-        return answers.task(self._call("POST", f"{self._base}/v1/{model}", json=body, headers=headers))
+        return self._run(self._calls.create(model, prompt, parameters, idempotency_key))
 
     def poll(self, task: Task) -> Result | float:
         """Look once: the result, or the progress from 0 to 1. Raises TaskFailed or TaskNotFound."""
-        looked = self._look(task)
+        looked = self._run(self._calls.look(task))
         return looked if isinstance(looked, Result) else looked.progress
 
     def wait(self, task: Task, *, timeout: float | None = 300.0) -> Result:
@@ -116,8 +147,7 @@ class Client:
 
         The server is asked to answer at the task's end; one that answers at once is polled with back-off.
         """
-        polls = self._polls(task, _Patience(task, timeout, self._clock), hold=min(LONG_POLL_S, self._timeout / 2))
-        return next(looked for looked in polls if isinstance(looked, Result))
+        return self._run(self._calls.wait(task, timeout))
 
     def events(
         self, task: Task, *, previews: bool = False, timeout: float | None = 300.0, while_moving: bool = False
@@ -127,7 +157,7 @@ class Client:
         `timeout`: seconds in all or, `while_moving`, since the task last came nearer to its end. A server that has no
         stream of events, or none left, is polled instead. Whoever stops early closes it.
         """
-        patience, attempt = _Patience(task, timeout, self._clock, while_moving=while_moving), 0
+        patience, attempt = self._calls.patience(task, timeout, while_moving=while_moving), 0
         while attempt <= RETRIES:
             try:
                 for answer in self._stream(task, previews, min(LONGEST_SILENCE_S, max(patience.left, 0.1))):
@@ -148,160 +178,74 @@ class Client:
 
     def _stream(self, task: Task, previews: bool, longest_silence: float) -> Iterator[JsonObject | None]:
         """The data of each event, None beside them; ends where the stream is cut off. Raises _NoStreamError."""
-        url = f"{self._base}/v1/tasks/{task.id}/events{'?preview=true' if previews else ''}"
+        ask = self._calls.events_of(task, previews=previews)
         patience = httpx.Timeout(self._timeout, read=longest_silence)
-        with self._http.stream("GET", url, headers={"x-key": self._key}, timeout=patience) as response:
+        with self._http.stream(ask.method, ask.url, headers=ask.headers, timeout=patience) as response:
             if not events.is_stream(response):
                 raise _NoStreamError
             yield from events.read(response.iter_lines())
 
-    def _polls(
-        self, task: Task, patience: _Patience, *, hold: float = 0.0, previews: bool = False
-    ) -> Iterator[Progress | Result]:
-        """Look until the task has ended, held by the server for `hold` seconds, or with back-off."""
-        pause = FIRST_POLL_S
-        while True:
-            began = time.monotonic()
-            try:
-                looked = self._look(task, wait=min(hold, patience.left), previews=previews)
-            except ServerUnavailable:
-                if not hold:
-                    raise
-                hold = 0.0  # something on the way may cut off what is held
-                continue
-            patience.saw(looked)
+    def _polls(self, task: Task, patience: Patience, *, previews: bool) -> Iterator[Progress | Result]:
+        """Look until the task has ended."""
+        looks = self._calls.looks(task, patience, previews=previews)
+        looked: Progress | Result | None = None
+        while not isinstance(looked, Result):
+            looked = self._run(looks.next())
             yield looked
-            if isinstance(looked, Result):
-                return
-            patience.check(pause)
-            if time.monotonic() - began < pause:
-                self._sleep(pause)
-            pause = min(pause * 1.3, LAST_POLL_S)
-
-    def _look(self, task: Task, *, wait: float = 0.0, previews: bool = False) -> Result | Progress:
-        asked = {**({"wait": f"{wait:.1f}"} if wait > 0 else {}), **({"preview": "true"} if previews else {})}
-        url = str(httpx.URL(task.polling_url).copy_merge_params(asked)) if asked else task.polling_url
-        return answers.outcome(task.id, self._call("GET", url))
 
     def cancel(self, task: Task) -> Result | None:
         """End a task, if it has not ended: the result where it was ready before, else None. Raises TaskNotFound."""
-        answer = self._call("POST", f"{self._base}/v1/tasks/{task.id}/cancel")
-        try:
-            outcome = answers.outcome(task.id, answer)
-        except TaskFailed:  # now, or before
-            return None
-        return outcome if isinstance(outcome, Result) else None
+        return self._run(self._calls.cancel(task))
 
     def tasks(self, status: str | None = None) -> Iterator[Entry]:
         """One's own tasks, newest first, page by page; `status`, such as "Ready", leaves only those of that word."""
-        cursor: object = ""
+        cursor: str | None = ""
         while cursor is not None:
-            query = httpx.QueryParams({"status": status or "", "cursor": str(cursor), "limit": PAGE})
-            answer = self._call("GET", f"{self._base}/v1/tasks?{query}")
-            for entry in cast("list[JsonObject]", answers.field(answer, "tasks")):
-                yield answers.entry(entry)
-            cursor = answers.field(answer, "next_cursor")
+            entries, cursor = self._run(self._calls.page(status, cursor))
+            yield from entries
 
     def download(self, result: Result) -> Picture:
         """Fetch the picture. Raises ApiError when the link has expired. The link may lead elsewhere: it gets no key."""
-        response = self._send("GET", result.sample)
-        if response.status_code != 200:
-            raise _refusal(response)
-        return Picture(data=response.content, media_type=response.headers.get("content-type", ""), result=result)
+        return self._run(self._calls.download(result))
 
     def models(self) -> list[JsonObject]:
         """What the server draws, as it describes it."""
-        return cast("list[JsonObject]", answers.field(self._call("GET", f"{self._base}/v1/models"), "data"))
+        return list(self._run(self._calls.models()))
 
-    def _call(
-        self, method: str, url: str, *, json: JsonObject | None = None, headers: Mapping[str, str] | None = None
-    ) -> JsonObject:
-        response = self._send(method, url, json=json, headers={"x-key": self._key, **(headers or {})})
-        body = _json(response)
-        if response.status_code == 404 and body.get("status") == "Task not found":
-            return body
-        if response.status_code != 200:
-            raise _refusal(response)
-        return body
+    def credits(self) -> float:
+        """What is left on the key's account."""
+        return self._run(self._calls.credits())
 
-    def _send(
-        self, method: str, url: str, *, json: JsonObject | None = None, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
-        for attempt in range(RETRIES + 1):
-            last = attempt == RETRIES
-            pause = FIRST_PAUSE_S * 2**attempt
+    def _run(self, flow: Flow[T]) -> T:
+        """A call, with this client's connections and pauses."""
+        back: httpx.Response | httpx.TransportError | None = None
+        while True:
             try:
-                response = self._http.request(method, url, json=json, headers=headers)
+                step = flow.send(back)
+            except StopIteration as stop:
+                outcome: T = stop.value
+                return outcome
+            back = None
+            if isinstance(step, Sleep):
+                self._sleep(step.seconds)
+                continue
+            try:
+                back = self._http.request(step.method, step.url, json=step.json, headers=step.headers)
             except httpx.TransportError as error:
-                if last:
-                    raise ServerUnavailable(f"{self._base} does not answer ({type(error).__name__}).") from error
-            else:
-                if response.status_code not in _RETRYABLE or last:
-                    return response
-                pause = max(pause, _retry_after(response))
-            self._sleep(min(pause, LONGEST_PAUSE_S) * random.uniform(1.0, 1.2))  # noqa: S311 - jitter
-        raise AssertionError("the last attempt returns or raises")
+                back = error
 
 
-def _retry_after(response: httpx.Response) -> float:
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+def generate(
+    prompt: str, model: str = MODEL, *, base_url: str | None = None, api_key: str | None = None, **parameters: object
+) -> Picture:
+    """One picture, with a client of its own: see `Client.generate`.
+
+    >>> generate("a red apple", width=256, height=256).prompt
+    'a red apple'
+    """
+    with Client(base_url, api_key) as client:
+        return client.generate(prompt, model, **parameters)  # type: ignore[arg-type]  # timeout among them
 
 
 class _NoStreamError(Exception):
     """The server does not answer with events."""
-
-
-class _Patience:
-    """How long a caller waits for a task; `timeout` None: for ever. `while_moving`: since it last came nearer."""
-
-    def __init__(
-        self, task: Task, timeout: float | None, clock: Callable[[], float], *, while_moving: bool = False
-    ) -> None:
-        self._task = task
-        self._timeout = math.inf if timeout is None else timeout
-        self._clock = clock
-        self._while_moving = while_moving
-        self._ends = clock() + self._timeout
-        self._nearest: tuple[float, ...] = (-math.inf,) * 3
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return self._ends - self._clock()
-
-    def saw(self, looked: Progress | Result) -> None:
-        """More progress, fewer before it, or fewer seconds left than ever before: it moves."""
-        if not self._while_moving or isinstance(looked, Result):
-            return
-        position, eta = looked.queue_position, looked.eta_seconds
-        now = (looked.progress, -math.inf if position is None else -position, -math.inf if eta is None else -eta)
-        if any(one > best for one, best in zip(now, self._nearest, strict=True)):
-            self._ends = self._clock() + self._timeout
-        self._nearest = tuple(map(max, now, self._nearest))
-
-    def check(self, pause: float = 0.0) -> None:
-        """Raise TaskTimeout when the time has come, or would during `pause`."""
-        if self.left >= pause:
-            return
-        what = "came no nearer for" if self._while_moving else "was not ready after"
-        raise TaskTimeout(f"Task {self._task.id} {what} {self._timeout:.0f} s; wait again to go on.")
-
-
-def _json(response: httpx.Response) -> dict[str, object]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    return body if isinstance(body, dict) else {}
-
-
-def _refusal(response: httpx.Response) -> ApiError | ServerUnavailable:
-    body = _json(response)
-    message = str(body.get("message") or body.get("detail") or f"HTTP {response.status_code}")
-    if response.status_code >= 500:
-        return ServerUnavailable(message)
-    detail = body.get("detail")
-    entries = [entry for entry in detail if isinstance(entry, dict)] if isinstance(detail, list) else []
-    problems = [f"{'.'.join(map(str, entry.get('loc', [])[1:]))}: {entry.get('msg')}" for entry in entries]
-    return _ERRORS.get(response.status_code, ApiError)(message, response.status_code, problems)

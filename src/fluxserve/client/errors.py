@@ -11,7 +11,8 @@ ClientError
 ├── TaskFailed
 │   ├── TaskCancelled
 │   └── TaskModerated
-└── TaskTimeout               it may still become ready: wait again
+├── TaskTimeout               it may still become ready: wait again
+└── WebhookRefused            not what the server sent with this secret, or not lately
 """
 
 from __future__ import annotations
@@ -70,3 +71,7 @@ class TaskModerated(TaskFailed):
 
 class TaskTimeout(ClientError):
     """The task was not ready in time. It goes on: wait again with the same task."""
+
+
+class WebhookRefused(ClientError):
+    """Not what the server sent with this secret, or not lately. Answer with 400 and do nothing."""

@@ -28,7 +28,7 @@ from fluxserve.client import (
     TaskTimeout,
     TooManyRequests,
 )
-from fluxserve.client.client import FIRST_POLL_S, LAST_POLL_S, LONGEST_PAUSE_S, RETRIES, origin_of
+from fluxserve.client.calls import FIRST_POLL_S, LAST_POLL_S, LONGEST_PAUSE_S, RETRIES, origin_of
 
 ORIGIN = "http://flux.test"
 TASK = Task(id="t1", polling_url=f"{ORIGIN}/v1/get_result?id=t1&t=capability", cost=2.5)

@@ -21,7 +21,8 @@ from fluxserve.client import (
     TaskNotFound,
     TaskTimeout,
 )
-from fluxserve.client.client import LAST_POLL_S, LONGEST_SILENCE_S, RETRIES
+from fluxserve.client.calls import LAST_POLL_S, RETRIES
+from fluxserve.client.client import LONGEST_SILENCE_S
 
 ORIGIN = "http://flux.test"
 TASK = Task(id="t1", polling_url=f"{ORIGIN}/v1/get_result?id=t1&t=capability", cost=2.5)
