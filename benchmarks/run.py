@@ -3,6 +3,7 @@
     scripts/bench            everything
     scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin,
                              provenance or moderation
+    scripts/bench soak 60    so many minutes at a steady pace; not part of everything
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
 """
@@ -34,6 +35,7 @@ import networks
 import overload
 import pictures
 import provenance
+import soak
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
 from fluxserve.store.base import NewKey, Verdict
@@ -432,9 +434,22 @@ PARTS = {
 }
 
 
+def soaked(minutes: float) -> None:
+    """What grows, and what becomes slower."""
+    held, seen = soak.rows(minutes)
+    table(
+        f"{soak.RATE:.0f} pictures a second, drawn by mini, judged, signed, told of and downloaded", soak.HEADINGS, held
+    )
+    table("What callers saw meanwhile", ["what", "measured", "goal"], seen)
+
+
 def main() -> None:
     """Run the parts that were asked for."""
     chosen = sys.argv[1:] or list(PARTS)
+    if chosen[0] == "soak":
+        print(f"{machine.describe()}")
+        soaked(float(chosen[1]) if len(chosen) > 1 else 60.0)
+        return
     unknown = set(chosen) - set(PARTS)
     if unknown:
         sys.exit(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
