@@ -83,6 +83,15 @@ def server(
             process.wait(30)
 
 
+def new_key(server: Server) -> str:
+    """A key of an account of its own."""
+    command = [sys.executable, "-m", "fluxserve", "keys", "create", "other", "--account", "other"]
+    made = subprocess.run(
+        [*command, "--data-dir", str(server.data_dir)], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return next(word for word in made.stdout.split() if word.startswith("fx_"))
+
+
 def _wait(process: subprocess.Popen[bytes], folder: Path) -> Server:
     address = folder / "address"
     deadline = time.monotonic() + 60

@@ -2,7 +2,7 @@
 
     scripts/bench            everything
     scripts/bench http       one part: http, store, queue, overload, overhead, mini, pictures, gate, stages, thin,
-                             provenance or moderation
+                             provenance, moderation or strangers
     scripts/bench soak 60    so many minutes at a steady pace; not part of everything
 
 Servers run on one core and the load on the other; every figure stands beside a floor measured in the same run.
@@ -36,6 +36,7 @@ import overload
 import pictures
 import provenance
 import soak
+import strangers
 from fluxserve import database
 from fluxserve.catalogue import find, resolve
 from fluxserve.store.base import NewKey, Verdict
@@ -418,6 +419,11 @@ def looks() -> None:
     table(title, moderation.PICTURE_HEADINGS, moderation.picture_rows())
 
 
+def strangers_ask() -> None:
+    """Whether the time of an answer tells that another account has a task of that id."""
+    table(f"Tasks that are not the caller's, {strangers.EACH} of each in turns", strangers.HEADINGS, strangers.rows())
+
+
 PARTS = {
     "http": http,
     "store": store,
@@ -431,6 +437,7 @@ PARTS = {
     "thin": thin,
     "provenance": signing,
     "moderation": looks,
+    "strangers": strangers_ask,
 }
 
 

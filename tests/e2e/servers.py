@@ -83,13 +83,15 @@ class Server:
     settings: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     sessions: list[int] = field(default_factory=list)
+    #: Stands in front of its command.
+    wrapper: tuple[str, ...] = ()
 
     # Life
 
     def start(self, *, ready: bool = True, **settings: str) -> Server:
         """Start a server process; waits until a worker is ready, unless told not to."""
         self._address.unlink(missing_ok=True)
-        command = [*FLUXSERVE, "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        command = [*self.wrapper, *FLUXSERVE, "serve", "--port", "0", "--data-dir", str(self.data_dir)]
         command += ["--engine", self.settings.get("engine", "fake")]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

@@ -25,10 +25,12 @@ from fronts import FaultProxy, Front, Relay, Weather
 from starlette.applications import Starlette
 
 from fluxserve.api import DIALECTS
+from fluxserve.api.about import Readiness
 from fluxserve.api.couriers import Couriers
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
+from fluxserve.api.metrics import Exposition
 from fluxserve.api.polls import Polls
 from fluxserve.api.submit import Submits
 from fluxserve.api.tasks import Tasks
@@ -167,7 +169,8 @@ class Life:
             Starlette(), service=self.service, submits=Submits(self.service, signer), polls=polls,
             tasks=Tasks(self.service, signer, polls, Events(self.service, polls)),
             deliveries=Deliveries(self.service, signer),
-            pictures=Pictures(signer, storages["results"], time.time, settings.cors_origins), dialects=DIALECTS,
+            pictures=Pictures(signer, storages["results"], time.time, settings.cors_origins),
+            exposition=Exposition(self.service, self._readiness), dialects=DIALECTS,
         )  # fmt: skip
         transport = httpx.ASGITransport(gate, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://flux.test")
@@ -176,6 +179,11 @@ class Life:
             views=self.service.views, now=lambda: time.time() + 2 * ORPHAN_AGE_S,
         )  # fmt: skip
         self.statuses: Counter[str] = Counter()
+
+    def _readiness(self) -> Readiness:
+        return Readiness(
+            ready=True, reason="", workers=self.gateway.ready, unfinished_tasks=len(self.service.views), moderation="on"
+        )
 
     def _watch_database(self) -> None:
         calls = self.faults.calls_of("database")

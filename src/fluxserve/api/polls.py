@@ -81,8 +81,7 @@ class Polls:
             if capabilities:
                 raise NotAuthenticated("Not authenticated - the polling_url is not complete or not ours") from None
             raise
-        view = await self._service.look(task_id)
-        return view if view is not None and view.account_id == key.account_id else None
+        return await self._service.look_own(task_id, key.account_id)
 
     def _sample(self, scope: Scope, view: View) -> str | None:
         record = view.record

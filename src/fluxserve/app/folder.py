@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fluxserve import database
+from fluxserve.delivery.files import sync_folder
 from fluxserve.delivery.storage import LocalStorage
 from fluxserve.errors import ConfigurationError
 from fluxserve.settings import Settings
@@ -64,7 +65,10 @@ def address_path(data_dir: Path) -> Path:
 def prepare_data_dir(folder: Path) -> None:
     """Make the data folder, private; raises ConfigurationError where it cannot be."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):  # whoever may make folders there need not be able to read it
+                sync_folder(folder.parent)
     except OSError:
         raise ConfigurationError(f"The data folder {folder} cannot be made: choose another with --data-dir.") from None
     if not os.access(folder, os.W_OK | os.X_OK):

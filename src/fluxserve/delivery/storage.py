@@ -105,6 +105,9 @@ class LocalStorage:
         for made in (folder, self._tmp):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.chmod(0o700)
+            sync_folder(made.parent)
+        #: Folders whose names are on the disk; another thread may have made one, and not have synced it yet.
+        self._durable: set[str] = set()
         self._sweep_leftovers(time.time() - _LEFTOVER_AGE)
 
     def put(self, object_name: str, data: bytes) -> None:
@@ -113,9 +116,10 @@ class LocalStorage:
         tmp = self._tmp / secrets.token_hex(16)
         try:
             write_new(tmp, data)
-            if not path.parent.is_dir():
+            if path.parent.name not in self._durable:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 sync_folder(self._folder)
+                self._durable.add(path.parent.name)
             tmp.replace(path)
             sync_folder(path.parent)
         except OSError as error:

@@ -1,10 +1,11 @@
-"""What metrics are told of tasks: each end once, and how much waits when somebody asks.
+"""What metrics and the log are told of tasks: each end once, claims that were lost, and how much waits.
 
 What it does not know: who asks, and in which format that is told.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from fluxserve.metrics import Metrics, Reading
@@ -13,6 +14,8 @@ from fluxserve.service.views import Views
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.store.base import TaskRecord
 from fluxserve.tasks.task import State
+
+logger = logging.getLogger(__name__)
 
 
 def count(metrics: Metrics, record: TaskRecord) -> None:
@@ -42,3 +45,15 @@ def readings(views: Views, forecast: Forecast, webhooks: Webhooks, now: float) -
     work = forecast.work_left
     yield Reading(name="fluxserve_unfinished_teraflop", help="Predicted work of what is not drawn yet.", value=work)
     yield Reading(name="fluxserve_webhooks_waiting", help="Webhooks that are to be told.", value=len(webhooks))
+
+
+def log_release(record: TaskRecord, *, suspected: bool) -> None:
+    """A claim was lost; `suspected`: the task may have been the cause."""
+    extra = {"action": str(record.state), **record.log_context}
+    if record.state.is_final:
+        count = 1 + len(record.followers)
+        logger.error("Task quarantined, with all that ask the same", extra={**extra, "count": count})
+    elif suspected:
+        logger.warning("Task lost its worker", extra={**extra, "spoiled": record.attempts.spoiled})
+    else:
+        logger.info("Task back in the queue", extra=extra)

@@ -249,15 +249,21 @@ class Service:
             view = self.views.get(task_id) or (None if record is None else self.views.put(record))
         return view
 
+    async def look_own(self, task_id: str, account_id: str) -> View | None:
+        """An account's own task. Another's takes as long as one that nobody has: a look into the store."""
+        view = self.views.get(task_id)
+        if view is None or view.account_id != account_id:
+            record = await self._store.get_own(task_id, account_id)
+            return None if record is None else self.views.get(task_id) or self.views.put(record)
+        return view
+
     async def cancel(self, task_id: str, account_id: str) -> View | None:
         """End a task of the account and give its credits back; one that has ended stays as it is.
 
         None: the account has no such task. What its worker may still hand in comes too late and is thrown away.
         """
-        view = await self.look(task_id)
-        if view is None or view.account_id != account_id:
-            return None
-        if view.state.is_final:
+        view = await self.look_own(task_id, account_id)
+        if view is None or view.state.is_final:
             return view
         drawn = self.forecast.drawn(task_id)
         cancellation = Cancellation(task_id=task_id, account_id=account_id, drawn=drawn, now=self._now())
@@ -449,19 +455,8 @@ class Service:
         records = [record for record in await self._store.release_many(values) if record is not None]
         for record in records:
             self._show(record)
-            self._log_release(record, suspected=record.id in suspects)
+            counting.log_release(record, suspected=record.id in suspects)
         await self._let_go(records)
-
-    @staticmethod
-    def _log_release(record: TaskRecord, *, suspected: bool) -> None:
-        extra = {"action": str(record.state), **record.log_context}
-        if record.state.is_final:
-            count = 1 + len(record.followers)
-            logger.error("Task quarantined, with all that ask the same", extra={**extra, "count": count})
-        elif suspected:
-            logger.warning("Task lost its worker", extra={**extra, "spoiled": record.attempts.spoiled})
-        else:
-            logger.info("Task back in the queue", extra=extra)
 
     async def lapsed(self) -> list[TaskRecord]:
         """Running tasks whose lease has ended."""

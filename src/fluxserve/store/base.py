@@ -407,6 +407,9 @@ class Store(Protocol):
     async def get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
         """Each task, or None."""
 
+    async def get_own(self, task_id: str, account_id: str) -> TaskRecord | None:
+        """The account's task; another account's is not there, and costs as much as one that nobody has."""
+
     async def quarantined(self) -> list[TaskRecord]:
         """Tasks that ended because they ended their engines, newest first."""
 

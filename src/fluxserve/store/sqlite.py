@@ -143,6 +143,15 @@ class SqliteStore:
 
         return await self._read(query)
 
+    async def get_own(self, task_id: str, account_id: str) -> TaskRecord | None:
+        """The account's task, or None."""
+
+        def query(reader: sqlite3.Connection) -> TaskRecord | None:
+            row = reader.execute(sqlite_tasks.SELECT_OWN, (task_id, account_id)).fetchone()
+            return None if row is None else sqlite_rows.to_record(row)
+
+        return await self._read(query)
+
     async def quarantined(self) -> list[TaskRecord]:
         """Tasks that ended because they ended their engines, newest first."""
         return await self._read_apart(

@@ -136,6 +136,7 @@ SELECT_QUARANTINED = (
 )
 SELECT_ACTIVE = f"SELECT {COLUMNS} FROM tasks WHERE {_IS_ACTIVE} ORDER BY turn, seq"
 SELECT_TASK = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
+SELECT_OWN = f"{SELECT_TASK} AND account_id = ?"
 SELECT_SEALED = "SELECT webhook_secret FROM tasks WHERE id = ?"
 SELECT_OLD_PICTURES = (
     "SELECT id, object_name FROM tasks WHERE finished_at < ? AND object_name IS NOT NULL "
