@@ -43,6 +43,8 @@ def create_key(
     """Make a key. It is printed once and cannot be shown again."""
     if not name.strip():
         raise ConfigurationError("A key needs a name: say what it is for.")
+    if not name.isprintable():
+        raise ConfigurationError("A key's name is one line of printable characters.")
     command = admin.CreateKey(
         name=name, account=account, grant=None if granted is None else parse_credits(granted), max_active=max_active,
         max_work=max_work, rate_per_minute=rate, weight=weight,
@@ -84,9 +86,10 @@ def revoke_key(
     out.print(f"Key {key_id} is revoked.", markup=False)
 
 
-@credits_.command(name="grant")
+# -5 is an amount that is refused, not an option.
+@credits_.command(name="grant", context_settings={"ignore_unknown_options": True})
 def grant_credits(
-    account: Annotated[str, typer.Argument(help="The account's name, or the id of one of its keys.")],
+    account: Annotated[str, typer.Argument(help="The account's name, or the name or id of one of its keys.")],
     amount: Annotated[str, typer.Argument(help="Credits to add; at most three decimals.")],
     config: Config = None,
     data_dir: DataDir = None,

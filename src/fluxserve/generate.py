@@ -75,7 +75,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A saved picture; `seconds` from the submit to the file."""
+    """A saved picture; `seconds` from the submit to the file. `warnings`: those that were not told meanwhile."""
 
     path: Path
     seed: int
@@ -121,7 +121,8 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         _tell_if_not_ready(place, console)
         with Client(place.url, place.key) as client:
             task = client.create(wish.model, wish.prompt, wish.parameters)
-            picture = _follow_until_drawn(place, client, task, wish, console)
+            told: set[str] = set()
+            picture = _follow_until_drawn(place, client, task, wish, console, told)
     except AuthenticationFailed:
         raise ConfigurationError(
             f"The server at {place.url} refused the API key: give the right one with --key or FLUXSERVE_API_KEY."
@@ -139,7 +140,7 @@ def _draw_at(place: Place, wish: Wish, console: Console) -> Drawn:
         seed=result.seed,
         seconds=time.monotonic() - began,
         drawn_by=f"{result.details.get('drawn_by', wish.model)}",
-        warnings=result.warnings,
+        warnings=tuple(one for one in result.warnings if one not in told),
     )
 
 
@@ -158,7 +159,8 @@ def _readiness(url: str) -> Mapping[str, object]:
     return {}
 
 
-def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture:
+def _follow(client: Client, task: Task, wish: Wish, console: Console, told: set[str]) -> Picture:
+    """`told`: warnings that were printed before."""
     steps = int(str(wish.parameters.get("steps", find(wish.model).steps)))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed:.0f}/{task.total:.0f}"))
     with Progress(
@@ -168,15 +170,21 @@ def _follow(client: Client, task: Task, wish: Wish, console: Console) -> Picture
         for news in client.events(task, timeout=wish.timeout, while_moving=True):
             if isinstance(news, Result):
                 return client.download(news)
+            for warning in news.warnings:
+                if warning not in told:
+                    told.add(warning)
+                    bar.console.print(f"warning: {warning}", markup=False, soft_wrap=True)
             bar.update(shown, completed=news.progress * steps, description=stage(news))
     raise AssertionError("events end with a result, or raise")
 
 
-def _follow_until_drawn(place: Place, client: Client, task: Task, wish: Wish, console: Console) -> Picture:
+def _follow_until_drawn(
+    place: Place, client: Client, task: Task, wish: Wish, console: Console, told: set[str]
+) -> Picture:
     """Go on waiting where nothing moves because the worker is still getting ready. Raises TaskTimeout."""
     while True:
         try:
-            return _follow(client, task, wish, console)
+            return _follow(client, task, wish, console, told)
         except TaskTimeout:
             if not _readiness(place.url).get("starting"):
                 raise

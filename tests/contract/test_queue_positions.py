@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from inprocess import WORKER, Json, Server
 
+from fluxserve.api.about import NOT_NOW
 from fluxserve.api.bfl import NOT_SERVED
 from fluxserve.catalogue import MODELS
 
@@ -69,10 +70,19 @@ def test_an_equal_request_waits_as_long_as_the_one_that_it_follows(server: Serve
     assert [details(server, task)["queue_position"] for task in tasks] == [0, 1, 1]
 
 
+def served(server: Server) -> tuple[bool | None, bool | None]:
+    """Of flux-dev and flux-schnell, as the list of models says."""
+    models = {model["id"]: model for model in server.ask("GET", "/v1/models", key=server.key).json()["data"]}
+    assert models["flux-dev"]["runs_on"].startswith(NOT_NOW) is (models["flux-dev"]["served"] is False)
+    return models["flux-dev"]["served"], models["flux-schnell"]["served"]
+
+
 def test_a_task_that_no_worker_here_draws_says_so_until_one_comes(server: Server) -> None:
     task = server.submit()
     assert "warnings" not in details(server, task)  # a worker may be on its way
+    assert served(server) == (None, None)
     server.run(server.service.welcome(WORKER, {"flux-schnell": "f"}))
-    assert details(server, task)["warnings"] == [NOT_SERVED]
+    assert details(server, task) == {"warnings": [NOT_SERVED]}  # and no place in a line that nobody serves
+    assert served(server) == (False, True)
     server.run(server.service.welcome("another", {"flux-dev": "f"}))
     assert "warnings" not in details(server, task)

@@ -107,7 +107,7 @@ def test_a_keys_unfinished_tasks_may_be_so_much_work_together(server: Server, pr
     for _ in range(2):
         assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=large).status_code == 200
     error = refused(server.ask("POST", f"{prefix}/flux-dev", key=key, body=large), 429, prefix, "rate_limit_exceeded")
-    assert "may be 1300 TFLOP together, and this one is 608.7" in str(error["message"])
+    assert "may be 1300 TFLOP together. They are 1217 now, and this one is 608.7" in str(error["message"])
     assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=small).status_code == 200
     server.draw()
     assert server.ask("POST", f"{prefix}/flux-dev", key=key, body=large).status_code == 200

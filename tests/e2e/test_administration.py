@@ -81,6 +81,33 @@ def test_credits_are_granted_and_shown(server: Server) -> None:
     assert server.command("fsck").returncode == 0
 
 
+def test_credits_go_to_a_key_by_its_name_unless_several_accounts_have_one(server: Server) -> None:
+    for name, account in (("shop", "buyers"), ("lab", "science")):
+        assert server.command("keys", "create", name, "--account", account, "--credits", "1").returncode == 0
+    granted = server.command("credits", "grant", "shop", "2.5")
+    assert (granted.returncode, granted.stdout.strip()) == (0, "buyers has 3.5 credits now.")
+    listed = server.command("keys", "list").stdout
+    assert server.command("keys", "revoke", key_id(listed, "shop")).returncode == 0
+    assert server.command("keys", "create", "shop", "--account", "science", "--credits", "1").returncode == 0
+    unclear = server.command("credits", "grant", "shop", "1")
+    assert (unclear.returncode, "buyers, science. Name one of these." in unclear.stderr) == (1, True)
+
+
+def test_the_name_of_a_key_is_one_line_that_no_other_has(server: Server) -> None:
+    twice = server.command("keys", "create", "first")
+    assert (twice.returncode, "There is a key named first already" in twice.stderr) == (1, True)
+    for name in ("two\nlines", "a\x1b[31mred", " "):
+        refused = server.command("keys", "create", name)
+        assert refused.returncode == 1, name
+        assert "name" in refused.stderr
+
+
+def test_an_amount_that_is_none_is_told_so(server: Server) -> None:
+    for amount in ("-5", "0", "nan", "1.0001"):
+        refused = server.command("credits", "grant", "default", amount)
+        assert (refused.returncode, "is not a positive number of credits" in refused.stderr) == (1, True), amount
+
+
 def test_the_books_are_in_order(server: Server) -> None:
     checked = server.command("fsck")
     assert (checked.returncode, checked.stdout.strip()) == (0, "The books are in order.")

@@ -67,7 +67,7 @@ GRANT = 10_000_000
 #: An answer, in which a test looks for what it expects.
 Json = dict[str, Any]
 #: A life without faults takes less than one second.
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 ORDER = {
     "prompt": "a red apple", "image": PNG, "width": 256, "height": 256, "seed": 7, "steps": 4,
     "webhook_url": f"http://{HOST}/hook", "webhook_secret": "a secret",

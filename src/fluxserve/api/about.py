@@ -16,6 +16,8 @@ from fluxserve.catalogue.schema import request_schema
 from fluxserve.engine.checkpoints import Checkpoint
 from fluxserve.errors import NotFound
 
+#: Of a model that other workers than those that are connected would draw.
+NOT_NOW = "Not served now: /readyz says what could not be loaded"
 #: The media type of certificates in PEM.
 PEM = "application/x-pem-file"
 
@@ -56,6 +58,9 @@ class Model(BaseModel):
     price_further: float = Field(description="Credits each further megapixel, out or in; 0: none is counted.")
     price_is_published: bool = Field(description="False where the hosted API names no price and ours stands in.")
     runs_on: str = Field(description="What draws this model here.")
+    served: bool | None = Field(
+        description="A worker that is connected draws it; false: its tasks wait. null: no worker is connected."
+    )
     license: str = Field(description="Licence of the weights that draw it here.")
 
 
@@ -75,7 +80,7 @@ class ModelList(BaseModel):
     not_drawn: list[NotDrawn] = [NotDrawn(id=name, reason=reason) for name, reason in catalogue.NOT_DRAWN.items()]
 
 
-def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Model:
+def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str, served: bool | None) -> Model:
     """A model as the list shows it; `missing` is what has to be installed before anything here draws."""
     otherwise = [line.removesuffix(".") for line in checkpoint.does_otherwise(spec)]
     return Model(
@@ -87,7 +92,8 @@ def describe_model(spec: ModelSpec, checkpoint: Checkpoint, missing: str) -> Mod
         price=to_credits(spec.price.millicredits),
         price_further=to_credits(spec.price.further),
         price_is_published=spec.price.published,
-        runs_on=". ".join(filter(None, (checkpoint.describe(), *otherwise, missing))),
+        runs_on=". ".join(filter(None, (NOT_NOW * (served is False), checkpoint.describe(), *otherwise, missing))),
+        served=served,
         license=checkpoint.license or "not stated",
     )
 
@@ -97,6 +103,7 @@ def router(
     missing: str,
     certificates: Callable[[], bytes],
     readiness: Callable[[], Readiness],
+    is_served: Callable[[str], bool | None],
 ) -> APIRouter:
     """The routes; all but the model list need no key."""
     routes = APIRouter()
@@ -124,7 +131,10 @@ def router(
     @routes.get("/v1/models", summary="Every model: parameters, price, what it runs on here", tags=["About"])
     async def models() -> ModelList:
         return ModelList(
-            data=[describe_model(spec, checkpoints[name], missing) for name, spec in catalogue.MODELS.items()],
+            data=[
+                describe_model(spec, checkpoints[name], missing, is_served(name))
+                for name, spec in catalogue.MODELS.items()
+            ],
             moderation=readiness().moderation,
         )
 

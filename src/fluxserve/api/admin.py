@@ -52,7 +52,7 @@ class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, tag="revoke_key"):
 
 
 class GrantCredits(msgspec.Struct, frozen=True, kw_only=True, tag="grant_credits"):
-    """Add thousandths of a credit to the account of that name, or of the key of that id."""
+    """Add thousandths of a credit to the account of that name, or of the key of that id or name."""
 
     account: str
     amount: int
@@ -140,6 +140,12 @@ async def execute(
     """Carry a command out; `inputs` holds the files of input pictures."""
     match command:
         case CreateKey():
+            if any(
+                entry.key.name == command.name and entry.key.revoked_at is None for entry in await keyring.entries()
+            ):
+                return Answer(
+                    error=f"There is a key named {command.name} already: choose another name, or revoke that one."
+                )
             text, entry = await keyring.create(
                 name=command.name,
                 account=command.account,
@@ -172,10 +178,18 @@ async def execute(
 
 
 async def _grant(command: GrantCredits, store: Store, now: float) -> Answer:
-    owner = next((entry.account_name for entry in await store.keys() if entry.key.id == command.account), None)
-    account = await store.grant(Grant(account=owner or command.account, amount=command.amount, now=now))
+    """To the account of that name, else of the key of that id, else of the only key of that name."""
+    keys, meant = await store.keys(), command.account
+    named = {account.name for account in await store.accounts()}
+    owners = {entry.account_name for entry in keys if entry.key.id == meant}
+    owners = owners or {entry.account_name for entry in keys if entry.key.name == meant}
+    if meant not in named and len(owners) > 1:
+        accounts = ", ".join(sorted(owners))
+        return Answer(error=f"Several accounts have a key named {meant}: {accounts}. Name one of these.")
+    owner = meant if meant in named else next(iter(owners), meant)
+    account = await store.grant(Grant(account=owner, amount=command.amount, now=now))
     if account is None:
-        return Answer(error=f"There is no account or key {command.account}. `fluxserve credits show` lists accounts.")
+        return Answer(error=f"There is no account or key {meant}. `fluxserve credits show` lists accounts.")
     if account.balance is None:
         return Answer(error=f"The account {account.name} is unlimited: it needs no credits.")
     return Answer(accounts=(_account_row(account),))

@@ -44,7 +44,11 @@ def build(
 ) -> Gate:
     """The whole ASGI application; `missing` says what to install where nothing here can draw."""
     app = _framework()
-    app.include_router(about.router(checkpoints, missing, lambda: service.signing.anchors, readiness))
+    app.include_router(
+        about.router(
+            checkpoints, missing, lambda: service.signing.anchors, readiness, service.forecast.is_served
+        )
+    )  # fmt: skip
     app.include_router(left.router(service, DIALECTS))
     schema = document(app, DIALECTS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]

@@ -102,8 +102,9 @@ def _render_unfinished(view: View, preview: bytes | None, outlook: Outlook | Non
 
 
 def _details_meanwhile(view: View, outlook: Outlook | None) -> Body | None:
-    warnings = (*view.warnings, *(() if outlook is None or outlook.is_served else (NOT_SERVED,)))
-    details: Body = {"warnings": warnings} if warnings else {}
+    if outlook is not None and not outlook.is_served:
+        return {"warnings": (*view.warnings, NOT_SERVED)}
+    details: Body = {"warnings": view.warnings} if view.warnings else {}
     if outlook is not None and outlook.position is not None:
         details["queue_position"] = outlook.position
     if outlook is not None and outlook.seconds is not None:

@@ -36,6 +36,9 @@ LARGE = 256 * 1024
 #: More commas than all texts but a picture can hold; base64 has none.
 MAX_COMMAS = 20_000
 _PICTURE_URL = re.compile(PICTURE_URL_PATTERN)
+_URL = re.compile(URL_PATTERN)
+#: What is neither base64 nor an address that pictures are fetched from: file:///, ftp://.
+_OTHER_URL = re.compile(r"(?![Hh][Tt][Tt][Pp][Ss]?:)[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +145,9 @@ def _annotation(param: Param) -> Any:
         case Kind.RATIO:
             return Annotated[str, Field(strict=True, pattern=RATIO_PATTERN), AfterValidator(_ratio_in_range)]
         case Kind.URL:
-            return Annotated[str, Field(strict=True, pattern=URL_PATTERN, max_length=param.max_length)]
+            return Annotated[str, Field(strict=True, max_length=param.max_length), AfterValidator(_is_url)]
         case Kind.IMAGE:
-            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT)]
+            return Annotated[str, Field(strict=True, max_length=MAX_PICTURE_TEXT), AfterValidator(_is_picture)]
         case Kind.TEXT:
             return Annotated[str, Field(strict=True, max_length=param.max_length)]
 
@@ -169,6 +172,22 @@ def _ratio_in_range(text: str) -> str:
     width, height = parse_ratio(text)
     if not 1 / MAX_RATIO <= width / height <= MAX_RATIO:
         raise PydanticCustomError("aspect_ratio_range", "Aspect ratio should be between 21:9 and 9:21")
+    return text
+
+
+def _is_url(text: str) -> str:
+    if not _URL.fullmatch(text):
+        raise PydanticCustomError("string_pattern_mismatch", "Input should be an http or https URL")
+    return text
+
+
+def _is_picture(text: str) -> str:
+    """One of base64 is found out when it is decoded."""
+    if _OTHER_URL.match(text):
+        raise PydanticCustomError(
+            "picture_url",
+            "Input should be base64, a data URI, or an http or https URL: nothing else is fetched",
+        )
     return text
 
 

@@ -45,6 +45,7 @@ class Progress:
     preview: bytes | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,7 @@ def outcome(task_id: str, answer: JsonObject) -> Result | Progress:
         preview=_preview(answer.get("preview")),
         queue_position=cast("int | None", details.get("queue_position")),
         eta_seconds=cast("float | None", details.get("eta_seconds")),
+        warnings=tuple(cast("list[str]", details.get("warnings") or ())),
     )
 
 

@@ -25,9 +25,6 @@ FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 30.0
 #: Processes that were killed are gone within this time.
 REAPED_S = 2.0
-#: glibc's allocator keeps a heap for each thread that ever waited for another's, and what is free in one is of no use
-#: to the others: a worker grew by 20 KiB a picture for its first hundreds. Two cost nothing, and stay as they are.
-_HEAPS = {"MALLOC_ARENA_MAX": "2"}
 #: The exit status of a worker that cannot run as it is configured; starting it again would not help soon.
 EXIT_CONFIGURATION = 78
 EXIT_NOT_STARTED = 71
@@ -203,7 +200,7 @@ def _environment(slot: int | None, gpus: Sequence[str]) -> dict[str, str]:
     """The child's environment: settings come through the pipe alone, no library may call home, and it sees its GPU."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLUXSERVE_")}
     own = {"CUDA_VISIBLE_DEVICES": gpu_of(slot, gpus)} if gpus and slot is not None else {}
-    return _HEAPS | kept | own | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | own | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def gpu_of(slot: int, gpus: Sequence[str]) -> str:

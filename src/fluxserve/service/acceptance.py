@@ -84,7 +84,7 @@ class Acceptance:
         record, is_new = submitted.record, submitted.verdict is Verdict.ACCEPTED
         await self._hand_over(task_id, inputs, is_named=is_new and record is not None and record.state.is_active)
         if record is None:
-            raise refusal(submission, submitted.verdict)
+            raise refusal(submission, submitted)
         return record, is_new
 
     async def prepare(

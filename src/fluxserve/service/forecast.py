@@ -252,8 +252,12 @@ class Forecast:
         else:
             seconds = self._seconds_in_line(entry, before)
         position = sum(waiting for waiting, _, _ in before.values())
-        is_served = bool(self._serving(entry.model)) or not any(team.workers for team in self._teams.values())
+        is_served = self.is_served(entry.model) is not False
         return Outlook(position=None if entry.is_drawn else position, seconds=seconds, is_served=is_served)
+
+    def is_served(self, model: str) -> bool | None:
+        """Whether a worker draws it; None: no worker is there."""
+        return bool(self._serving(model)) if any(team.workers for team in self._teams.values()) else None
 
     def _before(self, entry: _Entry) -> Mapping[str, tuple[int, float, float]]:
         """What comes before it, by model, of all that its model's workers draw: how many that have made no step yet,

@@ -14,7 +14,7 @@ import msgspec
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.catalogue import InputPicture, ModelSpec
 from fluxserve.errors import Fact, IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
-from fluxserve.store.base import Verdict
+from fluxserve.store.base import Submitted, Verdict
 from fluxserve.store.submissions import Submission
 
 #: Accepted fields that are not drawn from.
@@ -79,18 +79,21 @@ class Order:
         return hashlib.sha256(_canonical(meant)).digest()
 
 
-def refusal(submission: Submission, verdict: Verdict) -> Exception:
+def refusal(submission: Submission, submitted: Submitted) -> Exception:
     """Why the store did not accept a task."""
+    verdict, in_use = submitted.verdict, submitted.in_use
     if verdict is Verdict.CONFLICT:
         return IdempotencyConflict("This Idempotency-Key was used before with another request. Use a new one.")
     if verdict is Verdict.NO_CREDITS:
         return InsufficientCredits("Insufficient credits")
     if verdict is Verdict.TOO_MUCH_WORK:
         return TooManyActiveTasks(
-            f"This key's unfinished tasks may be {submission.max_work:g} TFLOP together, and this one is "
-            f"{submission.work:.4g}. Wait until one has finished."
+            f"This key's unfinished tasks may be {submission.max_work:g} TFLOP together. They are {in_use:.4g} now, "
+            f"and this one is {submission.work:.4g}: wait until one has finished."
         )
     limit, what = submission.max_active, "unfinished tasks"
     if verdict is Verdict.TOO_MANY_OF_MODEL:
         limit, what = submission.max_of_model, f"unfinished tasks of {submission.generation.model}"
-    return TooManyActiveTasks(f"This key may have {limit} {what} at a time. Wait until one has finished.")
+    return TooManyActiveTasks(
+        f"This key may have {limit} {what} at a time, and has {in_use:.0f}. Wait until one has finished."
+    )

@@ -116,10 +116,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """The verdict; `record` is the new or the earlier task, and None where nothing was accepted."""
+    """The verdict; `record` is the new or the earlier task, and None where nothing was accepted.
+
+    `in_use`: of what there was too much, how much the key's unfinished tasks are: their number, or TFLOP.
+    """
 
     verdict: Verdict
     record: TaskRecord | None
+    in_use: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,18 +152,22 @@ def submit_many(connection: sqlite3.Connection, submissions: Sequence[Submission
     return outcomes
 
 
-def _too_many(connection: sqlite3.Connection, new: Submission) -> Verdict | None:
+def _too_many(connection: sqlite3.Connection, new: Submission) -> Submitted | None:
     """Which limit of unfinished tasks the key has come to; None: none. A task alone may be any amount of work."""
+
+    def refused(verdict: Verdict, in_use: float) -> Submitted:
+        return Submitted(verdict=verdict, record=None, in_use=in_use)
+
     if new.max_active is not None or new.max_work is not None:
         active, work = connection.execute(COUNT_ACTIVE, (new.key_id,)).fetchone()
         if new.max_active is not None and active >= new.max_active:
-            return Verdict.TOO_MANY_ACTIVE
+            return refused(Verdict.TOO_MANY_ACTIVE, active)
         if new.max_work is not None and active and work + new.work > new.max_work:
-            return Verdict.TOO_MUCH_WORK
+            return refused(Verdict.TOO_MUCH_WORK, work)
     if new.max_of_model is not None:
         (active,) = connection.execute(COUNT_OF_MODEL, (new.key_id, new.generation.model)).fetchone()
         if active >= new.max_of_model:
-            return Verdict.TOO_MANY_OF_MODEL
+            return refused(Verdict.TOO_MANY_OF_MODEL, active)
     return None
 
 
@@ -176,7 +180,7 @@ def _submit(connection: sqlite3.Connection, new: Submission, turns: Turns) -> Su
             return Submitted(verdict=verdict, record=to_record(earlier) if same else None)
     found = sqlite_sharing.find_picture(connection, new)
     if found is None and new.refusal is None and (too_many := _too_many(connection, new)) is not None:
-        return Submitted(verdict=too_many, record=None)
+        return too_many
     if not connection.execute(RESERVE, (new.cost, new.account_id, new.cost)).rowcount:
         return Submitted(verdict=Verdict.NO_CREDITS, record=None)
     if new.refusal is not None:

@@ -17,6 +17,7 @@ from fluxserve.moderation import pictures
 from fluxserve.settings import Settings
 from fluxserve.worker.connection import make_run_dir, worker_lock
 from fluxserve.worker.loop import Worker
+from fluxserve.worker.memory import share_heaps
 
 logger = logging.getLogger(__name__)
 #: The exit status of a worker whose engine, or own code, raised what nobody expects.
@@ -27,6 +28,7 @@ EXIT_RECYCLED = 75
 
 def run_worker(settings: Settings, *, server: str, worker_id: str, parented: bool) -> None:
     """Draw for a server until it drains us or is gone for too long; ends the process."""
+    share_heaps()
     token = settings.worker_token.get_secret_value() if settings.worker_token else ""
     with contextlib.ExitStack() as stack:
         if parented:
