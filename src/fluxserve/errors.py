@@ -3,6 +3,7 @@
     FluxserveError
     ├── RequestError                    the caller's fault: told to the caller
     │   ├── MalformedJson               the body is not JSON
+    │   ├── MalformedForm               the body is not the form that it says it is
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
     │   ├── FieldRefused                a field that does not fit the others, or a picture that does not fit it
     │   ├── ModelNotDrawn               a published model that nothing here can draw yet
@@ -32,6 +33,7 @@
     │   ├── StoreUnavailable
     │   ├── PictureOutOfReach
     │   ├── ModerationUnavailable       a judge that has to be asked does not answer
+    │   ├── HeldTooLong                 a request that waits for its pictures has waited long enough
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -92,6 +94,10 @@ class RequestError(FluxserveError):
 
 class MalformedJson(RequestError):
     """The request body is not JSON."""
+
+
+class MalformedForm(RequestError):
+    """The request body is not the form that its Content-Type announces."""
 
 
 class InvalidRequest(RequestError):
@@ -230,6 +236,10 @@ class PictureOutOfReach(Unavailable):
 
 class ModerationUnavailable(Unavailable):
     """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
+
+
+class HeldTooLong(Unavailable):
+    """A request that is held until its pictures are drawn was held as long as it may be."""
 
 
 class ShuttingDown(Unavailable):

@@ -47,3 +47,5 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "diffusers", "transformers", "uvicorn.error", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of every form that is none, and callers are told so.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -7,21 +7,22 @@ reaches the framework behind it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluxserve.api import auth
 from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
-from fluxserve.api.dialect import Dialect
+from fluxserve.api.dialect import Dialect, Manners
 from fluxserve.api.images import Pictures
+from fluxserve.api.other_apis import Calls, OtherApi
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
 from fluxserve.api.submit import Submits
 from fluxserve.api.tasks import Tasks, target_at
 from fluxserve.api.webhooks import Deliveries, deliveries_at
-from fluxserve.errors import FluxserveError, UnknownRoute
+from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
 from fluxserve.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ class Gate:
         deliveries: Deliveries,
         pictures: Pictures,
         dialects: Sequence[Dialect],
+        others: Mapping[str, tuple[OtherApi, Calls]] | None = None,
     ) -> None:
+        """`others`: by name, each with what answers its calls."""
         self._app = app
         self._service = service
         self._submits = submits
@@ -50,6 +53,7 @@ class Gate:
         self._deliveries = deliveries
         self._pictures = pictures
         self._dialects = dialects
+        self._others = [*(others or {}).values()]
         self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST, DELETE")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +63,8 @@ class Gate:
             return
         path: str = scope["path"]
         dialect = next((d for d in self._dialects if path.startswith(d.prefix + "/")), None)
+        other = next((found for found in self._others if found[0].paths.fullmatch(path)), None)
+        manners: Manners | None = dialect if other is None else other[0]
         is_picture = path.startswith("/results/")
         # Pictures tell browsers for themselves.
         cors = [] if is_picture else self._cors.headers(scope)
@@ -75,9 +81,13 @@ class Gate:
             auth.check_host(scope, self._service.settings)
             if not is_picture and await self._cors.answer_preflight(scope, send):
                 return
-            await self._route(scope, receive, watch, dialect)
+            if other is None:
+                await self._route(scope, receive, watch, dialect)
+            else:
+                await other[1](scope, receive, watch)
         except FluxserveError as error:
-            await send_error(watch, error, dialect)
+            allow = [(b"allow", b"POST")] if other and isinstance(error, MethodNotAllowed) else []
+            await send_error(watch, error, manners, allow)
         except Exception as error:
             logger.exception(
                 "A request met a defect of fluxserve",
@@ -86,7 +96,7 @@ class Gate:
             )
             if started:
                 raise
-            await send_error(watch, INTERNAL, dialect)
+            await send_error(watch, INTERNAL, manners)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect | None) -> None:
         path: str = scope["path"]
