@@ -86,7 +86,9 @@ class Gate:
             else:
                 await other[1](scope, receive, watch)
         except FluxserveError as error:
-            allow = [(b"allow", b"POST")] if other and isinstance(error, MethodNotAllowed) else []
+            allow = (
+                [(b"allow", other[0].methods(path).encode())] if other and isinstance(error, MethodNotAllowed) else []
+            )
             await send_error(watch, error, manners, allow)
         except Exception as error:
             logger.exception(

@@ -1,16 +1,18 @@
-"""Requests that are held until their tasks have ended, for callers of APIs that do not poll."""
+"""Requests for several pictures, and those that are held until their tasks have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from starlette.types import Receive
 
 from fluxserve.api.events import HEARTBEAT_S
 from fluxserve.api.presence import listening
 from fluxserve.errors import PictureGone, ShuttingDown
+from fluxserve.service.orders import Order
 from fluxserve.service.service import Service
 from fluxserve.service.views import View
 from fluxserve.service.watches import Watch
@@ -22,6 +24,14 @@ News = Callable[[View, bool], Awaitable[None]]
 
 class CallerGone(Exception):
     """Whoever waited has hung up."""
+
+
+def numbered(order: Order, number: int) -> Order:
+    """The order of another picture of the same request: with a seed of its own, and a key that no header can hold."""
+    values, key = dict(order.values), order.idempotency_key
+    if isinstance(seed := values.get("seed"), int):
+        values["seed"] = (seed + number) % 2**64
+    return replace(order, values=values, idempotency_key=f"{key}\n{number}" if number and key else key)
 
 
 async def until_ended(

@@ -23,7 +23,7 @@ from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.api import auth, schemas
 from fluxserve.api.dialect import Body
 from fluxserve.api.events import HEARTBEAT, begin_events, end_events, send_events
-from fluxserve.api.holding import CallerGone, News, give_up, until_ended
+from fluxserve.api.holding import CallerGone, News, give_up, numbered, until_ended
 from fluxserve.api.openai_fields import (
     EDITS,
     GENERATIONS,
@@ -66,15 +66,12 @@ class Wanted:
     checked: schemas.Checked
     event: str
 
-    def order(self, number: int, *, key: ApiKey, origin: str, idempotency_key: str | None) -> Order:
-        """The order of one of its pictures. Each has a seed of its own, and a key that no header can hold."""
-        values = dict(self.checked.values)
-        if number and isinstance(seed := values.get("seed"), int):
-            values["seed"] = (seed + number) % 2**64
+    def order(self, key: ApiKey, origin: str, idempotency_key: str | None) -> Order:
+        """The order of its first picture."""
         return Order(
-            key=key, spec=self.spec, values=values, pictures=self.checked.pictures, urls=self.checked.urls,
-            ignored=self.checked.ignored, dialect=_NAME, origin=origin, masks_by_alpha=True,
-            idempotency_key=f"{idempotency_key}\n{number}" if number and idempotency_key else idempotency_key,
+            key=key, spec=self.spec, values=self.checked.values, pictures=self.checked.pictures,
+            urls=self.checked.urls, ignored=self.checked.ignored, dialect=_NAME, origin=origin,
+            idempotency_key=idempotency_key, masks_by_alpha=True,
         )  # fmt: skip
 
 
@@ -102,12 +99,9 @@ class Images:
         try:
             with self._parts.bodies.open() as body:
                 wanted = self._read(path, scope, await body.read(scope, receive))
+                order = wanted.order(key, auth.origin(scope, self._service.settings), idempotency_key)
                 for number in range(wanted.asked.n):
-                    order = wanted.order(
-                        number, key=key, origin=auth.origin(scope, self._service.settings),
-                        idempotency_key=idempotency_key,
-                    )  # fmt: skip
-                    records.append(await place(self._service, order))
+                    records.append(await place(self._service, numbered(order, number)))
                     if records[-1].refusal is not None:  # and so would be the others
                         break
             headers = [*rate_headers(self._service, key), *_headers(wanted.spec, records)]
@@ -334,6 +328,7 @@ OPENAI = OtherApi(
     name=_NAME,
     title=_TITLE,
     paths=re.compile(r"/v1/images(/.*)?"),
+    methods=lambda _path: "POST",
     open=Images,
     document=lambda: document(_TITLE),
     render_error=_render_error,

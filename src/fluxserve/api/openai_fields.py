@@ -20,6 +20,7 @@ from fluxserve import catalogue
 from fluxserve.api import schemas
 from fluxserve.api.dialect import Body
 from fluxserve.api.forms import is_form, parse_form
+from fluxserve.api.other_apis import operation
 from fluxserve.catalogue import ModelSpec
 from fluxserve.catalogue.params import MASK, Kind
 from fluxserve.catalogue.schema import EXAMPLE_PROMPT
@@ -258,24 +259,7 @@ def document(title: str) -> Body:
 
 
 def _operation(title: str, name: str, summary: str, media_type: str, schema: Body) -> Body:
-    errors: Body = {
-        status: {"description": about, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
-        for status, about in _ANSWERS.items()
-    }
-    return {
-        "operationId": f"openai_{name}",
-        "summary": summary,
-        "tags": [title],
-        "security": [{"Bearer": []}, {"XKey": []}],
-        "requestBody": {"required": True, "content": {media_type: {"schema": schema}}},
-        "responses": {
-            "200": {
-                "description": "The pictures, or with `stream` their events.",
-                "content": {
-                    "application/json": {"schema": _ANSWER_SCHEMA},
-                    "text/event-stream": {"schema": {"type": "string"}},
-                },
-            },
-            **errors,
-        },
-    }
+    about = "The pictures; with `stream` their events, as text/event-stream."
+    answers = {"200": (about, _ANSWER_SCHEMA), **{status: (why, _ERROR_SCHEMA) for status, why in _ANSWERS.items()}}
+    body: Body = {"required": True, "content": {media_type: {"schema": schema}}}
+    return operation(f"openai_{name}", title, summary, answers) | {"requestBody": body}
