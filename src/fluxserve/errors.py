@@ -15,6 +15,7 @@
     │   │   ├── UnknownModel
     │   │   └── PictureGone             deleted after its retention time
     │   ├── UnknownFinetune             no such LoRA file here
+    │   ├── FilesNotTaken               an upload of a file that a request is to name later
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
     │   ├── BodyTooLarge
@@ -152,6 +153,10 @@ class PictureGone(NotFound):
 
 class UnknownFinetune(RequestError):
     """No such LoRA file in the folder of fine-tunes."""
+
+
+class FilesNotTaken(RequestError):
+    """Files are not kept apart from requests: they come within one."""
 
 
 class MethodNotAllowed(RequestError):

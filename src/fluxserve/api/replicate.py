@@ -42,7 +42,7 @@ from fluxserve.store.base import PageRequest, TaskRecord
 from fluxserve.tasks.task import State
 
 _NAME, _TITLE = "replicate", "Replicate predictions"
-_PREDICTIONS = "/v1/predictions"
+_PREDICTIONS, _FILES = "/v1/predictions", "/v1/files"
 _CREATE = re.compile(r"/v1/models/[^/]+/(?P<name>[^/]+)/predictions")
 _ONE = re.compile(_PREDICTIONS + r"/(?P<id>[0-9a-f.-]{36,147})(?P<cancel>/cancel)?")
 #: What they call models that are called otherwise here.
@@ -114,6 +114,8 @@ class Predictions:
                 for task_id in one["id"].split("."):
                     await self._service.cancel(task_id, key.account_id)
             await send_json(send, 200, self._shown(await self._records(one["id"], key), origin))
+        elif path == _FILES:  # a 501 makes the client for JavaScript send files within the request
+            raise e.FilesNotTaken("Files are not kept here. Send them within the input, as data URIs.")
         elif created or one or path == _PREDICTIONS:
             raise e.MethodNotAllowed(f"That method is not allowed here. Allowed: {_methods(path)}.")
         else:
@@ -484,7 +486,7 @@ def _methods(path: str) -> str:
 REPLICATE = OtherApi(
     name=_NAME,
     title=_TITLE,
-    paths=re.compile(rf"{_CREATE.pattern.replace('?P<name>', '')}|{_PREDICTIONS}(/.*)?"),
+    paths=re.compile(rf"{_CREATE.pattern.replace('?P<name>', '')}|{_PREDICTIONS}(/.*)?|{_FILES}"),
     methods=_methods,
     open=Predictions,
     document=_document,

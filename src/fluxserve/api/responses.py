@@ -25,6 +25,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.LinkRefused: 403,
     e.NotFound: 404,
     e.MethodNotAllowed: 405,
+    e.FilesNotTaken: 501,
     e.BodyTooLarge: 413,
     e.MisdirectedHost: 421,
     e.InvalidRequest: 422,
