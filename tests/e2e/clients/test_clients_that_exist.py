@@ -35,6 +35,7 @@ PICTURES = {
 }  # fmt: skip
 ERRORS = {"size": r"multiple of 32", "key": r"401|[Aa]uthenticat"}
 REFUSED = 3
+SKIPPED = "not installed: scripts/clients installs the clients"
 _SIX = ("text", "ultra", "flux2", "kontext", "size", "key")
 
 
@@ -144,7 +145,7 @@ def command_of(client: Client, folder: Path) -> list[str]:
     """How its script is run; skips where it is not installed."""
     is_python = client.script.endswith(".py")
     if not (PYTHON.exists() if is_python else MODULES.exists() and shutil.which("node")):
-        pytest.skip("not installed: scripts/clients installs the clients")
+        pytest.skip(SKIPPED)
     if is_python:
         return [str(PYTHON), str(HERE / client.script)]
     # Modules are looked for beside a script.
@@ -206,3 +207,19 @@ def test_a_client_gets_its_picture_or_shows_why_not(
     else:
         assert done.returncode == REFUSED, done.stdout + done.stderr
         assert re.search(client.tells.get(case, ERRORS.get(case, "")), done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("page", ["openai.md", "replicate.md"])
+def test_the_program_of_a_page_leaves_a_picture(running: Server, tmp_path: Path, page: str) -> None:
+    if not PYTHON.exists():
+        pytest.skip(SKIPPED)
+    text = (HERE.parents[2] / "docs" / page).read_text("utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [str(PYTHON), "-c", program.replace("http://127.0.0.1:8808", running.url)],
+        env={**os.environ, "FLUXSERVE_API_KEY": running.key}, cwd=tmp_path, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "apple.png") as found:
+        assert found.format == "PNG"
