@@ -3,6 +3,7 @@
     FluxserveError
     ├── RequestError                    the caller's fault: told to the caller
     │   ├── MalformedJson               the body is not JSON
+    │   ├── MalformedForm               the body is not the form that it says it is
     │   ├── InvalidRequest              JSON that breaks the schema (carries pydantic-shaped items)
     │   ├── FieldRefused                a field that does not fit the others, or a picture that does not fit it
     │   ├── ModelNotDrawn               a published model that nothing here can draw yet
@@ -14,6 +15,7 @@
     │   │   ├── UnknownModel
     │   │   └── PictureGone             deleted after its retention time
     │   ├── UnknownFinetune             no such LoRA file here
+    │   ├── FilesNotTaken               an upload of a file that a request is to name later
     │   ├── MethodNotAllowed
     │   ├── MisdirectedHost             a Host that is not ours
     │   ├── BodyTooLarge
@@ -32,6 +34,7 @@
     │   ├── StoreUnavailable
     │   ├── PictureOutOfReach
     │   ├── ModerationUnavailable       a judge that has to be asked does not answer
+    │   ├── HeldTooLong                 a request that waits for its pictures has waited long enough
     │   └── ShuttingDown
     ├── ConfigurationError              stops the start and says what to change
     │   ├── UnknownSetting
@@ -96,6 +99,10 @@ class MalformedJson(RequestError):
     """The request body is not JSON."""
 
 
+class MalformedForm(RequestError):
+    """The request body is not the form that its Content-Type announces."""
+
+
 class InvalidRequest(RequestError):
     """JSON that breaks the schema; `items` are pydantic's `{type, loc, msg, input, ctx}`."""
 
@@ -148,6 +155,10 @@ class PictureGone(NotFound):
 
 class UnknownFinetune(RequestError):
     """No such LoRA file in the folder of fine-tunes."""
+
+
+class FilesNotTaken(RequestError):
+    """Files are not kept apart from requests: they come within one."""
 
 
 class MethodNotAllowed(RequestError):
@@ -232,6 +243,10 @@ class PictureOutOfReach(Unavailable):
 
 class ModerationUnavailable(Unavailable):
     """A judge that has to be asked about the prompt does not answer; nothing was accepted."""
+
+
+class HeldTooLong(Unavailable):
+    """A request that is held until its pictures are drawn was held as long as it may be."""
 
 
 class ShuttingDown(Unavailable):

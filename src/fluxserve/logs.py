@@ -50,3 +50,5 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Events are counted by their lines, whether those are shown or not.
     logging.getLogger("fluxserve").setLevel(min(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+    # It warns of every form that is none, and callers are told so.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -359,6 +359,14 @@ class Settings(BaseSettings):
     )
     drain: float = Field(15.0, ge=0, le=600, description="At shutdown, running tasks get this long to finish.")
 
+    openai_model: str = Field(
+        "flux-2-dev",
+        description="The model that draws what requests of OpenAI's images API name by one of OpenAI's models, or by "
+        "none; edits too, where it takes pictures.",
+    )
+    hold: float = Field(
+        600.0, gt=0, le=3600, description="Longest a request of OpenAI's images API waits for its pictures."
+    )
     processing_status: bool = Field(False, description="Answer Processing instead of Pending for running tasks.")
     max_body: int = Field(30 * 2**20, ge=1024, description="Largest request body.")
     max_bodies: int = Field(

@@ -26,7 +26,7 @@ class Event:
 
 
 class Call:
-    """One GET. `reads` False: the caller takes nothing from the line until `read_on`."""
+    """One request, a GET unless it is said otherwise; `body` is sent at once."""
 
     def __init__(
         self,
@@ -36,9 +36,11 @@ class Call:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         method: str = "GET",
+        body: bytes | None = None,
         app: Callable[..., Any] | None = None,
     ) -> None:
         self._server = server
+        self._body = body
         self._parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._hung_up, self._line_is_free = asyncio.Event(), asyncio.Event()
         self._line_is_free.set()
@@ -57,6 +59,9 @@ class Call:
         return asyncio.create_task(app(scope, self._receive, self._send))
 
     async def _receive(self) -> dict[str, object]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body}
         await self._hung_up.wait()
         return {"type": "http.disconnect"}
 

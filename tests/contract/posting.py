@@ -11,7 +11,7 @@ from pathlib import Path
 import trustme
 from inprocess import Json, Server, serving
 
-from fluxserve.api import DIALECTS
+from fluxserve.api import DIALECTS, OTHER_APIS
 from fluxserve.api.couriers import Couriers
 from fluxserve.api.webhooks import Composer
 from fluxserve.api.workers import Gateway
@@ -32,7 +32,9 @@ class Post:
         self.network = network
         self.authority = authority
         self.couriers = Couriers(
-            server.service.webhooks, Composer(server.service, server.signer, DIALECTS, lambda: server.now).compose,
+            server.service.webhooks, Composer(
+                server.service, server.signer, (*DIALECTS, *OTHER_APIS), lambda: server.now
+            ).compose,
             settings=server.service.settings, need=lambda: None, on_ready=lambda _: self.arrived.set(),
             on_hung=lambda _: None,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fluxserve import catalogue
-from fluxserve.api import DIALECTS, about
+from fluxserve.api import DIALECTS, OTHER_APIS, about
 from fluxserve.api import credits as left
 from fluxserve.api.about import Readiness
 from fluxserve.api.dialect import Dialect
@@ -20,6 +20,7 @@ from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
 from fluxserve.api.metrics import Exposition
 from fluxserve.api.openapi import document
+from fluxserve.api.other_apis import Parts
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import error_response
 from fluxserve.api.submit import Submits
@@ -50,19 +51,24 @@ def build(
         )
     )  # fmt: skip
     app.include_router(left.router(service, DIALECTS))
-    schema = document(app, DIALECTS)
+    schema = document(app, DIALECTS, OTHER_APIS)
     app.openapi = lambda: dict(schema)  # type: ignore[method-assign]
     polls = Polls(service, signer, now)
+    submits, events = Submits(service, signer), Events(service, polls)
+    parts = Parts(
+        service=service, signer=signer, storage=storage, bodies=submits.bodies, streams=events.streams, now=now
+    )
     return Gate(
         app,
         service=service,
-        submits=Submits(service, signer),
+        submits=submits,
         polls=polls,
-        tasks=Tasks(service, signer, polls, Events(service, polls)),
+        tasks=Tasks(service, signer, polls, events),
         deliveries=Deliveries(service, signer),
         pictures=Pictures(signer, storage, now, service.settings.cors_origins),
         exposition=Exposition(service, readiness),
         dialects=DIALECTS,
+        others={api.name: (api, api.open(parts)) for api in OTHER_APIS},
     )
 
 

@@ -16,12 +16,12 @@ from fluxserve.settings import Settings
 MISSING = "Not authenticated"
 WRONG = "Not authenticated - Invalid Authentication"
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
-_SCHEMES = ("bearer ", "x-key ")
+_SCHEMES = ("bearer ", "x-key ", "token ")
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 def presented_key(headers: RawHeaders) -> str | None:
-    """The key a request carries: `X-Key: K`, or `Authorization: Bearer K`, `X-Key K` or bare `K`.
+    """The key a request carries: `X-Key: K`, or `Authorization: Bearer K`, `X-Key K`, `Token K` or bare `K`.
 
     Raises NotAuthenticated when two different keys are given.
     """

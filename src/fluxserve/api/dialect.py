@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fluxserve.errors import FluxserveError, JsonValue
@@ -11,6 +11,8 @@ from fluxserve.service.forecast import Outlook
 from fluxserve.service.views import View
 
 Body = dict[str, JsonValue]
+#: HTTP statuses by class of errors.
+Statuses = Mapping[type[FluxserveError], int]
 
 
 class RenderError(Protocol):
@@ -18,6 +20,18 @@ class RenderError(Protocol):
 
     def __call__(self, error: FluxserveError, body: Mapping[str, JsonValue]) -> Body:
         """The dialect's error body."""
+
+
+class Manners(Protocol):
+    """How errors look in an API; `statuses` are those that are others than everywhere."""
+
+    @property
+    def render_error(self) -> RenderError:
+        """The error's body."""
+
+    @property
+    def statuses(self) -> Statuses:
+        """The nearest base class counts."""
 
 
 class RenderResult(Protocol):
@@ -40,3 +54,4 @@ class Dialect:
     render_error: RenderError
     render_result: RenderResult
     render_unknown: Callable[[str], Body]
+    statuses: Statuses = field(default_factory=dict)

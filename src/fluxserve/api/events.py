@@ -22,7 +22,7 @@ from fluxserve.api import auth, query
 from fluxserve.api.dialect import Dialect
 from fluxserve.api.polls import Polls
 from fluxserve.api.presence import listening
-from fluxserve.api.responses import send_json
+from fluxserve.api.responses import Headers, send_json
 from fluxserve.errors import StreamsFull, TooManyStreams
 from fluxserve.service.service import Service
 from fluxserve.service.views import View
@@ -41,7 +41,7 @@ _HEADERS = [
 ]
 #: Browsers come back this long after a stream was cut off, in milliseconds.
 _BEGINNING = b"retry: 1000\n\n"
-_HEARTBEAT = b": nothing new\n\n"
+HEARTBEAT = b": nothing new\n\n"
 #: A task's view, with its newest preview or without, as a poll shows it.
 Render = Callable[[View, bool], bytes]
 
@@ -53,7 +53,8 @@ class Events:
         self._service = service
         self._polls = polls
         self._heartbeat = heartbeat
-        self._streams = Streams(service.settings)
+        #: All that are open, those of other APIs too.
+        self.streams = Streams(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, task_id: str) -> None:
         """One stream; raises FluxserveError before it begins."""
@@ -63,32 +64,32 @@ class Events:
         if view is None:
             await send_json(send, dialect.unknown_task_status, dialect.render_unknown(task_id))
         elif view.state.is_final and auth.header(scope, b"last-event-id") == LAST_ID.decode():
-            await _begin(send, 204)
-            await _end(send)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await end_events(send)
         elif scope["method"] == "HEAD":
-            await _begin(send, 200)
-            await _end(send)
+            await begin_events(send)
+            await end_events(send)
         else:
             teller = Teller(
                 lambda view, with_preview: self._polls.render(scope, view, dialect, with_preview=with_preview),
                 self._service.preview if wants_previews else None,
             )
-            with self._streams.one_more(view.account_id):
+            with self.streams.one_more(view.account_id):
                 await self._stream(view.id, receive, send, teller)
 
     async def _stream(self, task_id: str, receive: Receive, send: Send, teller: Teller) -> None:
         watching = self._service.watches.watching(task_id, end_only=False)
         with watching as watch, listening(receive, watch.wake) as is_gone:
-            await _begin(send, 200)
-            await _send_part(send, _BEGINNING)
+            await begin_events(send)
+            await send_events(send, _BEGINNING)
             woken = True
             while not is_gone() and (view := await self._service.look(task_id)) is not None:
                 if (part := teller.news(view)) or not woken:
-                    await _send_part(send, part or _HEARTBEAT)
+                    await send_events(send, part or HEARTBEAT)
                 if view.state.is_final or watch.is_over:
                     break
                 woken = await watch.news(self._heartbeat)
-            await _end(send)
+            await end_events(send)
 
 
 class Teller:
@@ -149,13 +150,16 @@ class Streams:
                 del self._open[account_id]
 
 
-async def _begin(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": _HEADERS if status == 200 else []})
+async def begin_events(send: Send, headers: Headers = ()) -> None:
+    """A stream begins, with these headers beside its own."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]})
 
 
-async def _send_part(send: Send, part: bytes) -> None:
+async def send_events(send: Send, part: bytes) -> None:
+    """Events or comments in their format."""
     await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _end(send: Send) -> None:
+async def end_events(send: Send) -> None:
+    """The stream is over."""
     await send({"type": "http.response.body", "body": b""})

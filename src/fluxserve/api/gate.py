@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,15 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fluxserve.api import auth
 from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
-from fluxserve.api.dialect import Dialect
+from fluxserve.api.dialect import Dialect, Manners
 from fluxserve.api.images import Pictures
 from fluxserve.api.metrics import PATH, Exposition
+from fluxserve.api.other_apis import Calls, OtherApi
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
 from fluxserve.api.submit import Submits
 from fluxserve.api.tasks import Tasks, target_at
 from fluxserve.api.webhooks import Deliveries, deliveries_at
-from fluxserve.errors import FluxserveError, UnknownRoute
+from fluxserve.errors import FluxserveError, MethodNotAllowed, UnknownRoute
 from fluxserve.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ class Gate:
         pictures: Pictures,
         exposition: Exposition,
         dialects: Sequence[Dialect],
+        others: Mapping[str, tuple[OtherApi, Calls]] | None = None,
     ) -> None:
+        """`others`: by name, each with what answers its calls."""
         self._app = app
         self._service = service
         self._submits = submits
@@ -57,6 +60,7 @@ class Gate:
         self._pictures = pictures
         self._exposition = exposition
         self._dialects = dialects
+        self._others = [*(others or {}).values()]
         self._cors = Cors(service.settings.cors_origins, b"GET, HEAD, POST, DELETE")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +70,8 @@ class Gate:
             return
         path: str = scope["path"]
         dialect = next((d for d in self._dialects if path.startswith(d.prefix + "/")), None)
+        other = next((found for found in self._others if found[0].paths.fullmatch(path)), None)
+        manners: Manners | None = dialect if other is None else other[0]
         is_picture = path.startswith("/results/")
         # Pictures tell browsers for themselves.
         cors = [] if is_picture else self._cors.headers(scope)
@@ -84,10 +90,13 @@ class Gate:
             auth.check_host(scope, self._service.settings)
             if not is_picture and await self._cors.answer_preflight(scope, send):
                 return
-            route, answer = self._destination(scope, dialect)
+            route, answer = self._destination(scope, dialect) if other is None else (other[0].name, other[1])
             await answer(scope, receive, watch)
         except FluxserveError as error:
-            await send_error(watch, error, dialect)
+            allow = (
+                [(b"allow", other[0].methods(path).encode())] if other and isinstance(error, MethodNotAllowed) else []
+            )
+            await send_error(watch, error, manners, allow)
         except Exception as error:
             logger.exception(
                 "A request met a defect of fluxserve",
@@ -96,7 +105,7 @@ class Gate:
             )
             if status:
                 raise
-            await send_error(watch, INTERNAL, dialect)
+            await send_error(watch, INTERNAL, manners)
         finally:
             self._service.metrics.asked(route, status, time.perf_counter() - began)
 

@@ -22,6 +22,7 @@ from fluxserve.api.answer_schemas import (
     ref,
 )
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.other_apis import OtherApi
 from fluxserve.api.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
 from fluxserve.api.tasks import WORDS
 from fluxserve.catalogue import ModelSpec
@@ -48,7 +49,7 @@ _PREVIEW: Schema = {
 }
 
 
-def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
+def document(app: FastAPI, dialects: Sequence[Dialect], others: Sequence[OtherApi] = ()) -> dict[str, JsonValue]:
     """The whole document, OpenAPI 3.1."""
     base = get_openapi(title="fluxserve", version=__version__, description=DESCRIPTION, routes=app.routes)
     paths = cast("dict[str, JsonValue]", base.get("paths", {}))
@@ -60,6 +61,8 @@ def document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, JsonValue]:
         paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
         paths |= _tasks_paths(dialect)
         paths |= _deliveries_paths(dialect)
+    for other in others:
+        paths |= other.document()
     paths["/results/{token}/{name}"] = {"get": _picture()}
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))

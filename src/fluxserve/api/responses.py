@@ -10,12 +10,13 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from fluxserve import errors as e
-from fluxserve.api.dialect import Body, Dialect
+from fluxserve.api.dialect import Body, Manners
 from fluxserve.errors import FluxserveError, JsonValue
 
 #: HTTP status by class; the nearest base class counts.
 STATUSES: dict[type[FluxserveError], int] = {
     e.MalformedJson: 400,
+    e.MalformedForm: 400,
     e.BodyCutOff: 400,
     e.ModelNotDrawn: 400,
     e.UnknownFinetune: 400,
@@ -24,6 +25,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.LinkRefused: 403,
     e.NotFound: 404,
     e.MethodNotAllowed: 405,
+    e.FilesNotTaken: 501,
     e.BodyTooLarge: 413,
     e.MisdirectedHost: 421,
     e.InvalidRequest: 422,
@@ -33,6 +35,7 @@ STATUSES: dict[type[FluxserveError], int] = {
     e.TooManyRequests: 429,
     e.TooManyStreams: 429,
     e.RequestError: 400,
+    e.HeldTooLong: 504,
     e.Unavailable: 503,
     e.FluxserveError: 500,
 }
@@ -54,14 +57,15 @@ _encode = msgspec.json.Encoder().encode
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def status_of(error: FluxserveError) -> int:
-    """The HTTP status of an error."""
-    return next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
+def status_of(error: FluxserveError, dialect: Manners | None) -> int:
+    """The HTTP status of an error; a dialect's own row goes first."""
+    own = {} if dialect is None else dialect.statuses
+    return next((own.get(cls) or STATUSES[cls]) for cls in type(error).__mro__ if cls in own or cls in STATUSES)
 
 
-def error_body(error: FluxserveError, dialect: Dialect | None) -> Body:
+def error_body(error: FluxserveError, dialect: Manners | None) -> Body:
     """`detail`, `message` and `status_code`, and what the dialect adds. `detail` of a 422 is pydantic's list."""
-    status = status_of(error)
+    status = status_of(error, dialect)
     detail: JsonValue = error.message
     if isinstance(error, e.InvalidRequest):
         detail = error.items
@@ -83,13 +87,13 @@ def error_headers(error: FluxserveError) -> list[tuple[bytes, bytes]]:
 
 
 def error_response(
-    error: FluxserveError, dialect: Dialect | None, headers: Mapping[str, str] | None = None
+    error: FluxserveError, dialect: Manners | None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The answer to a request that failed inside the framework."""
     ours = {name.decode(): value.decode() for name, value in error_headers(error)}
     return Response(
         _encode(error_body(error, dialect)),
-        status_of(error),
+        status_of(error, dialect),
         {"cache-control": "no-store", "x-content-type-options": "nosniff", **ours, **(headers or {})},
         "application/json",
     )
@@ -122,6 +126,6 @@ async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> 
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: FluxserveError, dialect: Dialect | None, headers: Headers = ()) -> None:
+async def send_error(send: Send, error: FluxserveError, dialect: Manners | None, headers: Headers = ()) -> None:
     """The answer to a request that failed."""
-    await send_json(send, status_of(error), error_body(error, dialect), (*error_headers(error), *headers))
+    await send_json(send, status_of(error, dialect), error_body(error, dialect), (*error_headers(error), *headers))

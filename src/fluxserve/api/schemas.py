@@ -55,6 +55,11 @@ class Checked:
 
 def check(spec: ModelSpec, body: bytes) -> Checked:
     """Parse and check a request body. Raises MalformedJson or InvalidRequest."""
+    return check_fields(spec, parse_object(body))
+
+
+def parse_object(body: bytes) -> dict[str, JsonValue]:
+    """The body as a JSON object. Raises MalformedJson or InvalidRequest."""
     fields = parse_json(body)
     if not isinstance(fields, dict):
         item: dict[str, JsonValue] = {
@@ -64,11 +69,16 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
             "input": _clip(fields),
         }
         raise _invalid([item])
+    return fields
+
+
+def check_fields(spec: ModelSpec, fields: Mapping[str, JsonValue]) -> Checked:
+    """Check a request's fields. Raises InvalidRequest."""
     model = model_of(spec)
     try:
         checked = model.__pydantic_validator__.validate_python(fields)
     except ValidationError as error:
-        raise _invalid([_item(dict(detail)) for detail in error.errors(include_url=False)]) from None
+        raise refused(error) from None
     values = {name: value for name in checked.model_fields_set if (value := getattr(checked, name)) is not None}
     unknown = fields.keys() - model.model_fields.keys() if len(fields) > len(checked.model_fields_set) else ()
     pictures = {name: str(values.pop(name)) for name in _picture_fields(spec) if name in values}
@@ -194,6 +204,11 @@ def _is_picture(text: str) -> str:
 def invalid(loc: tuple[str, ...], kind: str, message: str, value: JsonValue) -> InvalidRequest:
     """A 422 for something that pydantic does not see: a query parameter, a header, or what a field holds."""
     return _invalid([{"type": kind, "loc": list(loc), "msg": message, "input": _clip(value)}])
+
+
+def refused(error: ValidationError) -> InvalidRequest:
+    """A 422 for what pydantic found in a body."""
+    return _invalid([_item(dict(detail)) for detail in error.errors(include_url=False)])
 
 
 def _item(detail: dict[str, Any]) -> dict[str, JsonValue]:

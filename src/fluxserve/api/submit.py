@@ -34,7 +34,8 @@ class Submits:
     def __init__(self, service: Service, signer: LinkSigner) -> None:
         self._service = service
         self._signer = signer
-        self._bodies = Bodies(service.settings.max_body, service.settings.max_bodies)
+        #: All that are being read, those of other APIs too.
+        self.bodies = Bodies(service.settings.max_body, service.settings.max_bodies)
 
     def spec_at(self, path: str, dialect: Dialect) -> ModelSpec | None:
         """The model that a path of the dialect names."""
@@ -47,11 +48,12 @@ class Submits:
             key = auth.authenticate(scope, self._service)
             if scope["method"] != "POST":
                 raise MethodNotAllowed("That method is not allowed here. Allowed: POST.")
-            idempotency_key = _idempotency_key(scope)
+            idempotency_key = idempotency_key_of(scope)
             origin = auth.origin(scope, self._service.settings)
-            with self._bodies.open() as body:
+            with self.bodies.open() as body:
                 checked = schemas.check(spec, await body.read(scope, receive))
-                record = await self._submit(
+                record = await place(
+                    self._service,
                     Order(
                         key=key,
                         spec=spec,
@@ -62,36 +64,40 @@ class Submits:
                         dialect=dialect.name,
                         origin=origin,
                         idempotency_key=idempotency_key,
-                    )
+                    ),
                 )
         except FluxserveError as error:
             headers = [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
-            await send_error(send, error, dialect, [*headers, *self._rate(key)])
+            await send_error(send, error, dialect, [*headers, *rate_headers(self._service, key)])
             return
         answer = render_submitted(record, polling_url(self._signer, origin, dialect, record.id))
-        await send_json(send, 200, answer, self._rate(key))
-
-    def _rate(self, key: ApiKey | None) -> list[tuple[bytes, bytes]]:
-        """How far the key is from its limit by the minute, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
-        rate = None if key is None else self._service.keyring.rate(key)
-        if rate is None:
-            return []
-        return [
-            (b"ratelimit-policy", b'"submits";q=%d;w=60' % rate.limit),
-            (b"ratelimit", b'"submits";r=%d;t=%d' % (rate.left, math.ceil(rate.full_in))),
-        ]
-
-    async def _submit(self, order: Order) -> TaskRecord:
-        try:
-            return await self._service.submit(order)
-        except IdempotencyConflict as error:
-            # Told like every other 422: callers read its `detail` as a list.
-            raise _invalid_header("idempotency_conflict", error.message, order.idempotency_key) from None
-        except FieldRefused as error:
-            raise schemas.invalid(("body", error.field), error.kind, error.message, error.value) from None
+        await send_json(send, 200, answer, rate_headers(self._service, key))
 
 
-def _idempotency_key(scope: Scope) -> str | None:
+def rate_headers(service: Service, key: ApiKey | None) -> list[tuple[bytes, bytes]]:
+    """How far the key is from its limit by the minute, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+    rate = None if key is None else service.keyring.rate(key)
+    if rate is None:
+        return []
+    return [
+        (b"ratelimit-policy", b'"submits";q=%d;w=60' % rate.limit),
+        (b"ratelimit", b'"submits";r=%d;t=%d' % (rate.left, math.ceil(rate.full_in))),
+    ]
+
+
+async def place(service: Service, order: Order) -> TaskRecord:
+    """The order's task. What is wrong with a field or a header is told as InvalidRequest."""
+    try:
+        return await service.submit(order)
+    except IdempotencyConflict as error:
+        # Told like every other 422: callers read its `detail` as a list.
+        raise _invalid_header("idempotency_conflict", error.message, order.idempotency_key) from None
+    except FieldRefused as error:
+        raise schemas.invalid(("body", error.field), error.kind, error.message, error.value) from None
+
+
+def idempotency_key_of(scope: Scope) -> str | None:
+    """The request's Idempotency-Key, if it has one; raises InvalidRequest."""
     text = auth.header(scope, IDEMPOTENCY_HEADER)
     if text is not None and not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY:
         message = f"Idempotency-Key should have 1 to {MAX_IDEMPOTENCY_KEY} characters"

@@ -19,6 +19,7 @@ from starlette.types import Scope, Send
 from fluxserve.accounts.api_keys import ApiKey
 from fluxserve.api import auth, query
 from fluxserve.api.dialect import Body, Dialect
+from fluxserve.api.other_apis import OtherApi
 from fluxserve.api.polls import ID_LIMIT
 from fluxserve.api.responses import send_error, send_json
 from fluxserve.api.schemas import invalid
@@ -44,11 +45,15 @@ class Composer:
     """Makes the call that tells a task's webhook."""
 
     def __init__(
-        self, service: Service, signer: LinkSigner, dialects: Sequence[Dialect], now: Callable[[], float]
+        self,
+        service: Service,
+        signer: LinkSigner,
+        dialects: Sequence[Dialect | OtherApi],
+        now: Callable[[], float],
     ) -> None:
         self._service = service
         self._signer = signer
-        self._dialects = {dialect.name: dialect for dialect in dialects}
+        self._renders = {dialect.name: dialect.render_result for dialect in dialects if dialect.render_result}
         self._now = now
 
     async def compose(self, task_id: str) -> p.Errand | None:
@@ -77,7 +82,7 @@ class Composer:
         if record.object_name is not None:
             path = self._signer.sign_picture(record.object_name, int(self._now()) + self._service.settings.link_ttl)
             sample = record.origin + path
-        render = self._dialects[record.dialect].render_result
+        render = self._renders[record.dialect]
         ended_at = datetime.fromtimestamp(record.finished_at or 0.0, UTC).isoformat(timespec="milliseconds")
         told = _decode(render(view, sample, None, None, False))
         return _encode({**told, "task_id": record.id, "timestamp": ended_at.replace("+00:00", "Z")})

@@ -20,7 +20,7 @@ import uvloop
 
 from fluxserve import engine
 from fluxserve.accounts import api_keys
-from fluxserve.api import DIALECTS
+from fluxserve.api import DIALECTS, OTHER_APIS
 from fluxserve.api.about import Readiness
 from fluxserve.api.admin import AdminSocket
 from fluxserve.api.application import build
@@ -194,7 +194,7 @@ class Server:
         signer = LinkSigner(secrets.link_keys, settings.link_ttl)
         couriers = Couriers(
             service.webhooks,
-            Composer(service, signer, DIALECTS, time.time).compose,
+            Composer(service, signer, (*DIALECTS, *OTHER_APIS), time.time).compose,
             settings=settings,
             need=fleet.need_courier,
             on_ready=fleet.arrived,

@@ -65,7 +65,9 @@ class Acceptance:
         for name, url in order.urls.items():
             if (fault := fault_of(url, self._allowance, secure=False)) is not None:
                 raise FieldRefused(name, "picture_url", fault, url)
-        files = await self._inputs.decode(order.spec, order.pictures, dict.fromkeys(order.urls))
+        files = await self._inputs.decode(
+            order.spec, order.pictures, dict.fromkeys(order.urls), masks_by_alpha=order.masks_by_alpha
+        )
         pictures = pictures_of(files)
         resolved = await self._resolved(order, pictures)
         refused = await self._moderation.judge_prompt(

@@ -56,18 +56,26 @@ class Inputs:
         spec: ModelSpec,
         contents: Mapping[str, str | bytes],
         beside: Mapping[str, InputPicture | None] | None = None,
+        *,
+        masks_by_alpha: bool = False,
     ) -> dict[str, File]:
         """The pictures in these fields, texts of base64 or files. Raises FieldRefused and DecodersBusy.
 
-        `beside`: the fields whose pictures come otherwise; None of one that is not here yet.
+        `beside`: the fields whose pictures come otherwise; None of one that is not here yet. `masks_by_alpha`: a mask
+        that has an alpha channel is what that leaves out.
         """
         if not contents:
             return {}
         async with self._decoding:
-            return await self._decode(spec, contents, beside or {})
+            return await self._decode(spec, contents, beside or {}, masks_by_alpha=masks_by_alpha)
 
     async def _decode(
-        self, spec: ModelSpec, contents: Mapping[str, str | bytes], beside: Mapping[str, InputPicture | None]
+        self,
+        spec: ModelSpec,
+        contents: Mapping[str, str | bytes],
+        beside: Mapping[str, InputPicture | None],
+        *,
+        masks_by_alpha: bool,
     ) -> dict[str, File]:
         decoded: dict[str, File] = {}
         area = sum(picture.size.area for picture in beside.values() if picture is not None)
@@ -75,7 +83,9 @@ class Inputs:
             if (content := contents.get(param.name)) is None:
                 continue
             has_mask = MASK in contents or MASK in beside
-            with_mask = param.name == MASKED and spec.param(MASK) is not None and not has_mask
+            with_mask = (param.name == MASKED and spec.param(MASK) is not None and not has_mask) or (
+                param.name == MASK and masks_by_alpha
+            )
             shown = content if isinstance(content, str) else ""
             try:
                 found = await self._decoders.decode(content, max_area=param.max_area, with_mask=with_mask)

@@ -29,7 +29,8 @@ class Order:
     """A checked request: who asks for what, and where the answer's links should lead.
 
     `pictures` holds the fields with pictures as base64, `urls` those with pictures behind a URL, in the order of the
-    model's, and `values` all others that were set.
+    model's, and `values` all others that were set. `masks_by_alpha`: what a mask's alpha channel leaves out is to be
+    drawn anew, where it has one.
     """
 
     key: ApiKey
@@ -41,6 +42,7 @@ class Order:
     dialect: str
     origin: str
     idempotency_key: str | None
+    masks_by_alpha: bool = False
 
     def text(self, name: str) -> str | None:
         """The value of a field that holds text."""

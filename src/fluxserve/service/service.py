@@ -257,6 +257,10 @@ class Service:
             return None if record is None else self.views.get(task_id) or self.views.put(record)
         return view
 
+    async def record(self, task_id: str) -> TaskRecord | None:
+        """The task as it is written down."""
+        return (await self._store.get_many([task_id]))[0]
+
     async def cancel(self, task_id: str, account_id: str) -> View | None:
         """End a task of the account and give its credits back; one that has ended stays as it is.
 
