@@ -467,10 +467,11 @@ def _document() -> Body:
     body: Body = {"required": True, "content": {"application/json": {"schema": _REQUEST}}}
     wait = parameter("Prefer", "header", f"`wait` or `wait=SECONDS`, up to {MAX_WAIT_S}: answer at its end, or then.")
     create = told("create", "Begin a prediction", _PREDICTION, "201", parameters=[*named, wait], requestBody=body)
+    named_in_body = told("begin", "Begin one of the model in `version`", _PREDICTION, "201", requestBody=body)
     listed = told("list", "List the account's predictions", page, parameters=[parameter("cursor", "query")])
     return {
         "/v1/models/{owner}/{name}/predictions": {"post": create},
-        _PREDICTIONS: {"get": listed},
+        _PREDICTIONS: {"get": listed, "post": named_in_body},
         _PREDICTIONS + "/{id}": {"get": told("get", "How a prediction is", _PREDICTION, parameters=one)},
         _PREDICTIONS + "/{id}/cancel": {"post": told("cancel", "End a prediction", _PREDICTION, parameters=one)},
     }
