@@ -11,6 +11,7 @@ import pytest
 from facts import EVERY, FIELDS, OUR_PRICES, PREFIXES, PRICES
 from fastapi.openapi.models import OpenAPI
 from inprocess import ORIGIN, Json, Server
+from other_routes import OTHER_ROUTES
 
 from fluxserve import __version__
 from fluxserve.api.about import Readiness
@@ -106,9 +107,12 @@ def test_the_served_document_lists_every_route_once(document: Json) -> None:
     of_tasks = ("tasks", "tasks/{id}", "tasks/{id}/cancel", "tasks/{id}/events")
     of_webhooks = ("webhooks/deliveries", "webhooks/deliveries/{id}/replay")
     expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*of_tasks, *of_webhooks)}
+    expected |= {route.split(" ")[1] for route in OTHER_ROUTES}
     assert paths.keys() == expected
+    told = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert told >= OTHER_ROUTES
     names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
-    assert len(names) == len(set(names)) == len(expected)
+    assert len(names) == len(set(names)) == len(told) == len(expected) + 1  # predictions are listed and begun
     for path, methods in paths.items():
         for operation in methods.values():
             assert operation["responses"]

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from facts import PREFIXES
 from inprocess import Json, Server
+from other_routes import BEGINNING, HELD, OF_ONE_PREDICTION
+from other_routes import OF_THE_CALLER as OTHERS_OF_THE_CALLER
 
 #: Routes that ask for no key.
 OPEN = {"GET /healthz", "GET /readyz", "GET /c2pa/certificates.pem", "GET /results/{token}/{name}"}
@@ -24,17 +26,13 @@ OF_ONE_TASK = {
         ("GET", "get_result"), ("DELETE", "tasks/{id}"), ("POST", "tasks/{id}/cancel"), ("GET", "tasks/{id}/events"),
         ("POST", "webhooks/deliveries/{id}/replay"),
     )
-} | {"GET /v1/predictions/{id}", "POST /v1/predictions/{id}/cancel"}  # fmt: skip
+} | OF_ONE_PREDICTION  # fmt: skip
 #: Routes that answer what is the caller's own, or the same to everyone with a key.
-OF_THE_CALLER = {"GET /v1/models", "GET /v1/predictions"} | {
-    f"GET {prefix}/{path}" for prefix in PREFIXES for path in ("credits", "tasks", "webhooks/deliveries")
-}
-#: Routes that make tasks beside those that are named after their models, each with a body.
-OTHER_SUBMITS = {
-    "POST /v1/images/generations": b'{"prompt": "x", "n": 0}',  # refused: whoever is answered waits for the picture
-    "POST /v1/images/edits": b'{"prompt": "x", "n": 0}',
-    "POST /v1/models/{owner}/{name}/predictions": b'{"input": {"prompt": "x"}}',
-}
+OF_THE_CALLER = (
+    {"GET /v1/models"}
+    | OTHERS_OF_THE_CALLER
+    | {f"GET {prefix}/{path}" for prefix in PREFIXES for path in ("credits", "tasks", "webhooks/deliveries")}
+)
 CANARY = "canary-of-the-owner"
 
 
@@ -60,18 +58,13 @@ def submits(routes: set[str]) -> set[str]:
 def asked(server: Server, route: str, task_id: str, headers: Mapping[str, str]) -> httpx.Response:
     method, path = route.split(" ")
     query = {"id": task_id} if path.endswith("/get_result") else None
-    body = OTHER_SUBMITS.get(route, b'{"prompt": "x"}' if method == "POST" and "{" not in path else None)
-    return server.ask(method, place(path, task_id), headers=headers, query=query, body=body)
-
-
-def place(path: str, task_id: str) -> str:
-    return path.replace("{id}", task_id).replace("{owner}/{name}", "black-forest-labs/flux-dev")
+    body = None if method != "POST" or "{id}" in path else b"{}" if route in HELD else b'{"prompt": "x"}'
+    return server.ask(method, path.replace("{id}", task_id), headers=headers, query=query, body=body)
 
 
 def test_every_route_has_its_place(routes: set[str]) -> None:
     assert routes >= OPEN | OF_ONE_TASK | OF_THE_CALLER
-    assert submits(routes) >= OTHER_SUBMITS.keys()
-    assert all(route.startswith("POST ") and "{" not in route for route in submits(routes) - OTHER_SUBMITS.keys())
+    assert all(route.startswith("POST ") and "{" not in route for route in submits(routes) - BEGINNING)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +115,9 @@ def test_whoever_has_a_polling_url_may_look_and_do_no_more(server: Server, route
     assert capability
     for route in sorted(routes - OPEN):
         method, path = route.split(" ")
-        answer = server.ask(method, place(path, str(task["id"])), query={"id": str(task["id"]), "t": capability})
+        answer = server.ask(
+            method, path.replace("{id}", str(task["id"])), query={"id": str(task["id"]), "t": capability}
+        )
         looks = path.endswith(("/get_result", "/events"))
         assert answer.status_code == (200 if looks else 401), route
     forged = capability[:-1] + ("A" if capability[-1] != "A" else "B")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
+import random
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -330,6 +333,22 @@ def test_who_hangs_up_on_a_stream_ends_its_task(server: Server) -> None:
 
 
 # Edits
+
+
+def test_a_request_that_is_held_holds_no_pictures(server: Server) -> None:
+    noise = file_of(Image.frombytes("RGB", (1000, 1000), random.Random(1).randbytes(3_000_000)))
+    waits(server, 0)
+    tracemalloc.start()
+    try:
+        call = edit(server, [("image", noise)], model="gpt-image-1")
+        waits(server)
+        gc.collect()
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most > len(noise)
+    assert held < len(noise) / 2
+    call.hang_up()
 
 
 @pytest.mark.parametrize(

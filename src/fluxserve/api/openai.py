@@ -59,20 +59,11 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A request that was read: what is drawn by which model, and how the answer looks."""
+    """A request that was read: which model draws, and how the answer looks. It holds no pictures."""
 
     asked: ImagesRequest
     spec: ModelSpec
-    checked: schemas.Checked
     event: str
-
-    def order(self, key: ApiKey, origin: str, idempotency_key: str | None) -> Order:
-        """The order of its first picture."""
-        return Order(
-            key=key, spec=self.spec, values=self.checked.values, pictures=self.checked.pictures,
-            urls=self.checked.urls, ignored=self.checked.ignored, dialect=_NAME, origin=origin,
-            idempotency_key=idempotency_key, masks_by_alpha=True,
-        )  # fmt: skip
 
 
 class Images:
@@ -97,13 +88,7 @@ class Images:
         idempotency_key = idempotency_key_of(scope)
         records: list[TaskRecord] = []
         try:
-            with self._parts.bodies.open() as body:
-                wanted = self._read(path, scope, await body.read(scope, receive))
-                order = wanted.order(key, auth.origin(scope, self._service.settings), idempotency_key)
-                for number in range(wanted.asked.n):
-                    records.append(await place(self._service, numbered(order, number)))
-                    if records[-1].refusal is not None:  # and so would be the others
-                        break
+            wanted = await self._place(scope, receive, key, idempotency_key, records)
             headers = [*rate_headers(self._service, key), *_headers(wanted.spec, records)]
             if wanted.asked.stream:
                 await self._stream(wanted, records[0], receive, send, headers)
@@ -119,7 +104,28 @@ class Images:
 
     # What is asked for
 
-    def _read(self, path: str, scope: Scope, body: bytes) -> Wanted:
+    async def _place(
+        self, scope: Scope, receive: Receive, key: ApiKey, idempotency_key: str | None, records: list[TaskRecord]
+    ) -> Wanted:
+        """Read the request and place its orders, whose tasks go into `records` one by one.
+
+        What it holds in pictures is gone when this returns: requests may be held for long, and many of them.
+        """
+        with self._parts.bodies.open() as body:
+            wanted, checked = self._read(scope, await body.read(scope, receive))
+            order = Order(
+                key=key, spec=wanted.spec, values=checked.values, pictures=checked.pictures, urls=checked.urls,
+                ignored=checked.ignored, dialect=_NAME, origin=auth.origin(scope, self._service.settings),
+                idempotency_key=idempotency_key, masks_by_alpha=True,
+            )  # fmt: skip
+            for number in range(wanted.asked.n):
+                records.append(await place(self._service, numbered(order, number)))
+                if records[-1].refusal is not None:  # and so would be the others
+                    break
+        return wanted
+
+    def _read(self, scope: Scope, body: bytes) -> tuple[Wanted, schemas.Checked]:
+        path: str = scope["path"]
         content_type = auth.header(scope, b"content-type") or ""
         if path == EDITS:
             fields, pictures = read_form(content_type, body)
@@ -134,10 +140,10 @@ class Images:
         if asked.stream and asked.n > 1:
             raise schemas.invalid(("body", "n"), "stream", "A stream is of one picture: leave n out", asked.n)
         spec = self._spec(None if named is None else str(named), pictures)
+        checked = schemas.check_fields(spec, values_of(asked, spec, pictures))
         event = "image_edit" if path == EDITS else "image_generation"
-        return Wanted(
-            asked=asked, spec=spec, checked=schemas.check_fields(spec, values_of(asked, spec, pictures)), event=event
-        )
+        plain = ImagesRequest.model_validate({name: getattr(asked, name) for name in ImagesRequest.model_fields})
+        return Wanted(asked=plain, spec=spec, event=event), checked
 
     def _spec(self, name: str | None, pictures: Pictures) -> ModelSpec:
         """The model that draws; raises UnknownModel. For OpenAI's own a mask needs one that takes masks."""

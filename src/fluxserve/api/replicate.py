@@ -122,9 +122,23 @@ class Predictions:
             raise e.NotFound("There is no prediction of this id.")
 
     async def _create(self, scope: Scope, receive: Receive, send: Send, key: ApiKey, name: str | None) -> None:
+        wait = _wait(auth.header(scope, b"prefer") or "")
+        records = await self._place(scope, receive, key, name)
+        if wait:
+            try:
+                await until_ended(self._service, records, receive, within=wait)
+            except CallerGone:
+                return
+            except e.ShuttingDown:  # the prediction is there, and can be asked for later
+                pass
+            records = await self._records(".".join(record.id for record in records), key)
+        origin = auth.origin(scope, self._service.settings)
+        await send_json(send, 201, self._shown(records, origin), rate_headers(self._service, key))
+
+    async def _place(self, scope: Scope, receive: Receive, key: ApiKey, name: str | None) -> list[TaskRecord]:
+        """The tasks of a request, all or none. What it holds in pictures is gone when this returns."""
         idempotency_key = idempotency_key_of(scope)
         origin = auth.origin(scope, self._service.settings)
-        wait = _wait(auth.header(scope, b"prefer") or "")
         records: list[TaskRecord] = []
         try:
             with self._parts.bodies.open() as body:
@@ -137,15 +151,7 @@ class Predictions:
             for record in records if idempotency_key is None else ():
                 await self._service.cancel(record.id, record.account_id)
             raise _as_asked(error) from None
-        if wait:
-            try:
-                await until_ended(self._service, records, receive, within=wait)
-            except CallerGone:
-                return
-            except e.ShuttingDown:  # the prediction is there, and can be asked for later
-                pass
-            records = await self._records(".".join(record.id for record in records), key)
-        await send_json(send, 201, self._shown(records, origin), rate_headers(self._service, key))
+        return records
 
     async def _records(self, prediction_id: str, key: ApiKey) -> list[TaskRecord]:
         """Its tasks as they are written down. Raises NotFound; another account's looks like an unknown one."""
@@ -376,19 +382,12 @@ def _at(seconds: float) -> str:
 # What goes wrong
 
 TITLES: dict[type[FluxserveError], str] = {
-    e.NotAuthenticated: "Unauthenticated",
-    e.InsufficientCredits: "Insufficient credit",
-    e.UnknownModel: "Model not found",
-    e.ModelNotDrawn: "Model not found",
-    e.NotFound: "Not found",
-    e.MethodNotAllowed: "Method not allowed",
-    e.InvalidRequest: "Input validation failed",
-    e.TooManyActiveTasks: "Too many requests",
-    e.TooManyRequests: "Too many requests",
-    e.RequestError: "Bad request",
-    e.Unavailable: "Unavailable",
-    e.FluxserveError: "Internal error",
-}
+    e.NotAuthenticated: "Unauthenticated", e.InsufficientCredits: "Insufficient credit",
+    e.UnknownModel: "Model not found", e.ModelNotDrawn: "Model not found", e.NotFound: "Not found",
+    e.MethodNotAllowed: "Method not allowed", e.InvalidRequest: "Input validation failed",
+    e.TooManyActiveTasks: "Too many requests", e.TooManyRequests: "Too many requests",
+    e.RequestError: "Bad request", e.Unavailable: "Unavailable", e.FluxserveError: "Internal error",
+}  # fmt: skip
 
 
 def _render_error(error: FluxserveError, body: Mapping[str, JsonValue]) -> Body:
@@ -467,10 +466,11 @@ def _document() -> Body:
     body: Body = {"required": True, "content": {"application/json": {"schema": _REQUEST}}}
     wait = parameter("Prefer", "header", f"`wait` or `wait=SECONDS`, up to {MAX_WAIT_S}: answer at its end, or then.")
     create = told("create", "Begin a prediction", _PREDICTION, "201", parameters=[*named, wait], requestBody=body)
+    named_in_body = told("begin", "Begin one of the model in `version`", _PREDICTION, "201", requestBody=body)
     listed = told("list", "List the account's predictions", page, parameters=[parameter("cursor", "query")])
     return {
         "/v1/models/{owner}/{name}/predictions": {"post": create},
-        _PREDICTIONS: {"get": listed},
+        _PREDICTIONS: {"get": listed, "post": named_in_body},
         _PREDICTIONS + "/{id}": {"get": told("get", "How a prediction is", _PREDICTION, parameters=one)},
         _PREDICTIONS + "/{id}/cancel": {"post": told("cancel", "End a prediction", _PREDICTION, parameters=one)},
     }
