@@ -113,6 +113,59 @@ def dangers(tree: ast.AST) -> Iterator[str]:
         yield from (f"line {node.lineno}: {name}" for name in names if name in FORBIDDEN_MODULES)
 
 
+#: What a caller might find out byte by byte, were it compared by a comparison that stops at the first difference.
+SECRETS = {
+    "admin_key",
+    "api_key",
+    "capability",
+    "digest",
+    "mac",
+    "pepper",
+    "sealed",
+    "secret",
+    "signature",
+}
+#: What changes the form of a text and not what it is.
+FORMS = {"decode", "encode", "get_secret_value", "hex", "strip"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_secret_is_compared_but_in_constant_time(path: Path) -> None:
+    assert list(leaks(ast.parse(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "mac == signature(key)",
+        "given != self._pepper",
+        "if given == hmac.digest(key, text, name): pass",
+        "given.encode() == settings.admin_key.get_secret_value().encode()",
+    ],
+)
+def test_the_search_for_such_a_comparison_finds_one(code: str) -> None:
+    assert len(list(leaks(ast.parse(code)))) == 1
+
+
+def leaks(tree: ast.AST) -> Iterator[str]:
+    """Comparisons of secrets by == and !=, with their lines."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Compare) and any(isinstance(one, ast.Eq | ast.NotEq) for one in node.ops)):
+            continue
+        if SECRETS & {name_of(side) for side in (node.left, *node.comparators)}:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def name_of(node: ast.expr) -> str:
+    """The last name of a value, or of the function that gives it."""
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in FORMS:
+            return name_of(node.func.value)
+        return name_of(node.func)
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name.strip("_")
+
+
 # Written in pieces, so that this file does not find itself.
 PLACES = re.compile(
     "|".join(

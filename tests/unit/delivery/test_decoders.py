@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -140,27 +139,3 @@ async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next() -> None:
             await going
         assert (await read(them)).picture.width == 256
         assert pid not in them.pids
-
-
-def webp(kind: bytes, data: bytes) -> str:
-    """A WebP of one chunk."""
-    body = b"WEBP" + kind + struct.pack("<I", len(data)) + data
-    return text_of(b"RIFF" + struct.pack("<I", len(body)) + body)
-
-
-BOMBS = {
-    "lossless": webp(b"VP8L", b"\x2f" + struct.pack("<I", 16382 | 16382 << 14) + bytes(51)),
-    "lossy": webp(b"VP8 ", b"\x10\0\0\x9d\x01\x2a" + struct.pack("<HH", 16383, 16383) + bytes(100)),
-    "a canvas": webp(b"VP8X", bytes(4) + (16382).to_bytes(3, "little") * 2),
-}
-
-
-@in_event_loop
-async def test_a_picture_for_which_there_is_no_memory_is_refused_and_the_process_lives_on() -> None:
-    async with decoders() as them:
-        await read(them)
-        pids = them.pids
-        for bomb in BOMBS.values():
-            with pytest.raises(Unreadable):
-                await read(them, bomb)
-        assert them.pids == pids

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
+
 from service_house import House
 
 from builders import NOW, in_event_loop
+from fluxserve.accounts import api_keys
 from fluxserve.service.keyring import Keyring
 
 
@@ -26,6 +29,35 @@ async def test_a_new_key_is_found_by_its_text_and_by_nothing_else(house: House) 
     assert found.id == key_id
     for other in ("", text[:-1], text + " ", text.lower(), key_id, "fx_live_", "\x00", "é"):
         assert house.keyring.find(other) is None
+
+
+class Incomparable(str):
+    """A text that nothing can be found out about by comparing it."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("the text of a key was compared")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
+
+    def __hash__(self) -> int:
+        raise AssertionError("the text of a key was looked up")
+
+
+@in_event_loop
+async def test_of_a_key_nothing_is_compared_but_its_digest_under_the_pepper(house: House) -> None:
+    """What a comparison's time could tell is then of digests that no caller can choose."""
+    text, key_id = await made(house)
+    found = house.keyring.find(Incomparable(text))
+    assert found is not None
+    assert found.id == key_id
+    for wrong in (text[:-1], text[:-1] + "?", "?" + text[1:], ""):
+        assert house.keyring.find(Incomparable(wrong)) is None
+    # Keys that share all but a character share nothing of what is looked up: about half of the bits differ.
+    near, far = (api_keys.digest(one, b"pepper") for one in (text, text[:-1] + "?"))
+    assert 80 < (int.from_bytes(near) ^ int.from_bytes(far)).bit_count() < 176
+    assert near == hmac.new(b"pepper", text.encode(), "sha256").digest()
 
 
 @in_event_loop
