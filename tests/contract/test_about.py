@@ -44,7 +44,7 @@ def test_health_is_that_the_process_answers(shared: Server) -> None:
 
 
 def test_readiness_says_why_not_and_what_to_do(server: Server) -> None:
-    keys = ["ready", "reason", "starting", "workers", "left_out", "unfinished_tasks", "moderation"]
+    keys = ["ready", "reason", "starting", "workers", "left_out", "unfinished_tasks", "upsampling", "moderation"]
     ready = server.ask("GET", "/readyz")
     assert (ready.status_code, list(ready.json())) == (200, keys)
     assert (ready.json()["ready"], ready.json()["reason"]) == (True, "")
@@ -60,7 +60,7 @@ def test_readiness_says_why_not_and_what_to_do(server: Server) -> None:
     assert (not_ready.status_code, list(not_ready.json())) == (503, keys)
     assert not_ready.json() == {
         "ready": False, "reason": "No worker is connected.", "starting": False, "workers": 0,
-        "left_out": ["x is broken"], "unfinished_tasks": 3, "moderation": "on",
+        "left_out": ["x is broken"], "unfinished_tasks": 3, "upsampling": "", "moderation": "on",
     }  # fmt: skip
     assert not_ready.headers["cache-control"] == "no-store"
 

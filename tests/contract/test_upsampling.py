@@ -10,7 +10,18 @@ from inprocess import Json, Server
 from posting import HOST, Post
 
 from fluxserve.engine.fake import FINGERPRINT
-from fluxserve.service.upsampling import FAILED, FAILURES, MAX_GROWTH, PAUSE_S, REFUSED, UNAVAILABLE
+from fluxserve.service.upsampling import (
+    AWAY,
+    FAILED,
+    FAILURES,
+    MAX_GROWTH,
+    NO_COMPLETION,
+    PAUSE_S,
+    REFUSED,
+    RESTING,
+    SLOW,
+    UNAVAILABLE,
+)
 from receivers import Behave, drips, never_answers, resets, says, status
 
 PREFIXES = ("/v1", "/flux/v1")
@@ -113,37 +124,40 @@ def test_where_none_is_set_up_the_prompt_is_drawn_as_it_stands_and_a_warning_say
 
 
 HOSTILE = [
-    never_answers,
-    drips,
-    resets,
-    status(500),
-    status(302, location="/"),
-    says(b"nonsense"),
-    says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"),
-    says(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n" + b"a" * 10_000_000),
-    completes({"choices": []}),
-    answers(None),
-    answers(["a", "list"]),
-    answers("  \x00\n "),
-    answers("<think>what could it be</think>"),
-    answers("<think>what could it be, and then it was cut off"),
+    (never_answers, SLOW),
+    (drips, SLOW),
+    (resets, AWAY),
+    (status(500), "it answers 500"),
+    (status(302, location="/"), "it answers 302"),
+    (says(b"nonsense"), AWAY),
+    (says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"), NO_COMPLETION),
+    (says(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n" + b"a" * 10_000_000), AWAY),
+    (completes({"choices": []}), NO_COMPLETION),
+    (answers(None), NO_COMPLETION),
+    (answers(["a", "list"]), NO_COMPLETION),
+    (answers("  \x00\n "), "its answer is empty"),
+    (answers("<think>what could it be</think>"), "its answer is empty"),
+    (answers("<think>what could it be, and then it was cut off"), "its answer is thoughts alone"),
 ]
 
 
-@pytest.mark.parametrize("behave", HOSTILE)
+@pytest.mark.parametrize(("behave", "reason"), HOSTILE)
 def test_an_endpoint_that_is_down_slow_or_hostile_costs_the_task_nothing_but_a_warning(
-    upsampled: Callable[..., Post], behave: Behave
+    upsampled: Callable[..., Post], behave: Behave, reason: str
 ) -> None:
     here = upsampled(behave)
     polled = drawn(here, ask(here.server, seed=5))
-    assert (polled["status"], polled["result"]["prompt"], warnings(polled)) == ("Ready", APPLE, [FAILED])
+    told = (polled["status"], polled["result"]["prompt"], warnings(polled))
+    assert told == ("Ready", APPLE, [FAILED.format(reason)])
+    assert here.server.service.upsampling.trouble == reason
 
 
 def test_nor_does_one_that_nobody_calls(upsampled: Callable[..., Post]) -> None:
     here = upsampled(answers(RICH))
     here.server.run(here.kill_courier())
     polled = drawn(here, ask(here.server))
-    assert (polled["status"], polled["result"]["prompt"], warnings(polled)) == ("Ready", APPLE, [FAILED])
+    told = (polled["status"], polled["result"]["prompt"], warnings(polled))
+    assert told == ("Ready", APPLE, [FAILED.format(AWAY)])
 
 
 def test_an_endpoint_that_fails_several_times_is_not_waited_for_any_more_until_later(
@@ -151,11 +165,13 @@ def test_an_endpoint_that_fails_several_times_is_not_waited_for_any_more_until_l
 ) -> None:
     here = upsampled(status(500))
     for asked in (*range(1, FAILURES + 1), FAILURES):
-        assert warnings(drawn(here, ask(here.server))) == [FAILED]
+        reason = RESTING if len(here.receiver.seen) == FAILURES else "it answers 500"
+        assert warnings(drawn(here, ask(here.server))) == [FAILED.format(reason)]
         assert len(here.receiver.seen) == asked
     here.server.now += PAUSE_S
     here.receiver.behave = answers(RICH)
     assert drawn(here, ask(here.server))["result"]["prompt"] == RICH
+    assert here.server.service.upsampling.trouble == ""
 
 
 @pytest.mark.parametrize(

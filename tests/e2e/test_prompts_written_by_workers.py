@@ -44,6 +44,6 @@ def test_a_prompt_that_ends_its_writers_is_not_written_again_and_again(make_serv
     guilty = server.submit("[[crash]]", model="flux-2-pro")
     innocent = server.submit("an apple", model="flux-2-pro")
     ended = server.wait(guilty)
-    assert (ended["status"], warnings(ended)) == ("Error", [FAILED])
+    assert (ended["status"], warnings(ended)) == ("Error", [FAILED.format("workers ended over it")])
     assert server.wait(innocent)["status"] == "Ready"
     assert server.command("fsck").returncode == 0

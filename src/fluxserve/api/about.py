@@ -40,6 +40,7 @@ class Readiness(BaseModel):
         default=[], description="Weights that could not be loaded, and what to do; what they draw waits."
     )
     unfinished_tasks: int = Field(description="Tasks that wait or run.")
+    upsampling: str = Field("", description="Why the last prompt was not enriched that was to be; empty: it was.")
     moderation: Literal["on", "off"] = Field(description="Whether prompts and pictures are refused by category.")
 
 

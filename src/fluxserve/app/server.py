@@ -331,6 +331,7 @@ class Server:
             workers=gateway.ready,
             left_out=[_FOLDERS.sub("", line) for line in gateway.left_out],
             unfinished_tasks=len(service.views),
+            upsampling=service.upsampling.trouble,
             moderation=self._settings.moderation,
         )
 

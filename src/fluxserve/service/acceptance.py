@@ -21,7 +21,7 @@ from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.moderation import Moderation
 from fluxserve.service.orders import Order, refusal
 from fluxserve.service.sharing import Sharing
-from fluxserve.service.upsampling import FAILED, REFUSED, UNAVAILABLE, Enriched, Upsampling
+from fluxserve.service.upsampling import FAILED, REFUSED, UNAVAILABLE, UNJUDGED, Enriched, Upsampling
 from fluxserve.service.webhooks import Webhooks
 from fluxserve.settings import Settings
 from fluxserve.store.base import Store, TaskRecord, Verdict
@@ -144,7 +144,7 @@ class Acceptance:
         try:
             refused = await self._moderation.judge_prompt(drawn, has_pictures=bool(drawn.pictures))
         except ModerationUnavailable:
-            return generation, FAILED
+            return generation, FAILED.format(UNJUDGED)
         return (generation, REFUSED) if refused else (drawn, "")
 
     async def _hand_over(self, task_id: str, inputs: tuple[KeptInput, ...], *, is_named: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from fluxserve.delivery.outbound import Call
-from fluxserve.errors import FluxserveError, NobodyWrites, NotWritten, OutboundError
+from fluxserve.errors import NobodyWrites, NotWritten, OutboundError, OutboundFailed
 from fluxserve.service.judges import Ask
 from fluxserve.settings import Upsampler
 
@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 #: Of a prompt that was to be enriched where nothing does that, and of one that was not, for one reason or the other.
 NO_WRITER = "what draws this model has no language model to enrich prompts with: the prompt was used unchanged"
 UNAVAILABLE = "no prompt upsampler is set up here: the prompt was used unchanged"
-FAILED = "the prompt upsampler was of no use: the prompt was used unchanged"
+FAILED = "the prompt upsampler was of no use ({}): the prompt was used unchanged"
+#: What may be the matter, for callers; addresses and what libraries say of them are told in the log alone.
+SLOW, AWAY, NO_COMPLETION = "it did not answer in time", "it could not be reached", "its answer is no chat completion"
+UNJUDGED = "nobody could judge what it wrote"
+RESTING = "it failed several times in a row, and is not asked for a while"
 REFUSED = "what the prompt upsampler wrote was refused by moderation: the prompt was used unchanged"
 #: An enriched prompt is longer by so many characters at most; what is beyond is cut off at a word.
 MAX_GROWTH = 2000
@@ -104,6 +108,8 @@ class Upsampling:
         self.write: Write | None = None
         self._failures = 0
         self._again_at = 0.0
+        #: Why the last prompt that was to be enriched was not; empty: it was, or there was none.
+        self.trouble = ""
 
     @property
     def is_on(self) -> bool:
@@ -112,16 +118,25 @@ class Upsampling:
 
     async def enrich(self, model: str, prompt: str, *, is_edit: bool) -> Enriched:
         """The prompt enriched, or as it is. `is_edit`: it says what to change in pictures."""
-        reason = "it did not answer several times in a row, and is not asked for a while"
-        if self._upsampler is not None and self._steady() >= self._again_at:
+        reason, told = RESTING, RESTING
+        if self._steady() >= self._again_at:
             try:
-                return Enriched(prompt=tidied(await self._answer(model, prompt, is_edit=is_edit), prompt))
+                enriched = tidied(await self._answer(model, prompt, is_edit=is_edit), prompt)
             except NobodyWrites:
                 return Enriched(prompt=prompt, warning=NO_WRITER)
-            except (NotWritten, OutboundError, ValueError) as error:
-                reason = error.message if isinstance(error, FluxserveError) else str(error)
+            except OutboundError as error:
+                kind = error.kind if isinstance(error, OutboundFailed) else ""
+                reason, told = error.message, SLOW if kind == "timeout" else AWAY
+            except NotWritten as error:
+                reason = told = error.message
+            except ValueError as error:
+                reason = told = str(error)
+            else:
+                self.trouble = ""
+                return Enriched(prompt=enriched)
+        self.trouble = told
         logger.warning("A prompt is not enriched", extra={"action": "not_enriched", "reason": reason})
-        return Enriched(prompt=prompt, warning=FAILED)
+        return Enriched(prompt=prompt, warning=FAILED.format(told))
 
     async def _answer(self, model: str, prompt: str, *, is_edit: bool) -> str:
         """Raises NotWritten, OutboundError, and ValueError for what is no answer."""
@@ -162,7 +177,7 @@ class Upsampling:
         try:
             return msgspec.json.decode(body, type=_Answer).choices[0].message.content
         except msgspec.MsgspecError:
-            raise ValueError("its answer is no chat completion") from None
+            raise ValueError(NO_COMPLETION) from None
 
     async def _brought(self, call: Call) -> bytes:
         if self.ask is None:
