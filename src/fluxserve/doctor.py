@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import httpx
+
 from fluxserve import __version__, database, engine
 from fluxserve.app.folder import database_path, lock_path
 from fluxserve.app.licenses import accepted_licenses
@@ -32,9 +34,11 @@ from fluxserve.engine.device import Runtime
 from fluxserve.engine.planning import fit
 from fluxserve.errors import FluxserveError
 from fluxserve.moderation import lexicon, pictures, thresholds
-from fluxserve.settings import CHECKPOINT, MINI, Composed, Settings
+from fluxserve.settings import MINI, Composed, Settings, Upsampler
 
 Grade = Literal["ok", "note", "bad"]
+#: An endpoint that does not answer for so many seconds does not answer.
+ENDPOINT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +178,23 @@ def _provenance(settings: Settings) -> Finding:
 
 
 def _upsampler(settings: Settings) -> Finding:
-    if settings.prompt_upsampler is None:
+    """An endpoint is asked for its models, which costs nothing; not for a prompt, which may."""
+    upsampler = settings.prompt_upsampler
+    if upsampler is None:
         return Finding("note", "upsampling", "no prompt_upsampler is set: prompts are drawn as they stand")
-    if settings.prompt_upsampler == CHECKPOINT:
+    if not isinstance(upsampler, Upsampler):
         return Finding("ok", "upsampling", "by the language model of FLUX.2 checkpoints, where one draws")
-    model = settings.prompt_upsampler.model or "its own choice of model"
-    return Finding("ok", "upsampling", f"{model} at {settings.prompt_upsampler.url}; it is not called by this command")
+    what = f"{upsampler.model or 'its own choice of model'} at {upsampler.url}"
+    headers = {name.decode(): value.decode() for name, value in upsampler.bearer}
+    try:
+        answer = httpx.get(f"{upsampler.url.rstrip('/')}/models", headers=headers, timeout=ENDPOINT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding("bad", "upsampling", f"{what} does not answer ({type(error).__name__}): is it running?")
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return Finding("bad", "upsampling", f"{what} refuses the key: set the right one in prompt_upsampler.")
+    if answer.status_code != httpx.codes.OK:
+        return Finding("note", "upsampling", f"{what} answers {answer.status_code} to GET /models: it may work")
+    return Finding("ok", "upsampling", f"{what} answers")
 
 
 def _moderation(settings: Settings) -> Finding:
