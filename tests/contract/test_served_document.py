@@ -48,9 +48,10 @@ def test_generated_requests_are_answered_as_the_document_says(server: Server, lo
             **({} if long else {"seed": 1}),
         }
     )
+    # The body of an estimate is that of any model: tests of its own compare the two.
     left_out = MODELS.keys() - (PROMPTED if long else TRIED)
     schema = schemathesis.openapi.from_asgi("/openapi.json", server.app, config=config).exclude(
-        path=[f"{prefix}/{name}" for prefix in PREFIXES for name in left_out]
+        path=[f"{prefix}/{name}" for prefix in PREFIXES for name in (*left_out, "estimate")]
     )
     account = server.record(server.submit()).account_id
     cursors = {

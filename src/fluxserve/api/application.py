@@ -15,6 +15,7 @@ from fluxserve.api import DIALECTS, about
 from fluxserve.api import credits as left
 from fluxserve.api.about import Readiness
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.estimates import Estimates
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
@@ -52,6 +53,7 @@ def build(
         app,
         service=service,
         submits=Submits(service, signer),
+        estimates=Estimates(service),
         polls=polls,
         tasks=Tasks(service, signer, polls, Events(service, polls)),
         deliveries=Deliveries(service, signer),

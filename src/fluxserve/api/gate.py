@@ -15,6 +15,7 @@ from fluxserve.api import auth
 from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.estimates import Estimates
 from fluxserve.api.images import Pictures
 from fluxserve.api.polls import Polls
 from fluxserve.api.responses import INTERNAL, send_error
@@ -36,6 +37,7 @@ class Gate:
         *,
         service: Service,
         submits: Submits,
+        estimates: Estimates,
         polls: Polls,
         tasks: Tasks,
         deliveries: Deliveries,
@@ -45,6 +47,7 @@ class Gate:
         self._app = app
         self._service = service
         self._submits = submits
+        self._estimates = estimates
         self._polls = polls
         self._tasks = tasks
         self._deliveries = deliveries
@@ -97,6 +100,8 @@ class Gate:
             await self._pictures(scope, receive, send)
         elif dialect is not None and path == dialect.prefix + "/get_result":
             await self._polls(scope, receive, send, dialect)
+        elif dialect is not None and path == dialect.prefix + "/estimate":
+            await self._estimates(scope, receive, send, dialect)
         elif dialect is not None and (spec := self._submits.spec_at(path, dialect)) is not None:
             await self._submits(scope, receive, send, dialect, spec)
         elif dialect is not None and (target := target_at(path, dialect)) is not None:

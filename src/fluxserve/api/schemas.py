@@ -52,6 +52,11 @@ class Checked:
 
 def check(spec: ModelSpec, body: bytes) -> Checked:
     """Parse and check a request body. Raises MalformedJson or InvalidRequest."""
+    return check_fields(spec, object_of(body))
+
+
+def object_of(body: bytes) -> dict[str, JsonValue]:
+    """The body's JSON object. Raises MalformedJson or InvalidRequest."""
     fields = parse_json(body)
     if not isinstance(fields, dict):
         item: dict[str, JsonValue] = {
@@ -61,6 +66,11 @@ def check(spec: ModelSpec, body: bytes) -> Checked:
             "input": _clip(fields),
         }
         raise _invalid([item])
+    return fields
+
+
+def check_fields(spec: ModelSpec, fields: Mapping[str, JsonValue]) -> Checked:
+    """Check a request's fields. Raises InvalidRequest."""
     model = model_of(spec)
     try:
         checked = model.__pydantic_validator__.validate_python(fields)

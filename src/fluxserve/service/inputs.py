@@ -56,18 +56,26 @@ class Inputs:
         spec: ModelSpec,
         contents: Mapping[str, str | bytes],
         beside: Mapping[str, InputPicture | None] | None = None,
+        *,
+        measures: bool = False,
     ) -> dict[str, File]:
         """The pictures in these fields, texts of base64 or files. Raises FieldRefused and DecodersBusy.
 
-        `beside`: the fields whose pictures come otherwise; None of one that is not here yet.
+        `beside`: the fields whose pictures come otherwise; None of one that is not here yet. `measures`: without
+        pixels, by the header of each.
         """
         if not contents:
             return {}
         async with self._decoding:
-            return await self._decode(spec, contents, beside or {})
+            return await self._decode(spec, contents, beside or {}, measures=measures)
 
     async def _decode(
-        self, spec: ModelSpec, contents: Mapping[str, str | bytes], beside: Mapping[str, InputPicture | None]
+        self,
+        spec: ModelSpec,
+        contents: Mapping[str, str | bytes],
+        beside: Mapping[str, InputPicture | None],
+        *,
+        measures: bool,
     ) -> dict[str, File]:
         decoded: dict[str, File] = {}
         area = sum(picture.size.area for picture in beside.values() if picture is not None)
@@ -78,7 +86,9 @@ class Inputs:
             with_mask = param.name == MASKED and spec.param(MASK) is not None and not has_mask
             shown = content if isinstance(content, str) else ""
             try:
-                found = await self._decoders.decode(content, max_area=param.max_area, with_mask=with_mask)
+                found = await self._decoders.decode(
+                    content, max_area=param.max_area, with_mask=with_mask, measures=measures
+                )
             except Unreadable as error:
                 raise FieldRefused(param.name, "picture", str(error), shown) from None
             decoded[param.name] = found.picture
