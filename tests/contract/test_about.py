@@ -103,7 +103,7 @@ def test_the_served_document_is_valid_openapi_3_1(document: Json) -> None:
 def test_the_served_document_lists_every_route_once(document: Json) -> None:
     paths = document["paths"]
     expected = {"/healthz", "/readyz", "/c2pa/certificates.pem", "/v1/models", "/results/{token}/{name}"}
-    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*EVERY, "get_result", "credits")}
+    expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*EVERY, "get_result", "credits", "estimate")}
     of_tasks = ("tasks", "tasks/{id}", "tasks/{id}/cancel", "tasks/{id}/events")
     of_webhooks = ("webhooks/deliveries", "webhooks/deliveries/{id}/replay")
     expected |= {f"{prefix}/{name}" for prefix in PREFIXES for name in (*of_tasks, *of_webhooks)}

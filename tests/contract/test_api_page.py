@@ -14,7 +14,7 @@ from fluxserve.api.bfl import STATUSES
 from fluxserve.api.cometapi import CODES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
-REQUEST, SUBMITTED, PENDING, READY, PREVIEW, CANCELLED, LISTED, PLAIN, INVALID, COMETAPI = [
+REQUEST, SUBMITTED, PENDING, READY, PREVIEW, CANCELLED, LISTED, ESTIMATED, PLAIN, INVALID, COMETAPI = [
     json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ]
 (STREAM,) = re.findall(r"^```text\n(.*?)\n^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -36,6 +36,12 @@ def test_the_example_of_a_task_is_what_a_server_answers(server: Server) -> None:
     server.claim()
     server.service.advance(task["id"], 7, 28)
     assert server.poll(task) == PENDING | {"id": task["id"]}
+
+
+def test_the_example_of_an_estimate_is_what_a_server_answers(server: Server) -> None:
+    asked = {"model": "flux-2-pro", "prompt": "x", "width": 1040, "height": 1024}
+    assert server.post("/v1/estimate", asked).json() == ESTIMATED
+    assert json.dumps(asked) in PAGE
 
 
 def test_the_example_of_a_result_is_what_a_server_answers(server: Server) -> None:

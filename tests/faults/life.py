@@ -27,6 +27,7 @@ from starlette.applications import Starlette
 from fluxserve.api import DIALECTS
 from fluxserve.api.about import Readiness
 from fluxserve.api.couriers import Couriers
+from fluxserve.api.estimates import Estimates
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
@@ -170,7 +171,8 @@ class Life:
             tasks=Tasks(self.service, signer, polls, Events(self.service, polls)),
             deliveries=Deliveries(self.service, signer),
             pictures=Pictures(signer, storages["results"], time.time, settings.cors_origins),
-            exposition=Exposition(self.service, self._readiness), dialects=DIALECTS,
+            exposition=Exposition(self.service, self._readiness), estimates=Estimates(self.service),
+            dialects=DIALECTS,
         )  # fmt: skip
         transport = httpx.ASGITransport(gate, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://flux.test")

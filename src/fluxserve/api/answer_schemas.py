@@ -80,6 +80,16 @@ SUBMITTED: Schema = {
         "webhook_url": {"type": "string", "description": "Only with webhook_url."},
     },
 }
+ESTIMATE: Schema = {
+    "type": "object",
+    "required": ["cost", "input_mp", "output_mp", "at_most"],
+    "properties": {
+        "cost": {"type": "number", "description": "Credits that the request would cost."},
+        "input_mp": {"type": "number", "description": "Millions of pixels of its pictures."},
+        "output_mp": {"type": "number", "description": "Millions of pixels of the answer."},
+        "at_most": {"type": "boolean", "description": "Pictures come by URL: all three are the most they can be."},
+    },
+}
 RESULT: Schema = {
     "type": "object",
     "required": ["id", "status", "result", "progress", "details", "preview"],

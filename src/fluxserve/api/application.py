@@ -15,6 +15,7 @@ from fluxserve.api import DIALECTS, OTHER_APIS, about
 from fluxserve.api import credits as left
 from fluxserve.api.about import Readiness
 from fluxserve.api.dialect import Dialect
+from fluxserve.api.estimates import Estimates
 from fluxserve.api.events import Events
 from fluxserve.api.gate import Gate
 from fluxserve.api.images import Pictures
@@ -62,6 +63,7 @@ def build(
         app,
         service=service,
         submits=submits,
+        estimates=Estimates(service),
         polls=polls,
         tasks=Tasks(service, signer, polls, events),
         deliveries=Deliveries(service, signer),

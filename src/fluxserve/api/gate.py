@@ -17,6 +17,7 @@ from fluxserve.api import auth
 from fluxserve.api.body import limited
 from fluxserve.api.cors import Cors
 from fluxserve.api.dialect import Dialect, Manners
+from fluxserve.api.estimates import Estimates
 from fluxserve.api.images import Pictures
 from fluxserve.api.metrics import PATH, Exposition
 from fluxserve.api.other_apis import Calls, OtherApi
@@ -42,6 +43,7 @@ class Gate:
         *,
         service: Service,
         submits: Submits,
+        estimates: Estimates,
         polls: Polls,
         tasks: Tasks,
         deliveries: Deliveries,
@@ -54,6 +56,7 @@ class Gate:
         self._app = app
         self._service = service
         self._submits = submits
+        self._estimates = estimates
         self._polls = polls
         self._tasks = tasks
         self._deliveries = deliveries
@@ -124,6 +127,8 @@ class Gate:
         if path == dialect.prefix + "/get_result":
             # How long an answer waits is up to who asks for that.
             return "poll" if b"wait" not in scope["query_string"] else "wait", partial(self._polls, dialect=dialect)
+        if path == dialect.prefix + "/estimate":
+            return "estimate", partial(self._estimates, dialect=dialect)
         if (spec := self._submits.spec_at(path, dialect)) is not None:
             return "submit", partial(self._submits, dialect=dialect, spec=spec)
         if (target := target_at(path, dialect)) is not None:

@@ -14,6 +14,7 @@ from fluxserve.api.answer_schemas import (
     DELIVERIES,
     DELIVERY,
     ERROR,
+    ESTIMATE,
     RESULT,
     SUBMITTED,
     TASK_EVENT,
@@ -58,6 +59,7 @@ def document(app: FastAPI, dialects: Sequence[Dialect], others: Sequence[OtherAp
     for dialect in reversed(dialects):
         for spec in catalogue.MODELS.values():
             paths[f"{dialect.prefix}/{spec.name}"] = {"post": _submit(dialect, spec)}
+        paths[f"{dialect.prefix}/estimate"] = {"post": _estimate(dialect)}
         paths[f"{dialect.prefix}/get_result"] = {"get": _poll(dialect)}
         paths |= _tasks_paths(dialect)
         paths |= _deliveries_paths(dialect)
@@ -67,8 +69,8 @@ def document(app: FastAPI, dialects: Sequence[Dialect], others: Sequence[OtherAp
     components = cast("dict[str, JsonValue]", base.setdefault("components", {}))
     schemas = cast("dict[str, JsonValue]", components.setdefault("schemas", {}))
     schemas |= {
-        "Error": ERROR, "Submitted": SUBMITTED, "Result": RESULT, "TaskEvent": TASK_EVENT, "Tasks": TASKS,
-        "Delivery": DELIVERY, "Deliveries": DELIVERIES,
+        "Error": ERROR, "Submitted": SUBMITTED, "Estimate": ESTIMATE, "Result": RESULT, "TaskEvent": TASK_EVENT,
+        "Tasks": TASKS, "Delivery": DELIVERY, "Deliveries": DELIVERIES,
     }  # fmt: skip
     for dialect in dialects:
         schemas[f"Error_{dialect.name}"] = _with(ERROR, ADDED[dialect.name])
@@ -116,6 +118,35 @@ def _submit(dialect: Dialect, spec: ModelSpec) -> Schema:
             "413": _answer("The body is too large.", f"Error_{dialect.name}"),
             "422": _answer("JSON that breaks the schema.", f"ValidationError_{dialect.name}"),
             "429": _answer("Too many unfinished tasks, or too fast.", f"Error_{dialect.name}"),
+            "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
+        },
+    }
+
+
+def _estimate(dialect: Dialect) -> Schema:
+    bodies: list[JsonValue] = [
+        {
+            "allOf": [
+                {"type": "object", "required": ["model"], "properties": {"model": {"const": spec.name}}},
+                ref(_schema_name(spec)),
+            ]
+        }
+        for spec in catalogue.MODELS.values()
+    ]
+    return {
+        "operationId": f"{dialect.name}_estimate",
+        "summary": "What a request would cost, without drawing it",
+        "description": "The body of a submit, with the model's name in `model`. Nothing is reserved or kept.",
+        "tags": [dialect.title],
+        "security": _security(),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": bodies}}}},
+        "responses": {
+            "200": _answer("What it would cost.", "Estimate"),
+            "400": _answer("The body is not JSON, or what it names is not here.", f"Error_{dialect.name}"),
+            "401": _answer("No key, or a wrong one.", f"Error_{dialect.name}"),
+            "404": _answer("There is no model of this name.", f"Error_{dialect.name}"),
+            "413": _answer("The body is too large.", f"Error_{dialect.name}"),
+            "422": _answer("A field that the submit would refuse too.", f"ValidationError_{dialect.name}"),
             "503": _answer("Not now; see Retry-After.", f"Error_{dialect.name}"),
         },
     }

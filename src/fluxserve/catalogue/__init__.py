@@ -6,6 +6,8 @@ What it does not know: who asks, what a task is, how a picture is drawn.
 
 from __future__ import annotations
 
+import difflib
+
 from fluxserve.catalogue import flux1, flux1_tools, flux2, kontext
 from fluxserve.catalogue.foreseeing import foresee
 from fluxserve.catalogue.resolving import resolve
@@ -45,4 +47,6 @@ def find(name: str) -> ModelSpec:
     try:
         return MODELS[name]
     except KeyError:
-        raise UnknownModel(f"There is no model of this name here. There are: {', '.join(MODELS)}.") from None
+        near = difflib.get_close_matches(name, MODELS, n=3)
+        nearest = f" Near it: {', '.join(near)}." if near else ""
+        raise UnknownModel(f"There is no model of this name here.{nearest} There are: {', '.join(MODELS)}.") from None

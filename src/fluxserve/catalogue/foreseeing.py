@@ -34,9 +34,9 @@ def foresee(
     """As `resolve`, before the pictures of the fields `unseen` are there. Raises FieldRefused where none would fit.
 
     The cost is the most that it can be, the seed and all that pictures do not decide are final; the generation's size
-    is a guess, and it names those `pictures` alone that are known.
+    is the largest that it can be, and it names those `pictures` alone that are known.
     """
-    names = _names(spec, pictures, unseen)
+    names = unseen_names(spec, pictures, unseen)
     found: list[Resolved] = []
     refused: list[FieldRefused] = []
     for size in (*(picture.size for picture in pictures.values()), *_SQUARES):
@@ -58,7 +58,9 @@ def foresee(
     seen = [picture.size for picture in pictures.values()]
     return replace(
         found[0],
-        generation=replace(generation, pictures=tuple(one for one in generation.pictures if one.name in pictures)),
+        generation=replace(
+            generation, size=drawn, pictures=tuple(one for one in generation.pictures if one.name in pictures)
+        ),
         cost=spec.price.of(drawn, [*seen, *[_SQUARES[0]] * len(unseen)]),
     )
 
@@ -67,7 +69,7 @@ def _area(size: Size) -> int:
     return size.area
 
 
-def _names(spec: ModelSpec, pictures: Mapping[str, InputPicture], unseen: Sequence[str]) -> tuple[str, ...]:
-    """The pictures to come, with the mask that may be one's alpha channel."""
+def unseen_names(spec: ModelSpec, pictures: Mapping[str, InputPicture], unseen: Sequence[str]) -> tuple[str, ...]:
+    """The fields `unseen`, with that of the mask that may be one's alpha channel."""
     has_mask = spec.param(MASK) is None or MASK in pictures or MASK in unseen
     return (*unseen, MASK) if MASKED in unseen and not has_mask else tuple(unseen)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from fluxserve.delivery.decoding import HEADER, Answer, Job, Refused, Unreadable
-from fluxserve.delivery.pictures import decode, decode_file
+from fluxserve.delivery.pictures import decode, decode_file, file_of, measure_file
 
 MEMORY = 1_500_000_000
 CPU_S = 10
@@ -41,6 +41,9 @@ def main() -> None:
 
 def _answer(job: Job) -> Answer:
     try:
+        if job.measures:
+            file = file_of(job.content) if job.is_text else job.content
+            return measure_file(file, max_area=job.max_area, with_mask=job.with_mask)
         read = decode if job.is_text else decode_file
         return read(job.content, max_area=job.max_area, with_mask=job.with_mask)
     except Unreadable as error:

@@ -52,8 +52,13 @@ class Decoders:
         """The processes that wait for a picture."""
         return tuple(process.pid for process in self._idle)
 
-    async def decode(self, content: str | bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
-        """The picture in a text of base64, or in a file. Raises Unreadable, the caller's fault, and DecodersBusy."""
+    async def decode(
+        self, content: str | bytes, *, max_area: int | None, with_mask: bool, measures: bool = False
+    ) -> Decoded:
+        """The picture in a text of base64, or in a file. Raises Unreadable, the caller's fault, and DecodersBusy.
+
+        `measures`: by its header alone, without pixels.
+        """
         if self._waiting >= self._max_waiting:
             raise DecodersBusy("Too many pictures wait to be read. Try again in a moment.")
         self._waiting += 1
@@ -61,7 +66,9 @@ class Decoders:
             async with self._places:
                 is_text = isinstance(content, str)
                 file = content.encode("ascii", "replace") if isinstance(content, str) else content
-                answer = await self._ask(Job(content=file, is_text=is_text, max_area=max_area, with_mask=with_mask))
+                answer = await self._ask(
+                    Job(content=file, is_text=is_text, max_area=max_area, with_mask=with_mask, measures=measures)
+                )
         finally:
             self._waiting -= 1
         if isinstance(answer, Refused):

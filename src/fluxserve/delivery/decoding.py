@@ -13,16 +13,23 @@ HEADER = struct.Struct(">I")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, `is_text`: as base64, perhaps in a data URI; and what is to become of it (see `pictures.decode`)."""
+    """A file, `is_text`: as base64, perhaps in a data URI; and what is to become of it (see `pictures.decode`).
+
+    `measures`: it is only to be measured (see `pictures.measure_file`).
+    """
 
     content: bytes
     is_text: bool
     max_area: int | None
     with_mask: bool
+    measures: bool = False
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture as a PNG of its plain pixels; `sha256` is that of these pixels, not of the file."""
+    """A picture as a PNG of its plain pixels; `sha256` is that of these pixels, not of the file.
+
+    Both are empty where it was only measured.
+    """
 
     width: int
     height: int

@@ -48,7 +48,7 @@ def decode(text: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
 
     One of more than `max_area` pixels is shrunk to so many. `with_mask`: an alpha channel is a mask.
     """
-    return decode_file(_file_of(text), max_area=max_area, with_mask=with_mask)
+    return decode_file(file_of(text), max_area=max_area, with_mask=with_mask)
 
 
 def decode_file(file: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
@@ -59,6 +59,25 @@ def decode_file(file: bytes, *, max_area: int | None, with_mask: bool) -> Decode
         raise
     except Exception:  # noqa: BLE001 - whatever a library stumbles over, it is the file's fault
         raise Unreadable("This picture is damaged or cut off") from None
+
+
+def measure_file(file: bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
+    """How large `decode_file` would make it, by its header: without pixels. Raises Unreadable.
+
+    `with_mask`: a file that could hold an alpha channel is taken to have a mask.
+    """
+    try:
+        image = _opened(file)
+        width, height = _fitted(*image.size, max_area)
+        if _orientation_of(image) in _SWAPPED:
+            width, height = height, width
+        has_alpha = image.has_transparency_data and image.mode != "I;16"
+    except (Unreadable, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - whatever a library stumbles over, it is the file's fault
+        raise Unreadable("This picture is damaged or cut off") from None
+    measured = File(width=width, height=height, sha256="", png=b"")
+    return Decoded(picture=measured, mask=measured if with_mask and has_alpha else None)
 
 
 def _decode(file: bytes, max_area: int | None, *, with_mask: bool) -> Decoded:
@@ -75,7 +94,8 @@ def _decode(file: bytes, max_area: int | None, *, with_mask: bool) -> Decoded:
     return Decoded(picture=_written(_shrunk(white, max_area)))
 
 
-def _file_of(text: bytes) -> bytes:
+def file_of(text: bytes) -> bytes:
+    """The file in a text of base64, perhaps in a data URI. Raises Unreadable."""
     if text[:5].lower() == b"data:":
         head, comma, text = text.partition(b",")
         if not (comma and head.lower().endswith(b";base64")):
@@ -89,7 +109,14 @@ def _file_of(text: bytes) -> bytes:
 
 
 def _read(file: bytes) -> Image.Image:
-    """The one picture in the file, unpacked; whatever can be known without that is judged before."""
+    """The one picture in the file, unpacked."""
+    image = _opened(file)
+    image.load()
+    return image
+
+
+def _opened(file: bytes) -> Image.Image:
+    """The one picture in the file, still packed; whatever can be known without unpacking it is judged."""
     if len(file) > MAX_FILE:
         raise Unreadable(f"A picture's file should be at most {MAX_FILE // 10**6} MB")
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_TEXT
@@ -106,7 +133,6 @@ def _read(file: bytes) -> Image.Image:
         raise Unreadable("A picture should not move")
     if image.format in ("JPEG", "MPO") and file.count(_SCAN) > _MAX_SCANS:
         raise Unreadable("This JPEG has too many scans: save it again as a usual one")
-    image.load()
     return image
 
 
@@ -127,14 +153,18 @@ def _is_moving_webp(file: bytes) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     """As the camera was held."""
-    turn = None
-    with suppress(Exception):  # EXIF that nobody can read says nothing
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _UPRIGHT.get(_orientation_of(image))
     if turn is None:
         return image
     turned = image.transpose(turn)
     turned.info = image.info
     return turned
+
+
+def _orientation_of(image: Image.Image) -> int:
+    with suppress(Exception):  # EXIF that nobody can read says nothing
+        return int(image.getexif().get(_ORIENTATION, 1))
+    return 1
 
 
 def _alpha_of(image: Image.Image) -> Image.Image | None:
@@ -166,12 +196,16 @@ def _in_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
 
 
 def _shrunk(image: Image.Image, max_area: int | None) -> Image.Image:
-    area = image.width * image.height
+    size = _fitted(*image.size, max_area)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _fitted(width: int, height: int, max_area: int | None) -> tuple[int, int]:
+    area = width * height
     if max_area is None or area <= max_area:
-        return image
+        return width, height
     scale = math.sqrt(max_area / area)
-    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def _written(image: Image.Image) -> File:

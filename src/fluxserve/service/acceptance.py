@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fluxserve.catalogue import Generation, InputPicture, ModelSpec, Resolved, find, foresee, resolve
+from fluxserve.catalogue.foreseeing import unseen_names
+from fluxserve.catalogue.params import MAX_AREA
 from fluxserve.delivery.addresses import Allowance
 from fluxserve.delivery.outbound import fault_of
 from fluxserve.errors import Fact, FieldRefused, FluxserveError, JsonValue, ModerationUnavailable
 from fluxserve.service.finetunes import FinetuneHashes
 from fluxserve.service.inputs import Inputs, pictures_of
 from fluxserve.service.moderation import Moderation
-from fluxserve.service.orders import Order, refusal
+from fluxserve.service.orders import Estimate, Order, refusal
 from fluxserve.service.sharing import Sharing
 from fluxserve.service.upsampling import FAILED, REFUSED, UNAVAILABLE, UNJUDGED, Enriched, Upsampling
 from fluxserve.service.webhooks import Webhooks
@@ -61,10 +63,7 @@ class Acceptance:
 
     async def accept(self, order: Order) -> tuple[TaskRecord, bool]:
         """The order's task, and whether it is new; a used idempotency key answers the task it made before."""
-        self._webhooks.check(order.text("webhook_url"))
-        for name, url in order.urls.items():
-            if (fault := fault_of(url, self._allowance, secure=False)) is not None:
-                raise FieldRefused(name, "picture_url", fault, url)
+        self._check_addresses(order)
         files = await self._inputs.decode(
             order.spec, order.pictures, dict.fromkeys(order.urls), masks_by_alpha=order.masks_by_alpha
         )
@@ -88,6 +87,26 @@ class Acceptance:
         if record is None:
             raise refusal(submission, submitted)
         return record, is_new
+
+    async def estimate(self, order: Order) -> Estimate:
+        """What the order would cost; its pictures are measured by their headers alone. Raises as `accept`."""
+        self._check_addresses(order)
+        measured = await self._inputs.decode(order.spec, order.pictures, dict.fromkeys(order.urls), measures=True)
+        pictures = pictures_of(measured)
+        resolved = await self._resolved(order, pictures)
+        return Estimate(
+            cost=resolved.cost,
+            input_area=sum(one.size.area for one in pictures.values())
+            + MAX_AREA * len(unseen_names(order.spec, pictures, tuple(order.urls))),
+            size=resolved.generation.size,
+            at_most=bool(order.urls),
+        )
+
+    def _check_addresses(self, order: Order) -> None:
+        self._webhooks.check(order.text("webhook_url"))
+        for name, url in order.urls.items():
+            if (fault := fault_of(url, self._allowance, secure=False)) is not None:
+                raise FieldRefused(name, "picture_url", fault, url)
 
     async def prepare(
         self,

@@ -58,16 +58,19 @@ class Inputs:
         beside: Mapping[str, InputPicture | None] | None = None,
         *,
         masks_by_alpha: bool = False,
+        measures: bool = False,
     ) -> dict[str, File]:
         """The pictures in these fields, texts of base64 or files. Raises FieldRefused and DecodersBusy.
 
         `beside`: the fields whose pictures come otherwise; None of one that is not here yet. `masks_by_alpha`: a mask
-        that has an alpha channel is what that leaves out.
+        that has an alpha channel is what that leaves out. `measures`: without pixels, by the header of each.
         """
         if not contents:
             return {}
         async with self._decoding:
-            return await self._decode(spec, contents, beside or {}, masks_by_alpha=masks_by_alpha)
+            return await self._decode(
+                spec, contents, beside or {}, masks_by_alpha=masks_by_alpha, measures=measures
+            )  # fmt: skip
 
     async def _decode(
         self,
@@ -76,6 +79,7 @@ class Inputs:
         beside: Mapping[str, InputPicture | None],
         *,
         masks_by_alpha: bool,
+        measures: bool,
     ) -> dict[str, File]:
         decoded: dict[str, File] = {}
         area = sum(picture.size.area for picture in beside.values() if picture is not None)
@@ -88,7 +92,9 @@ class Inputs:
             )
             shown = content if isinstance(content, str) else ""
             try:
-                found = await self._decoders.decode(content, max_area=param.max_area, with_mask=with_mask)
+                found = await self._decoders.decode(
+                    content, max_area=param.max_area, with_mask=with_mask, measures=measures
+                )
             except Unreadable as error:
                 raise FieldRefused(param.name, "picture", str(error), shown) from None
             decoded[param.name] = found.picture

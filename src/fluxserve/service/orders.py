@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fluxserve.accounts.api_keys import ApiKey
-from fluxserve.catalogue import InputPicture, ModelSpec
+from fluxserve.catalogue import InputPicture, ModelSpec, Size
 from fluxserve.errors import Fact, IdempotencyConflict, InsufficientCredits, JsonValue, TooManyActiveTasks
 from fluxserve.store.base import Submitted, Verdict
 from fluxserve.store.submissions import Submission
@@ -79,6 +79,19 @@ class Order:
         shown |= self.urls
         meant = [self.spec.name, self.values, *([shown] if shown else [])]
         return hashlib.sha256(_canonical(meant)).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What an order would cost in thousandths of a credit, and why: pixels of its pictures, and size of the answer.
+
+    `at_most`: some pictures come by their URL, and all three are the most that they can be.
+    """
+
+    cost: int
+    input_area: int
+    size: Size
+    at_most: bool
 
 
 def refusal(submission: Submission, submitted: Submitted) -> Exception:

@@ -22,7 +22,7 @@ from fluxserve.service.forecast import Forecast, Outlook
 from fluxserve.service.inputs import Inputs
 from fluxserve.service.keyring import Keyring
 from fluxserve.service.moderation import Moderation
-from fluxserve.service.orders import Order
+from fluxserve.service.orders import Estimate, Order
 from fluxserve.service.preparing import Preparing
 from fluxserve.service.previews import Previews
 from fluxserve.service.sharing import Sharing
@@ -179,6 +179,10 @@ class Service:
             logger.info(f"Task {action}", extra={"action": action, **record.log_context})
             self._show(record)
         return record
+
+    async def estimate(self, order: Order) -> Estimate:
+        """What an order would cost. Nothing is moderated, reserved or kept."""
+        return await self._acceptance.estimate(order)
 
     async def prepare(
         self,

@@ -300,11 +300,13 @@ class Busy(Decoders):
 
     left = 3
 
-    async def decode(self, content: str | bytes, *, max_area: int | None, with_mask: bool) -> Decoded:
+    async def decode(
+        self, content: str | bytes, *, max_area: int | None, with_mask: bool, measures: bool = False
+    ) -> Decoded:
         if self.left:
             self.left -= 1
             raise DecodersBusy("Not now.")
-        return await super().decode(content, max_area=max_area, with_mask=with_mask)
+        return await super().decode(content, max_area=max_area, with_mask=with_mask, measures=measures)
 
 
 @pytest.mark.parametrize(("busy", "state"), [(3, State.QUEUED), (10**6, State.ERROR)])
