@@ -5,11 +5,13 @@ What it does not know: which scores are refused.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import add
 
-from fluxserve.moderation.lexicon import LONGEST_STEM, Lexicon, Node, Rule
-from fluxserve.moderation.words import is_plain, readings, words_of
+from fluxserve.moderation.lexicon import IDIOM, LEAST_DOUBLED, LONGEST_STEM, Lexicon, Node, Rule
+from fluxserve.moderation.words import is_plain, readings, squeezed, words_of
 
 MINOR = "minor"
 _ADULT = 18
@@ -46,30 +48,71 @@ class _Search:
     def places(self) -> Places:
         """Group to the numbers of the words where a term of it begins, in order."""
         found: Places = {}
+        #: Where idioms stand, each place with the end of its idiom; and terms of several words with their ends.
+        hidden: dict[int, int] = {}
+        longer: list[tuple[str, int, int]] = []
         words, begin, go_on = self._words, self._begin, self._go_on
         for number in words.spaced:
             groups, further = begin(words.written[number])
             for group in groups:
+                if group == IDIOM:
+                    hidden[number] = number + 1
                 found.setdefault(group, []).append(number)
             for node in further:
-                for group in go_on(node, number + 1):
-                    found.setdefault(group, []).append(number)
-        if len(words.spaced) < len(words.written):
-            written = words.written
-            characters = "".join([one if len(one) == 1 else " " for one in written] if words.spaced else written)
-            for number, groups in self._lexicon.unspaced.find(characters):
-                for group in groups:
-                    found.setdefault(group, []).append(number)
+                for group, end in go_on(node, number + 1):
+                    if group == IDIOM:
+                        hidden |= dict.fromkeys(range(number, end), end)
+                    longer.append((group, number, end))
+        for number, groups in (*self._unspaced(), *self._apart(), *self._inside()):
+            for group in groups:
+                if group.startswith(IDIOM):
+                    hidden |= dict.fromkeys(range(number + 1 - int(group[len(IDIOM) :]), number + 1), number + 1)
+                found.setdefault(group, []).append(number)
         for number in self._young_places():
             found.setdefault(MINOR, []).append(number)
-        for number, word in words.beside.items():
-            for group in begin(word)[0]:
+        for number, spelt in words.beside.items():
+            for group in {group for word in spelt for group in begin(word)[0]}:
                 found.setdefault(group, []).append(number)
         for number, run in words.runs.items():
             inside = {group for _, groups in self._lexicon.in_runs.find(run) for group in groups}
             for group in inside.union(begin(run)[0]):
                 found.setdefault(group, []).append(number)
+        if hidden:
+            kept = {group: [number for number in numbers if number not in hidden] for group, numbers in found.items()}
+            found = {group: numbers for group, numbers in kept.items() if numbers}
+        for group, number, end in longer:  # one that goes on beyond an idiom is more than that
+            if end > hidden.get(number, 0):
+                found.setdefault(group, []).append(number)
         return {group: sorted(numbers) for group, numbers in found.items()}
+
+    def _unspaced(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Terms of scripts without spaces. Latin syllables beside them are read as what they sound like."""
+        written, spaced = self._words.written, self._words.spaced
+        if len(spaced) == len(written):
+            return []
+        if not spaced:
+            return self._lexicon.unspaced.find("".join(written))
+        sounds = self._lexicon.sounds
+        return self._lexicon.unspaced.find("".join([one if len(one) == 1 else sounds.get(one, " ") for one in written]))
+
+    def _apart(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Terms that are written as two words."""
+        joined, written = self._lexicon.joined, self._words.written
+        if len(self._words.spaced) < len(written):
+            written = [written[number] for number in self._words.spaced]
+            places: Sequence[int] = self._words.spaced
+        else:
+            places = range(len(written))
+        pairs = map(add, written, written[1:])
+        return [(places[at], joined[pair]) for at, pair in enumerate(pairs) if pair in joined]
+
+    def _inside(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Korean terms inside longer words."""
+        if not self._words.is_korean:
+            return []
+        text = " ".join(self._words.written)
+        ends = list(accumulate(len(word) + 1 for word in self._words.written))
+        return [(bisect_right(ends, place), groups) for place, groups in self._lexicon.inside.find(text)]
 
     def _begin(self, word: str) -> tuple[tuple[str, ...], tuple[Node, ...]]:
         known = self._beginnings.get(word)
@@ -78,9 +121,12 @@ class _Search:
         return known
 
     def _work_out(self, word: str) -> tuple[tuple[str, ...], tuple[Node, ...]]:
-        if not self._lexicon.heads.may_begin(word) and is_plain(word):
-            return _NOTHING
-        steps = _steps(self._lexicon.root, word)
+        heads, root = self._lexicon.heads, self._lexicon.root
+        steps = _steps(root, word) if heads.may_begin(word) or not is_plain(word) else []
+        if not steps and len(word) >= LEAST_DOUBLED:
+            single = squeezed(word)
+            if len(word) - len(single) > 1 and single in root.following:
+                steps = [(root.following[single], True)]  # no stems: "goddess" is no beginning of anything
         if not steps:
             return _NOTHING
         groups = dict.fromkeys(group for node, _ in steps for group in node.groups)
@@ -92,13 +138,13 @@ class _Search:
             known = self._ways[node, word] = _steps(node, word)
         return known
 
-    def _go_on(self, node: Node, number: int) -> Sequence[str]:
-        """The groups of the terms that go on here. Terms are short, so this takes a bounded time."""
+    def _go_on(self, node: Node, number: int) -> Sequence[tuple[str, int]]:
+        """The groups of the terms that go on here, and where those end. Terms are short, so this takes bounded time."""
         if number == len(self._words.written) or not (ways := self._way(node, self._words.written[number])):
             return ()
-        groups: list[str] = []
+        groups: list[tuple[str, int]] = []
         for following, is_whole in ways:
-            groups += following.groups
+            groups += [(group, number + 1) for group in following.groups]
             if is_whole and not following.is_end:
                 groups += self._go_on(following, number + 1)
         return groups

@@ -13,7 +13,8 @@ def read(text: str) -> set[str]:
     """Every word that a text may be read to hold."""
     words = words_of(text)
     written = {reading for word in words.written for reading in readings(word)}
-    return written | set(words.beside.values()) | set(words.runs.values())
+    beside = {word for spelt in words.beside.values() for word in spelt}
+    return written | beside | set(words.runs.values())
 
 
 @pytest.mark.parametrize(
