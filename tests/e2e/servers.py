@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import httpx
 
-START_S = 30.0
+START_S = 90.0
 #: Nothing here speaks TLS, and reading the system's certificates takes longer than a poll.
 NO_TLS = False
 Found = TypeVar("Found")

@@ -8,6 +8,7 @@ What it does not know: whether the server is open for requests, and who is shown
 from __future__ import annotations
 
 import random
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,6 +32,11 @@ from fluxserve.store.submissions import KeptInput, Preparation, Prepared, Refusa
 
 #: The warning of a request that says what is tolerated where nothing is refused.
 UNMODERATED = "safety_tolerance changes nothing: moderation is switched off here"
+
+
+#: What is neither base64 nor an address that pictures are fetched from: file:///, ftp://.
+_OTHER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+NO_PICTURE = "Input should be base64, a data URI, or an http or https URL: nothing else is fetched"
 
 
 class Acceptance:
@@ -104,6 +110,9 @@ class Acceptance:
 
     def _check_addresses(self, order: Order) -> None:
         self._webhooks.check(order.text("webhook_url"))
+        for name, text in order.pictures.items():
+            if isinstance(text, str) and _OTHER_URL.match(text):
+                raise FieldRefused(name, "picture_url", NO_PICTURE, text)
         for name, url in order.urls.items():
             if (fault := fault_of(url, self._allowance, secure=False)) is not None:
                 raise FieldRefused(name, "picture_url", fault, url)
