@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs/metrics.md"
 
 
 def scraped(server: Server, address: str = "127.0.0.1", headers: dict[str, str] | None = None) -> httpx.Response:
-    return server.ask("GET", "/metrics", headers=headers or {}, address=address)
+    return server.ask("GET", "/metrics", headers={"Host": "127.0.0.1:8808", **(headers or {})}, address=address)
 
 
 def numbers(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -38,6 +38,11 @@ def numbers(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], flo
     [
         ("127.0.0.1", {}, 200),
         ("::1", {}, 200),
+        ("127.0.0.1", {"Host": "localhost:8808"}, 200),
+        ("127.0.0.1", {"Host": "[::1]:8808"}, 200),
+        ("127.0.0.1", {"Host": "rebound.example:8808"}, 401),
+        ("127.0.0.1", {"Host": "192.0.2.1"}, 401),
+        ("127.0.0.1", {"Host": ""}, 401),
         ("192.0.2.1", {}, 401),
         ("192.0.2.1", {"X-Key": ADMIN}, 200),
         ("192.0.2.1", {"Authorization": f"Bearer {ADMIN}"}, 200),

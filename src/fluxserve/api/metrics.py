@@ -50,11 +50,16 @@ class Exposition:
 
 
 def _is_local(scope: Scope) -> bool:
-    client = scope.get("client")
-    if client is None:
+    """From this machine, by a name of this machine: a page whose name leads here is from elsewhere."""
+    client, host = scope.get("client"), auth.header(scope, b"host") or ""
+    if client is None or any(name in _OF_PROXIES for name, _ in scope["headers"]):
         return False
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    return _is_loopback(str(client[0])) and (name.lower() == "localhost" or _is_loopback(name))
+
+
+def _is_loopback(text: str) -> bool:
     try:
-        is_loopback = ipaddress.ip_address(client[0]).is_loopback
+        return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
-    return is_loopback and not any(name in _OF_PROXIES for name, _ in scope["headers"])
