@@ -68,8 +68,8 @@ class Index:
 
     def find(self, text: str) -> list[tuple[int, tuple[str, ...]]]:
         """Where terms end in a text, and what belongs to each."""
-        found = [(place, self._alone[one]) for place, one in enumerate(text) if one in self._alone]
-        rests = self._rests
+        alone, rests = self._alone, self._rests
+        found = [(place, alone[one]) for place, one in enumerate(text) if one in alone]
         pairs = map(add, text, text[1:])
         for begin, further in [(place, rests[pair]) for place, pair in enumerate(pairs) if pair in rests]:
             for rest, told in further:

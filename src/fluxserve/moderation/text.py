@@ -14,6 +14,8 @@ from fluxserve.moderation.lexicon import IDIOM, LEAST_DOUBLED, LONGEST_STEM, Lex
 from fluxserve.moderation.words import is_plain, readings, squeezed, words_of
 
 MINOR = "minor"
+#: Of idioms in scripts without spaces, whose groups say how many characters they have.
+_LENGTHS = {f"{IDIOM}{length}": length for length in range(1, 41)}
 _ADULT = 18
 #: Between a number and what says that it is one of years: "15 (!) years".
 _AGE_REACH = 2
@@ -65,8 +67,8 @@ class _Search:
                     longer.append((group, number, end))
         for number, groups in (*self._unspaced(), *self._apart(), *self._inside()):
             for group in groups:
-                if group.startswith(IDIOM):
-                    hidden |= dict.fromkeys(range(number + 1 - int(group[len(IDIOM) :]), number + 1), number + 1)
+                if (length := _LENGTHS.get(group)) is not None:
+                    hidden |= dict.fromkeys(range(number + 1 - length, number + 1), number + 1)
                 found.setdefault(group, []).append(number)
         for number in self._young_places():
             found.setdefault(MINOR, []).append(number)
