@@ -207,3 +207,8 @@ def test_secrets_that_others_can_read_stop_the_start(make_server: MakeServer) ->
     assert server.stop() == 0
     (server.data_dir / "secrets.json").chmod(0o644)
     refused(serve(server.data_dir), "chmod 600")
+
+
+def test_workers_draw_where_there_is_an_admin_key(make_server: MakeServer) -> None:
+    server = make_server(admin_key="sixteen-letters-and-more").start()
+    assert server.wait(server.submit("a red apple"))["status"] == "Ready"

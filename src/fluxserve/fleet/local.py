@@ -148,7 +148,7 @@ class LocalFleet:
 
     async def _tell_settings(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101 - for the type checker; a pipe was asked for
-        settings = self._settings.model_dump(mode="json", exclude={"worker_token"})
+        settings = self._settings.model_dump(mode="json", exclude={"admin_key", "worker_token"})
         with contextlib.suppress(ConnectionError):
             process.stdin.write(json.dumps(settings).encode() + b"\n")
             await process.stdin.drain()
